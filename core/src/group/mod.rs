@@ -1,0 +1,1 @@
+//! Consumer groups, the classic protocol: members, generations, assignments, committed offsets.

@@ -1,0 +1,1 @@
+//! The cluster image: nodes, topics, partitions, configs; changed only by applying records.

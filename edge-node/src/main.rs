@@ -1,0 +1,3 @@
+//! `weir`: the gateway and its tools.
+
+fn main() {}
