@@ -3,6 +3,13 @@
 //! The driver calls [`Node::handle`] with what happened, then [`Node::poll`] until `None`, performs every
 //! output, and calls again at [`Node::deadline`] with [`Input::Tick`].
 
+mod status;
+
+pub use status::{
+    ApiStatus, ConnectionStatus, GroupStatus, MemberStatus, OffsetStatus, PartitionStatus, Phase,
+    Status, TopicStatus,
+};
+
 use crate::log::{FlushCap, Io, IoResult, OpenError, Start};
 use crate::types::{ConnId, NodeId, OpId, Time, WallTime};
 use crate::wire::Frame;
@@ -74,10 +81,6 @@ pub enum Output {
 }
 
 pub struct Node {}
-
-/// What the node is doing: the one source of console, metrics and command line.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Status {}
 
 #[allow(unused_variables)]
 impl Node {
