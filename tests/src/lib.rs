@@ -1,1 +1,71 @@
-//! The whole-system tests of Weir stand in `tests/tests`; this library holds what they share.
+//! What the whole-system tests share: a real gateway, a real Apache Kafka, real clients.
+//!
+//! The tests stand in `tests/tests`, one file a subject. `tests/run` installs what they need and runs
+//! them; a test that misses something fails with a sentence that says so.
+
+#![allow(clippy::unwrap_used)]
+
+pub mod gateway;
+pub mod kafka;
+pub mod tools;
+
+pub use gateway::Gateway;
+pub use kafka::Kafka;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The top of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests stands in the root").to_path_buf()
+}
+
+/// The binary that a user gets: `WEIR_BIN`, or the release build.
+pub fn release_binary() -> PathBuf {
+    let path = std::env::var_os("WEIR_BIN")
+        .map_or_else(|| root().join("target/release/weir"), PathBuf::from);
+    assert!(path.exists(), "{} is missing: `cargo build --release` first", path.display());
+    path
+}
+
+/// Where `tests/setup/install` has put things.
+pub fn cache() -> PathBuf {
+    let path = std::env::var_os("WEIR_TESTS_CACHE")
+        .map_or_else(|| root().join("tests/.cache"), PathBuf::from);
+    assert!(path.join("ready").exists(), "run tests/setup/install (or tests/run) first");
+    path
+}
+
+/// Whether the long campaigns were asked for.
+pub fn long() -> bool {
+    std::env::var_os("WEIR_TESTS_LONG").is_some()
+}
+
+/// A new empty folder for one test, on the checkout's own file system (never a tmpfs). It is left there
+/// for a look when the test fails; `cargo clean` takes it away.
+pub fn folder(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = root().join("target/tests").join(unique);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A TCP port of the loopback address that nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `done` gives a value, 20 ms between looks; panics with `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,175 @@
+//! A real `weir serve` in a folder of its own.
+
+use crate::{folder, free_port, release_binary, wait_for};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Started by [`Gateway::start`], ended by `kill -9` when dropped. Ports and data survive restarts.
+#[derive(Debug)]
+pub struct Gateway {
+    child: Option<Child>,
+    folder: PathBuf,
+    pub kafka_port: u16,
+    pub mqtt_port: u16,
+    pub http_port: u16,
+    settings: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Gateway {
+    /// A gateway that is not started yet, with a small log.
+    pub fn new(name: &str) -> Gateway {
+        Gateway {
+            child: None,
+            folder: folder(name),
+            kafka_port: free_port(),
+            mqtt_port: free_port(),
+            http_port: free_port(),
+            settings: vec!["flash.bytes=1GiB".into()],
+            environment: Vec::new(),
+        }
+    }
+
+    pub fn started(name: &str) -> Gateway {
+        let mut gateway = Gateway::new(name);
+        gateway.start();
+        gateway
+    }
+
+    /// Adds `--set KEY=VALUE`.
+    pub fn set(mut self, setting: &str) -> Gateway {
+        self.settings.push(setting.into());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Gateway {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Writes `weir.toml`.
+    pub fn config(self, toml: &str) -> Gateway {
+        fs::write(self.folder.join("weir.toml"), toml).unwrap();
+        self
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(release_binary());
+        command.arg("serve").arg("--data").arg(self.data());
+        let config = self.folder.join("weir.toml");
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
+        let listen = [
+            format!("kafka.listen=127.0.0.1:{}", self.kafka_port),
+            format!("mqtt.listen=127.0.0.1:{}", self.mqtt_port),
+            format!("http.listen=127.0.0.1:{}", self.http_port),
+        ];
+        for setting in listen.iter().chain(&self.settings) {
+            command.arg("--set").arg(setting);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts and waits until `/readyz` says yes.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "the gateway runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        wait_for("the gateway serves", Duration::from_secs(30), || {
+            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().unwrap()) {
+                panic!("weir ended at its start: {status}\n{}", self.log());
+            }
+            self.http("/readyz").filter(|(code, _)| *code == 200)
+        });
+    }
+
+    /// `kill -9`: what was not acknowledged may be lost, nothing else.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the gateway runs");
+        crate::tools::signal(child.id(), "TERM");
+        wait_for("the gateway stops", Duration::from_secs(20), || child.try_wait().unwrap())
+    }
+
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.kafka_port)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("weir.log")
+    }
+
+    /// Everything that it has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Runs another command of the binary, such as `["topic", "list"]`, against this gateway.
+    pub fn weir(&self, args: &[&str]) -> crate::tools::Output {
+        let mut command = Command::new(release_binary());
+        command.args(args).env("WEIR_BOOTSTRAP", self.bootstrap());
+        command.env("WEIR_HTTP", format!("127.0.0.1:{}", self.http_port));
+        crate::tools::run(&mut command)
+    }
+
+    /// Status code and body of a GET; `None` when nobody answers.
+    pub fn http(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let (code, body) = self.http("/api/v1/status").expect("the gateway answers");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("-- log of {}\n{}", self.folder.display(), self.log());
+        } else {
+            fs::remove_dir_all(&self.folder).ok();
+        }
+    }
+}

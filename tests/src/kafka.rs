@@ -1,0 +1,65 @@
+//! A real Apache Kafka: the centre that gateways mirror to, and the reference that tests compare with.
+
+use crate::{folder, free_port, root, tools};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// One node in a folder of its own, started by `tests/setup/kafka`; ended when dropped.
+#[derive(Debug)]
+pub struct Kafka {
+    folder: PathBuf,
+    pub port: u16,
+}
+
+/// The script that starts Kafka and runs its tools.
+pub fn script() -> Command {
+    let mut command = Command::new(root().join("tests/setup/kafka"));
+    command.env("WEIR_TESTS_CACHE", crate::cache());
+    command
+}
+
+impl Kafka {
+    pub fn started(name: &str) -> Kafka {
+        let kafka = Kafka { folder: folder(name), port: free_port() };
+        kafka.start();
+        kafka
+    }
+
+    pub fn start(&self) {
+        let mut command = script();
+        command.arg("start").arg(&self.folder).arg(self.port.to_string());
+        tools::run(&mut command).success();
+    }
+
+    /// Signals the broker, such as `KILL` or `STOP`; all but `STOP` and `CONT` wait for its end.
+    pub fn signal(&self, signal: &str) {
+        if matches!(signal, "STOP" | "CONT") {
+            tools::signal(self.pid(), signal);
+        } else {
+            tools::run(script().arg("kill").arg(&self.folder).arg(signal)).success();
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        let output = tools::run(script().arg("pid").arg(&self.folder)).success();
+        output.trim().parse().expect("the broker runs")
+    }
+
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        tools::run(script().arg("kill").arg(&self.folder).arg("KILL"));
+        if !std::thread::panicking() {
+            std::fs::remove_dir_all(&self.folder).ok();
+        }
+    }
+}
+
+/// One of Kafka's own command line tools, such as `topics`; `tests/setup/kafka tool` lists them.
+pub fn tool(name: &str, args: &[&str]) -> tools::Output {
+    tools::run(script().arg("tool").arg(name).args(args))
+}
