@@ -22,6 +22,7 @@ pub struct Reader {
 
 macro_rules! read_integers {
     ($($name:ident: $type:ty),*) => {$(
+        #[inline]
         pub fn $name(&mut self) -> Result<$type> {
             let raw = self.slice(size_of::<$type>())?;
             Ok(<$type>::from_be_bytes(raw.try_into().expect("the slice has the type's size")))
@@ -103,6 +104,65 @@ impl Reader {
     /// The zigzag varint of lengths and deltas: must fit 32 bits.
     pub fn varint(&mut self) -> Result<i32> {
         i32::try_from(self.varlong()?).map_err(|_| Malformed)
+    }
+}
+
+/// A cursor over borrowed bytes, for what is read too often to share buffers: the records of a batch.
+/// What it hands out lives as long as the input, not as the cursor.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceReader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> SliceReader<'a> {
+    pub fn new(bytes: &'a [u8]) -> SliceReader<'a> {
+        SliceReader { rest: bytes }
+    }
+
+    /// Everything that was not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    #[inline]
+    pub fn slice(&mut self, len: usize) -> Result<&'a [u8]> {
+        let (slice, rest) = self.rest.split_at_checked(len).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(slice)
+    }
+
+    read_integers!(u8: u8, i16: i16, i32: i32, u32: u32, i64: i64);
+
+    /// As [`Reader::varlong`].
+    #[inline]
+    pub fn varlong(&mut self) -> Result<i64> {
+        let mut value = 0u64;
+        for shift in 0..10 {
+            let byte = self.u8()?;
+            if shift == 9 && byte > 1 {
+                return Err(Malformed);
+            }
+            value |= u64::from(byte & 0x7f) << (shift * 7);
+            if byte & 0x80 == 0 {
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(Malformed)
+    }
+
+    /// As [`Reader::varint`].
+    #[inline]
+    pub fn varint(&mut self) -> Result<i32> {
+        i32::try_from(self.varlong()?).map_err(|_| Malformed)
+    }
+
+    /// Bytes behind a varint length, of which -1 means null: a record's key, value or header value.
+    #[inline]
+    pub fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>> {
+        match self.varint()? {
+            -1 => Ok(None),
+            len => self.slice(usize::try_from(len).map_err(|_| Malformed)?).map(Some),
+        }
     }
 }
 
