@@ -1,0 +1,180 @@
+//! Builds batches: one growing buffer with room for the header in front, so that nothing is copied or
+//! allocated for a record and the finished batch is that same buffer.
+
+use super::header::{Codec, HEADER_BYTES, Header, TRANSACTIONAL};
+use super::records::Headers;
+use crate::bytes::{put_varlong, varlong_len};
+use crate::types::Offset;
+use alloc::vec::Vec;
+
+/// Builds a batch record by record.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    /// The header's room, then the records.
+    batch: Vec<u8>,
+    records_count: i32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+}
+
+/// What a builder stamps into the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProducerStamp {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub base_sequence: i32,
+    pub transactional: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    pub fn new() -> Builder {
+        Builder::with_capacity(HEADER_BYTES)
+    }
+
+    /// A builder that does not grow before the batch has this many bytes.
+    pub fn with_capacity(bytes: usize) -> Builder {
+        let mut batch = Vec::with_capacity(bytes.max(HEADER_BYTES));
+        batch.resize(HEADER_BYTES, 0);
+        Builder { batch, records_count: 0, base_timestamp: 0, max_timestamp: 0 }
+    }
+
+    /// Appends one record; headers in order. Timestamps are milliseconds and need not ascend.
+    pub fn push(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) {
+        self.push_with(timestamp, key, value, Headers::default(), headers);
+    }
+
+    /// Appends one record with another record's headers as they are, and more behind them.
+    pub fn push_with(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        kept: Headers<'_>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) {
+        if self.records_count == 0 {
+            (self.base_timestamp, self.max_timestamp) = (timestamp, timestamp);
+        }
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
+        let offset_delta = i64::from(self.records_count);
+        let headers_count = (kept.len() + headers.len()) as i64;
+        let mut len = 1
+            + varlong_len(timestamp_delta)
+            + varlong_len(offset_delta)
+            + nullable_len(key)
+            + nullable_len(value)
+            + varlong_len(headers_count)
+            + kept.raw().len();
+        for (key, value) in headers {
+            len += nullable_len(Some(key.as_bytes())) + nullable_len(*value);
+        }
+        let out = &mut self.batch;
+        out.reserve(len + 5);
+        put_varlong(out, len as i64);
+        out.push(0);
+        put_varlong(out, timestamp_delta);
+        put_varlong(out, offset_delta);
+        put_nullable(out, key);
+        put_nullable(out, value);
+        put_varlong(out, headers_count);
+        out.extend_from_slice(kept.raw());
+        for (key, value) in headers {
+            put_nullable(out, Some(key.as_bytes()));
+            put_nullable(out, *value);
+        }
+        self.records_count += 1;
+    }
+
+    pub fn records_count(&self) -> i32 {
+        self.records_count
+    }
+
+    /// Bytes that the batch has so far.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records_count == 0
+    }
+
+    /// The uncompressed batch, with checksum; `None` as `stamp` for a plain producer.
+    pub fn build(mut self, stamp: Option<ProducerStamp>) -> Vec<u8> {
+        self.header().stamped(Codec::None, stamp).write(&mut self.batch);
+        self.batch
+    }
+
+    /// The records section alone, for a caller that compresses it and calls [`seal`].
+    pub fn into_section(mut self) -> (Header, Vec<u8>) {
+        let header = self.header();
+        self.batch.drain(..HEADER_BYTES);
+        (header, self.batch)
+    }
+
+    /// As far as the records tell it; length and checksum are written last.
+    fn header(&self) -> Header {
+        Header {
+            base_offset: Offset::ZERO,
+            batch_bytes: self.batch.len() as u32,
+            partition_leader_epoch: -1,
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: self.records_count - 1,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            records_count: self.records_count,
+        }
+    }
+}
+
+/// A batch of a header and a records section, which is compressed with `codec` already.
+pub fn seal(header: Header, codec: Codec, section: &[u8], stamp: Option<ProducerStamp>) -> Vec<u8> {
+    let mut batch = Vec::with_capacity(HEADER_BYTES + section.len());
+    batch.resize(HEADER_BYTES, 0);
+    batch.extend_from_slice(section);
+    header.stamped(codec, stamp).write(&mut batch);
+    batch
+}
+
+impl Header {
+    fn stamped(mut self, codec: Codec, stamp: Option<ProducerStamp>) -> Header {
+        self.attributes = codec as i16;
+        if let Some(stamp) = stamp {
+            self.producer_id = stamp.producer_id;
+            self.producer_epoch = stamp.producer_epoch;
+            self.base_sequence = stamp.base_sequence;
+            self.attributes |= if stamp.transactional { TRANSACTIONAL } else { 0 };
+        }
+        self
+    }
+}
+
+fn nullable_len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| varlong_len(bytes.len() as i64) + bytes.len())
+}
+
+fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => put_varlong(out, -1),
+        Some(bytes) => {
+            put_varlong(out, bytes.len() as i64);
+            out.extend_from_slice(bytes);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Batches of real clients, damaged batches, and producers in seeded disorder.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::error::ErrorCode;
+use crate::rng::Rng;
+use crate::types::Offset;
+use alloc::vec;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Two records of kcat 1.7.1 (librdkafka 2.0.2), idempotent, with two headers each, as Apache Kafka 4.3.1
+/// stored them.
+const KCAT: &str = "00000000000000000000008b00000000026f90053800000000000100000\
+    1a1fd946a47000001a1fd946a470000000000000000000000000000000000025800000020706c616e742f6c696e65312f74\
+    656d700832312e3504106d7174742e716f7302310a656d7074790158000002\
+    20706c616e742f6c696e65312f74656d700832312e3604106d7174742e716f7302310a656d70747901";
+
+fn kcat() -> Vec<u8> {
+    let digits: Vec<u8> = KCAT.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn first(bytes: &[u8]) -> Result<(Header, Bytes), BatchError> {
+    next_batch(&mut Bytes::copy_from_slice(bytes)).unwrap()
+}
+
+/// Everything that a reader of untrusted bytes does with them; must not panic.
+fn read_all(bytes: &[u8]) -> Result<usize, BatchError> {
+    let (header, batch) = first(bytes)?;
+    check_produced(&header, &batch)?;
+    let mut read = 0;
+    for record in records(&batch[HEADER_BYTES..], header.records_count) {
+        read += record?.headers.iter().count() + 1;
+    }
+    Ok(read)
+}
+
+#[test]
+fn a_batch_of_kcat_is_read_as_it_was_sent() {
+    let bytes = kcat();
+    let (header, batch) = first(&bytes).unwrap();
+    assert_eq!(batch, bytes);
+    assert_eq!(header.codec(), Some(Codec::None));
+    assert_eq!(
+        (header.records_count, header.last_offset(), header.base_sequence),
+        (2, Offset(1), 0)
+    );
+    assert_eq!((header.producer_id, header.producer_epoch, header.last_sequence()), (0, 0, 1));
+    assert_eq!(check_produced(&header, &batch), Ok(header.max_timestamp));
+    let read: Vec<Record> = records(&batch[61..], 2).map(Result::unwrap).collect();
+    let key = Some(&b"plant/line1/temp"[..]);
+    assert_eq!((read[0].key, read[0].value), (key, Some(&b"21.5"[..])));
+    assert_eq!((read[1].key, read[1].value), (key, Some(&b"21.6"[..])));
+    let headers: Vec<_> = read[1].headers.iter().collect();
+    assert_eq!(headers, [("mqtt.qos", Some(&b"1"[..])), ("empty", None)]);
+}
+
+#[test]
+fn the_builder_writes_the_bytes_that_kcat_writes() {
+    let (header, _) = first(&kcat()).unwrap();
+    let headers = [("mqtt.qos", Some(&b"1"[..])), ("empty", None)];
+    let stamp = ProducerStamp::default();
+    let push = |builder: &mut Builder| {
+        for value in [b"21.5", b"21.6"] {
+            let key = Some(&b"plant/line1/temp"[..]);
+            builder.push(header.base_timestamp, key, Some(value), &headers);
+        }
+    };
+    let mut builder = Builder::new();
+    push(&mut builder);
+    assert_eq!(builder.len(), kcat().len());
+    let mut built = builder.clone().build(Some(stamp));
+    super::stamp(&mut built, Offset::ZERO, 0);
+    assert_eq!(built, kcat());
+    let (header, section) = builder.into_section();
+    let mut sealed = seal(header, Codec::None, &section, Some(stamp));
+    super::stamp(&mut sealed, Offset::ZERO, 0);
+    assert_eq!(sealed, kcat());
+}
+
+#[test]
+fn every_prefix_and_every_flipped_bit_is_refused() {
+    let bytes = kcat();
+    for len in 1..bytes.len() {
+        assert_eq!(read_all(&bytes[..len]), Err(BatchError::Truncated));
+    }
+    // Base offset and leader epoch are outside the checksum; only a base offset of 0 is produced.
+    for bit in (0..bytes.len() * 8).filter(|bit| !(96..128).contains(bit)) {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(read_all(&damaged).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn damage_under_a_right_checksum_never_panics_or_reads_beyond() {
+    let mut rng = Rng::new(1);
+    for _ in 0..20_000 {
+        let mut damaged = kcat();
+        for _ in 0..rng.below(3) + 1 {
+            let at = 21 + rng.below(damaged.len() as u64 - 21) as usize;
+            damaged[at] = rng.next_u64() as u8;
+        }
+        super::stamp_max_timestamp(&mut damaged, 0);
+        // At most one record or header a byte.
+        assert!(read_all(&damaged).is_ok_and(|read| read < 200) || read_all(&damaged).is_err());
+    }
+}
+
+#[test]
+fn wrong_magic_and_lengths_have_kafkas_codes() {
+    let check = |at: usize, value: u8, code: ErrorCode| {
+        let mut bytes = kcat();
+        bytes[at] = value;
+        assert_eq!(first(&bytes).unwrap_err().code(), code, "byte {at} = {value}");
+    };
+    check(16, 0, ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT);
+    check(16, 1, ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT);
+    check(16, 3, ErrorCode::CORRUPT_MESSAGE);
+    check(8, 0xff, ErrorCode::CORRUPT_MESSAGE);
+    check(11, 3, ErrorCode::CORRUPT_MESSAGE);
+    check(11, 0x8c, ErrorCode::CORRUPT_MESSAGE);
+    check(17, 0, ErrorCode::CORRUPT_MESSAGE);
+    check(22, 7, ErrorCode::UNSUPPORTED_COMPRESSION_TYPE);
+    check(23, 0x80, ErrorCode::INVALID_RECORD);
+    check(60, 3, ErrorCode::INVALID_RECORD);
+}
+
+#[test]
+fn what_only_a_broker_may_write_is_refused_from_a_client() {
+    let check = |change: fn(&mut Header), what: &str| {
+        let (mut header, batch) = first(&kcat()).unwrap();
+        change(&mut header);
+        assert_eq!(check_produced(&header, &batch), Err(BatchError::Header), "{what}");
+    };
+    check(|header| header.base_offset = Offset(5), "base offset");
+    check(|header| header.attributes |= 0x20, "control batch");
+    check(|header| header.records_count = 1, "compacted batch");
+    check(|header| (header.records_count, header.last_offset_delta) = (0, 0), "no records");
+    check(|header| header.base_sequence = -1, "no sequence");
+}
+
+#[test]
+fn a_record_count_that_is_not_that_of_the_records_is_refused() {
+    let (mut header, batch) = first(&kcat()).unwrap();
+    for count in [1, 3, i32::MAX] {
+        (header.records_count, header.last_offset_delta) = (count, count - 1);
+        assert_eq!(check_produced(&header, &batch), Err(BatchError::Records));
+    }
+}
+
+#[test]
+fn stamps_keep_the_checksum_right() {
+    let mut batch = kcat();
+    stamp(&mut batch, Offset(77), 5);
+    let (header, _) = first(&batch).unwrap();
+    assert_eq!((header.base_offset, header.partition_leader_epoch), (Offset(77), 5));
+    stamp_max_timestamp(&mut batch, 9);
+    stamp_append_time(&mut batch, 123);
+    let (header, _) = first(&batch).unwrap();
+    assert!(header.is_log_append_time() && header.max_timestamp == 123);
+}
+
+#[test]
+fn built_records_come_back_and_kept_headers_stand_before_new_ones() {
+    let mut rng = Rng::new(2);
+    for _ in 0..500 {
+        let mut builder = Builder::new();
+        let mut model = Vec::new();
+        for _ in 0..rng.below(20) + 1 {
+            let mut bytes = |max| match rng.below(5) {
+                0 => None,
+                _ => Some(vec![rng.next_u64() as u8; rng.below(max) as usize]),
+            };
+            let (key, value, header) = (bytes(100), bytes(9000), bytes(10));
+            let timestamp = rng.next_u64() as i64 >> rng.below(64);
+            builder.push(timestamp, key.as_deref(), value.as_deref(), &[("h", header.as_deref())]);
+            model.push((timestamp, key, value, header));
+        }
+        let len = builder.len();
+        let built = builder.build(None);
+        assert_eq!(built.len(), len);
+        let (header, batch) = first(&built).unwrap();
+        let newest = model.iter().map(|record| record.0).max().unwrap();
+        assert_eq!((check_produced(&header, &batch), header.max_timestamp), (Ok(newest), newest));
+        let mut again = Builder::with_capacity(len);
+        for (record, want) in records(&batch[61..], header.records_count).zip(&model) {
+            let record = record.unwrap();
+            let timestamp = header.base_timestamp.wrapping_add(record.timestamp_delta);
+            assert_eq!((timestamp, record.key), (want.0, want.1.as_deref()));
+            assert_eq!(record.value, want.2.as_deref());
+            let more = [("more", None)];
+            again.push_with(timestamp, record.key, record.value, record.headers, &more);
+        }
+        let (header, batch) = first(&again.build(None)).unwrap();
+        for (record, want) in records(&batch[61..], header.records_count).zip(&model) {
+            let headers: Vec<_> = record.unwrap().headers.iter().collect();
+            assert_eq!(headers, [("h", want.3.as_deref()), ("more", None)]);
+        }
+    }
+}
