@@ -3,6 +3,9 @@
 //! It needs nothing of the node's inside: it speaks Kafka frames to the local node over an in-memory
 //! connection, or over TCP to any Kafka-compatible cluster.
 
+pub mod mqtt;
+pub mod settings;
+
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use weir_core::wire::Frame;
