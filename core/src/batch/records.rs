@@ -123,13 +123,11 @@ pub fn check_produced(header: &Header, batch: &[u8]) -> Result<i64, BatchError> 
     }
     let section = batch.get(HEADER_BYTES..).ok_or(BatchError::Truncated)?;
     let mut timestamp_max = i64::MIN;
-    let mut offset_delta = 0;
-    for record in records(section, header.records_count) {
+    for (offset_delta, record) in (0..).zip(records(section, header.records_count)) {
         let record = record?;
         if record.offset_delta != offset_delta {
             return Err(BatchError::Records);
         }
-        offset_delta += 1;
         timestamp_max =
             timestamp_max.max(header.base_timestamp.wrapping_add(record.timestamp_delta));
     }

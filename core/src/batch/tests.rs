@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::bytes::Malformed;
 use crate::error::ErrorCode;
+use crate::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
 use crate::rng::Rng;
 use crate::types::Offset;
 use alloc::vec;
@@ -199,6 +201,181 @@ fn built_records_come_back_and_kept_headers_stand_before_new_ones() {
         for (record, want) in records(&batch[61..], header.records_count).zip(&model) {
             let headers: Vec<_> = record.unwrap().headers.iter().collect();
             assert_eq!(headers, [("h", want.3.as_deref()), ("more", None)]);
+        }
+    }
+}
+
+/// A batch as a producer's sequences see it.
+fn sent(producer_id: i64, producer_epoch: i16, base_sequence: i32, records_count: i32) -> Header {
+    let (mut header, _) = first(&kcat()).unwrap();
+    header.producer_id = producer_id;
+    header.producer_epoch = producer_epoch;
+    header.base_sequence = base_sequence;
+    header.records_count = records_count;
+    header.last_offset_delta = records_count - 1;
+    header
+}
+
+/// Sends batches `(epoch, base sequence, records)` of one producer, the last of which is judged.
+fn judge(batches: &[(i16, i32, i32)]) -> Result<Sequence, ErrorCode> {
+    let mut producers = Producers::default();
+    let mut offset = Offset(1000);
+    let (last, before) = batches.split_last().unwrap();
+    for (epoch, sequence, records) in before {
+        let header = sent(7, *epoch, *sequence, *records);
+        assert_eq!(producers.check(&header), Ok(Sequence::Append));
+        producers.apply(&header, offset);
+        offset = offset.plus(i64::from(*records));
+    }
+    let mut bytes = Vec::new();
+    producers.encode(&mut bytes);
+    assert_eq!(Producers::decode(&bytes), Ok(producers.clone()));
+    producers.check(&sent(7, last.0, last.1, last.2))
+}
+
+fn duplicate(base_offset: i64) -> Result<Sequence, ErrorCode> {
+    Ok(Sequence::Duplicate { base_offset: Offset(base_offset) })
+}
+
+const OUT_OF_ORDER: Result<Sequence, ErrorCode> = Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+const APPEND: Result<Sequence, ErrorCode> = Ok(Sequence::Append);
+
+#[test]
+fn sequences_follow_one_another_without_gaps() {
+    assert_eq!(judge(&[(0, 0, 3), (0, 3, 2)]), APPEND);
+    assert_eq!(judge(&[(0, 0, 3), (0, 4, 2)]), OUT_OF_ORDER);
+    assert_eq!(judge(&[(0, 0, 3), (0, 1, 2)]), OUT_OF_ORDER);
+}
+
+#[test]
+fn a_repeated_batch_is_answered_with_its_old_offset_while_it_is_one_of_the_last_five() {
+    let six = [(0, 0, 1), (0, 1, 2), (0, 3, 1), (0, 4, 1), (0, 5, 1), (0, 6, 1)];
+    let repeat = |batch| judge(&[&six[..], &[batch]].concat());
+    assert_eq!(repeat((0, 6, 1)), duplicate(1006));
+    assert_eq!(repeat((0, 1, 2)), duplicate(1001));
+    assert_eq!(repeat((0, 1, 1)), OUT_OF_ORDER);
+    assert_eq!(repeat((0, 0, 1)), OUT_OF_ORDER);
+    assert_eq!(PRODUCER_BATCHES_KEPT, 5);
+}
+
+#[test]
+fn an_old_epoch_is_fenced_and_a_new_one_begins_with_zero() {
+    let fenced = Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(judge(&[(1, 0, 1), (0, 1, 1)]), fenced);
+    assert_eq!(judge(&[(0, 0, 1), (1, 1, 1)]), OUT_OF_ORDER);
+    assert_eq!(judge(&[(0, 0, 1), (1, 0, 1)]), APPEND);
+    assert_eq!(judge(&[(0, 0, 1), (1, 0, 2), (0, 0, 1)]), fenced);
+    assert_eq!(judge(&[(0, 0, 1), (1, 0, 2), (1, 0, 1)]), OUT_OF_ORDER);
+}
+
+#[test]
+fn a_producer_that_is_not_known_may_begin_anywhere_and_one_without_id_is_not_judged() {
+    assert_eq!(judge(&[(3, 500, 1)]), APPEND);
+    assert_eq!(judge(&[(3, 500, 1), (3, 501, 1)]), APPEND);
+    let mut producers = Producers::default();
+    producers.apply(&sent(-1, -1, -1, 4), Offset(0));
+    assert_eq!((producers.len(), producers.check(&sent(-1, -1, -1, 4))), (0, APPEND));
+}
+
+#[test]
+fn a_sequence_goes_on_with_zero_after_the_largest() {
+    assert_eq!(judge(&[(0, i32::MAX, 1), (0, 0, 1)]), APPEND);
+    assert_eq!(judge(&[(0, i32::MAX - 1, 4), (0, 2, 1)]), APPEND);
+    assert_eq!(judge(&[(0, i32::MAX - 1, 4), (0, i32::MAX - 1, 4)]), duplicate(1000));
+    assert_eq!(judge(&[(0, i32::MAX, 1), (0, 1, 1)]), OUT_OF_ORDER);
+}
+
+#[test]
+fn a_full_table_forgets_the_producer_that_appended_longest_ago() {
+    let mut producers = Producers::default();
+    for id in 0..PRODUCERS_PER_PARTITION_MAX as i64 {
+        producers.apply(&sent(id, 0, 0, 1), Offset(id));
+    }
+    producers.apply(&sent(0, 0, 1, 1), Offset(5000));
+    producers.apply(&sent(9999, 0, 0, 1), Offset(5001));
+    assert_eq!(producers.len(), PRODUCERS_PER_PARTITION_MAX);
+    let ids: Vec<_> = producers.active().map(|producer| producer.producer_id).take(2).collect();
+    assert_eq!(ids, [0, 2]);
+    producers.expire(i64::MAX);
+    assert!(producers.is_empty());
+}
+
+/// Producers with five batches in flight over a network that repeats, drops and reorders, and a broker
+/// that forgets everything but its log and checkpoint. `Err` is the first sequence out of place.
+fn disorder(seed: u64, judge: impl Fn(&Producers, &Header) -> bool) -> Result<(), i32> {
+    let mut rng = Rng::new(seed);
+    let mut producers = Producers::default();
+    let mut log: Vec<Header> = Vec::new();
+    let mut first_unanswered = [0; 3];
+    for _ in 0..400 {
+        let id = rng.below(3);
+        let base = first_unanswered[id as usize];
+        let header = sent(id as i64, 0, base + rng.below(5) as i32, 1);
+        if judge(&producers, &header) {
+            producers.apply(&header, Offset(log.len() as i64));
+            log.push(header);
+        }
+        let in_log = log.iter().filter(|header| header.producer_id == id as i64).count() as i32;
+        // An answer may be lost, and then the same batches are sent again; but only the last five.
+        if rng.percent(50) || in_log - base >= 5 {
+            first_unanswered[id as usize] = in_log;
+        }
+        if rng.percent(5) {
+            let mut bytes = Vec::new();
+            producers.encode(&mut bytes);
+            producers = Producers::decode(&bytes).unwrap();
+        }
+    }
+    for id in 0..3 {
+        for (want, header) in log.iter().filter(|header| header.producer_id == id).enumerate() {
+            if header.base_sequence != want as i32 {
+                return Err(header.base_sequence);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_sequence_is_appended_once_and_in_order_whatever_the_network_does() {
+    let append = |producers: &Producers, header: &Header| producers.check(header) == APPEND;
+    // A producer that the broker does not know is believed, so the run begins with a known sequence.
+    let known = |producers: &Producers, header: &Header| {
+        let new = producers.active().all(|known| known.producer_id != header.producer_id);
+        if new { header.base_sequence == 0 } else { append(producers, header) }
+    };
+    for seed in 0..200 {
+        assert_eq!(disorder(seed, known), Ok(()), "seed {seed}");
+    }
+    // The checker sees a broker that appends what it knows already.
+    let forgetful = |producers: &Producers, header: &Header| {
+        known(producers, header)
+            || matches!(producers.check(header), Ok(Sequence::Duplicate { .. }))
+    };
+    assert!((0..200).any(|seed| disorder(seed, forgetful).is_err()));
+}
+
+#[test]
+fn a_damaged_checkpoint_of_producers_is_malformed_or_something_else_that_is_valid() {
+    let mut producers = Producers::default();
+    for id in 0..5 {
+        for sequence in 0..7 {
+            let offset = Offset(i64::from(sequence) * 300 + id);
+            producers.apply(&sent(id * 1000, 2, sequence, 1), offset);
+        }
+    }
+    let mut bytes = Vec::new();
+    producers.encode(&mut bytes);
+    for len in 0..bytes.len() {
+        assert_eq!(Producers::decode(&bytes[..len]), Err(Malformed));
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(decoded) = Producers::decode(&damaged) {
+            let mut again = Vec::new();
+            decoded.encode(&mut again);
+            assert_eq!(Producers::decode(&again), Ok(decoded));
         }
     }
 }
