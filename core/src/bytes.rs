@@ -45,6 +45,11 @@ impl Reader {
         self.bytes.len() - self.at
     }
 
+    /// Refuses bytes that were not read.
+    pub fn finish(&self) -> Result<()> {
+        if self.remaining() == 0 { Ok(()) } else { Err(Malformed) }
+    }
+
     pub fn position(&self) -> usize {
         self.at
     }
