@@ -1,7 +1,9 @@
 //! The vocabulary that every module shares: small types that keep two bare integers apart.
 
+use alloc::string::String;
 use core::fmt;
 use core::ops::{Add, Sub};
+use serde::{Deserialize, Serialize};
 
 /// A record's place in its partition. Kafka's `offset`: 0 or more; -1 means "none" on the wire only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +35,9 @@ pub struct NodeId(pub i32);
 
 /// A partition's number in the flash log. Given out once by the metadata and never reused, so the
 /// frames of a deleted topic are dead for ever.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct PartitionNumber(pub u32);
 
 impl PartitionNumber {
@@ -42,11 +46,31 @@ impl PartitionNumber {
 }
 
 /// A topic's id (KIP-516). All zeros means "none".
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub [u8; 16]);
 
 impl TopicId {
     pub const NONE: TopicId = TopicId([0; 16]);
+}
+
+/// Kafka's text form of a UUID: URL-safe base64 without padding, 22 characters.
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut text = String::with_capacity(22);
+        let (mut bits, mut count) = (0u32, 0);
+        for byte in self.0 {
+            bits = bits << 8 | u32::from(byte);
+            count += 8;
+            while count >= 6 {
+                count -= 6;
+                text.push(char::from(ALPHABET[(bits >> count & 63) as usize]));
+            }
+        }
+        text.push(char::from(ALPHABET[(bits << (6 - count) & 63) as usize]));
+        f.pad(&text)
+    }
 }
 
 impl fmt::Debug for TopicId {
@@ -114,3 +138,17 @@ pub struct OpId(pub u64);
 /// A producer's id and epoch (KIP-98).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerId(pub i64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn a_topic_id_reads_as_kafka_writes_it() {
+        assert_eq!(TopicId::NONE.to_string(), "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(TopicId([0xff; 16]).to_string(), "_____________________w");
+        let one = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(one.to_string(), "AAAAAAAAAAAAAAAAAAAAAQ");
+    }
+}
