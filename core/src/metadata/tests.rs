@@ -24,7 +24,7 @@ fn new_topic(name: &str, partitions: i32) -> NewTopic {
 }
 
 fn create(image: &mut Image, name: &str, partitions: i32) -> Result<(TopicId, i32), ErrorCode> {
-    let seed = image.partitions_count() as u64 + 7;
+    let seed = u64::from(image.next_partition);
     change(image, seed, |plan| plan.create_topic(&new_topic(name, partitions), 3))
         .map_err(|refusal| refusal.code)
 }
