@@ -5,12 +5,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+pub mod broker;
 pub mod gateway;
 pub mod kafka;
+pub mod proxy;
 pub mod tools;
 
+pub use broker::Broker;
 pub use gateway::Gateway;
 pub use kafka::Kafka;
+pub use proxy::Proxy;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
