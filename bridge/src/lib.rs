@@ -4,11 +4,13 @@
 //! connection, or over TCP to any Kafka-compatible cluster.
 
 pub mod compress;
+pub mod mirror;
 pub mod mqtt;
 pub mod settings;
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
+use weir_core::types::NodeId;
 use weir_core::wire::Frame;
 
 /// A connection to the node in the same process. Frames are whole: no size bytes in front of requests;
@@ -22,4 +24,7 @@ pub struct MemoryConnection {
 /// Opens connections to the node in the same process.
 pub trait LocalNode: Send + Sync {
     fn connect(&self) -> MemoryConnection;
+
+    /// The node's id, so that what it leads is asked over memory and the rest of its cluster over TCP.
+    fn node(&self) -> NodeId;
 }
