@@ -8,6 +8,7 @@
 pub mod broker;
 pub mod gateway;
 pub mod kafka;
+pub mod mqtt;
 pub mod proxy;
 pub mod tools;
 

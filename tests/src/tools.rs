@@ -83,3 +83,10 @@ pub fn python(script: &str) -> Command {
 pub fn signal(pid: u32, signal: &str) {
     run(Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string())).success();
 }
+
+/// Resident memory of a process in KiB.
+pub fn rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("Linux says VmRSS");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
+}
