@@ -29,3 +29,29 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 
 /// Partitions of one node. Kafka has no bound; here each costs about 1 KiB of memory.
 pub const PARTITIONS_MAX: usize = 10_000;
+
+/// Consumer groups of one node. Each costs about 1 KiB without members and offsets. Kafka has no bound; a
+/// client that makes up group ids must not fill the memory.
+pub const GROUPS_MAX: usize = 1_000;
+
+/// Members of one group: Kafka's `group.max.size`, which has no bound there.
+pub const GROUP_MEMBERS_MAX: usize = 500;
+
+/// Bytes that one member may bring into its group: ids, and the metadata of every protocol it offers.
+/// Kafka Streams with a hundred tasks brings about 20 KiB.
+pub const GROUP_MEMBER_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of all members of all groups together, and of their assignments.
+pub const GROUPS_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a group's record in `__consumer_offsets`, which has to fit one batch of that topic.
+pub const GROUP_RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// Committed offsets of all groups together. Each costs about 150 bytes and its metadata.
+pub const GROUP_OFFSETS_MAX: usize = 100_000;
+
+/// Characters of the metadata beside a committed offset: Kafka's `offset.metadata.max.bytes`.
+pub const OFFSET_METADATA_MAX: usize = 4_096;
+
+/// Bytes of records that are appended to `__consumer_offsets` as one batch.
+pub const GROUP_APPEND_BYTES_MAX: usize = 256 << 10;
