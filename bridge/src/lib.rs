@@ -6,6 +6,7 @@
 pub mod compress;
 pub mod mirror;
 pub mod mqtt;
+mod rules;
 pub mod settings;
 
 use async_channel::{Receiver, Sender};

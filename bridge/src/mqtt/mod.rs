@@ -1,7 +1,9 @@
 //! MQTT in: a listener for 3.1.1 and 5.0, sessions, and the way of a publish into the log.
 
+mod packet;
 mod status;
 
+pub(crate) use packet::Properties;
 pub use status::{Histogram, SourceStatus, Status};
 
 use crate::{LocalNode, settings};
