@@ -1,3 +1,8 @@
 //! `weir`: the gateway and its tools.
 
+mod config;
+mod driver;
+mod logger;
+mod units;
+
 fn main() {}

@@ -1,0 +1,232 @@
+//! The disk: one thread that writes and flushes in order, and a small pool that reads.
+//!
+//! Zeroing a slot is cut into pieces that pass the page cache by, and commits go between them: written
+//! through the cache, a slot's zeros would all belong to the next commit's flush, which on an SD card
+//! lasts 200 ms and more.
+
+use super::inbox::Inbox;
+use bytes::Bytes;
+use log::error;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use weir_core::log::{Io, IoResult};
+use weir_core::node::Input;
+use weir_core::types::OpId;
+
+/// Two readers: one that waits for a slow card does not hold up one whose bytes are cached.
+const READERS: usize = 2;
+const STACK_BYTES: usize = 128 << 10;
+/// One piece of a slot being zeroed: about 10 ms of an SD card's time, which a commit may have to wait.
+const ZERO_BYTES: usize = 128 << 10;
+/// Direct I/O wants memory and positions aligned to the device's blocks, at most a page.
+const ALIGNMENT: usize = 4096;
+
+/// Where the node's disk operations go. Results come back through the inbox.
+#[derive(Debug)]
+pub struct Disk {
+    writer: Arc<Jobs>,
+    readers: Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    op: OpId,
+    at: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Write(Bytes),
+    Flush,
+    Zero(u32),
+    Read(u32),
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    queue: Mutex<VecDeque<Job>>,
+    wake: Condvar,
+}
+
+impl Disk {
+    pub fn start(path: &Path, file: File, inbox: Arc<Inbox>) -> io::Result<Disk> {
+        let file = Arc::new(file);
+        let writer = Arc::new(Jobs::default());
+        let thread =
+            Writer { jobs: writer.clone(), zeroer: Zeroer::new(path, file.clone()), file, inbox };
+        let (file, inbox) = (thread.file.clone(), thread.inbox.clone());
+        spawn("disk", move || thread.run())?;
+
+        let (readers, jobs) = mpsc::channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..READERS {
+            let (file, inbox, jobs) = (file.clone(), inbox.clone(), jobs.clone());
+            spawn("disk-read", move || read_jobs(&file, &inbox, &jobs))?;
+        }
+        Ok(Disk { writer, readers })
+    }
+
+    /// Hands operations over, in the order in which they were asked for.
+    pub fn submit(&self, operations: impl IntoIterator<Item = Io>) {
+        let mut queue = self.writer.lock();
+        for io in operations {
+            let job = match io {
+                Io::Write { op, at, bytes } => Job { op, at, what: What::Write(bytes) },
+                Io::Flush { op } => Job { op, at: 0, what: What::Flush },
+                Io::Zero { op, at, len } => Job { op, at, what: What::Zero(len) },
+                Io::Read { op, at, len } => {
+                    let job = Job { op, at, what: What::Read(len) };
+                    self.readers.send(job).expect("readers live as long as their queue");
+                    continue;
+                }
+            };
+            queue.push_back(job);
+        }
+        drop(queue);
+        self.writer.wake.notify_one();
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {
+        self.queue.lock().expect("nobody panics while holding the queue")
+    }
+
+    /// Everything that waits; blocks for the first job unless `idle_work` is there to be done.
+    fn take(&self, idle_work: bool) -> VecDeque<Job> {
+        let mut queue = self.lock();
+        while queue.is_empty() && !idle_work {
+            queue = self.wake.wait(queue).expect("nobody panics while holding the queue");
+        }
+        std::mem::take(&mut *queue)
+    }
+}
+
+struct Writer {
+    jobs: Arc<Jobs>,
+    file: Arc<File>,
+    zeroer: Zeroer,
+    inbox: Arc<Inbox>,
+}
+
+/// A slot that is being zeroed.
+struct Zeroing {
+    op: OpId,
+    at: u64,
+    left: usize,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut zeroing: VecDeque<Zeroing> = VecDeque::new();
+        let mut done = Vec::new();
+        loop {
+            for job in self.jobs.take(!zeroing.is_empty()) {
+                let Job { op, at, what } = job;
+                match what {
+                    What::Write(bytes) => {
+                        done.push(outcome(op, at, "write", self.file.write_all_at(&bytes, at)));
+                    }
+                    What::Flush => {
+                        done.push(outcome(op, at, "flush", self.file.sync_data()));
+                        // An acknowledgement waits for it; what is behind it is another commit.
+                        self.inbox.push_all(done.drain(..));
+                    }
+                    What::Zero(len) => zeroing.push_back(Zeroing { op, at, left: len as usize }),
+                    What::Read(_) => unreachable!("reads go to the readers"),
+                }
+            }
+            if !done.is_empty() {
+                self.inbox.push_all(done.drain(..));
+            }
+            if let Some(slot) = zeroing.front_mut() {
+                if let Some(input) = self.zeroer.step(slot) {
+                    zeroing.pop_front();
+                    self.inbox.push(input);
+                }
+            }
+        }
+    }
+}
+
+/// Writes zeros, around the page cache where the file system can.
+struct Zeroer {
+    file: Arc<File>,
+    direct: Option<File>,
+    /// Never written to, so it costs address space and no memory.
+    zeros: Vec<u8>,
+    aligned_at: usize,
+}
+
+impl Zeroer {
+    fn new(path: &Path, file: Arc<File>) -> Zeroer {
+        let zeros = vec![0; ZERO_BYTES + ALIGNMENT];
+        let aligned_at = zeros.as_ptr().align_offset(ALIGNMENT);
+        let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let direct = File::options().write(true).custom_flags(flags).open(path).ok();
+        Zeroer { file, direct, zeros, aligned_at }
+    }
+
+    /// Writes one piece; an input when the slot is done or has failed.
+    fn step(&mut self, slot: &mut Zeroing) -> Option<Input> {
+        let len = slot.left.min(ZERO_BYTES);
+        let result = self.write(slot.at, len);
+        if result.is_ok() {
+            slot.at += len as u64;
+            slot.left -= len;
+        }
+        let over = result.is_err() || slot.left == 0;
+        over.then(|| outcome(slot.op, slot.at, "zeroing", result))
+    }
+
+    fn write(&mut self, at: u64, len: usize) -> io::Result<()> {
+        let zeros = &self.zeros[self.aligned_at..self.aligned_at + len];
+        if let Some(direct) = &self.direct {
+            match direct.write_all_at(zeros, at) {
+                Err(error) if error.kind() == ErrorKind::InvalidInput => self.direct = None,
+                result => return result,
+            }
+        }
+        self.file.write_all_at(zeros, at)
+    }
+}
+
+fn read_jobs(file: &File, inbox: &Inbox, jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = jobs.lock().expect("nobody panics while holding the queue").recv();
+        let Ok(Job { op, at, what: What::Read(len) }) = job else { return };
+        let mut bytes = vec![0; len as usize];
+        inbox.push(match file.read_exact_at(&mut bytes, at) {
+            Ok(()) => Input::Done { op, result: IoResult::Read(bytes.into()) },
+            Err(error) => outcome(op, at, "read", Err(error)),
+        });
+    }
+}
+
+fn outcome(op: OpId, at: u64, what: &str, result: io::Result<()>) -> Input {
+    let Err(error) = result else { return Input::Done { op, result: IoResult::Done } };
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => error!(
+            "the disk is full: {what} of the flash log at byte {at} failed. Free some space, or \
+             lower flash.bytes for a new data folder"
+        ),
+        _ => error!("{what} of the flash log at byte {at} failed: {error}"),
+    }
+    Input::Done { op, result: IoResult::Failed }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run).map(drop)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,54 @@
+//! The disk threads on a real file.
+
+use super::*;
+use futures_lite::future::{block_on, poll_fn};
+
+/// Performs operations on a fresh file and returns what they came to, by operation.
+fn perform(name: &str, operations: Vec<Io>) -> (Vec<(OpId, IoResult)>, Vec<u8>) {
+    let path = std::env::temp_dir().join(format!("weir-disk-{}-{name}", std::process::id()));
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+    let inbox = Arc::new(Inbox::default());
+    let disk = Disk::start(&path, file.unwrap(), inbox.clone()).unwrap();
+    let (wanted, mut results) = (operations.len(), Vec::new());
+    for io in operations {
+        let before = results.len();
+        disk.submit([io]);
+        while results.len() == before {
+            let mut inputs = Vec::new();
+            block_on(poll_fn(|cx| inbox.poll_take(cx, &mut inputs)));
+            results.extend(inputs.into_iter().map(|input| match input {
+                Input::Done { op, result } => (op, result),
+                other => panic!("{other:?}"),
+            }));
+        }
+    }
+    assert_eq!(results.len(), wanted);
+    let content = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    (results, content)
+}
+
+#[test]
+fn what_was_written_is_read_back_and_a_slot_is_zeroed_whole() {
+    let (slot, body) = (300 << 10, Bytes::from_static(b"a commit group"));
+    let (results, content) = perform(
+        "roundtrip",
+        vec![
+            Io::Zero { op: OpId(1), at: 0, len: slot },
+            Io::Write { op: OpId(2), at: 4096, bytes: body.clone() },
+            Io::Flush { op: OpId(3) },
+            Io::Read { op: OpId(4), at: 4096, len: body.len() as u32 },
+        ],
+    );
+    assert_eq!(results[0], (OpId(1), IoResult::Done));
+    assert_eq!(results[2], (OpId(3), IoResult::Done));
+    assert_eq!(results[3], (OpId(4), IoResult::Read(body.clone())));
+    assert_eq!(content.len(), slot as usize);
+    assert_eq!(content.iter().filter(|byte| **byte != 0).count(), body.len());
+}
+
+#[test]
+fn a_read_beyond_the_end_fails() {
+    let (results, _) = perform("short", vec![Io::Read { op: OpId(1), at: 0, len: 1 }]);
+    assert_eq!(results, [(OpId(1), IoResult::Failed)]);
+}

@@ -1,0 +1,261 @@
+//! The driver: performs what the node decides.
+//!
+//! One thread owns the [`Node`] and runs the clients' sockets, because handing each request to another
+//! thread and each reply back costs more than the node's own work on it. Everything that has gathered is
+//! handled before outputs are polled, so that what arrived together is committed together. The disk has
+//! threads of its own, and so has the bridge, whose connections are in memory.
+
+mod budget;
+mod clock;
+mod disk;
+mod frames;
+mod inbox;
+mod listener;
+mod memory;
+mod socket;
+
+pub use memory::Port;
+
+use async_channel::{Receiver, Sender};
+use async_net::TcpListener;
+use budget::Budget;
+use clock::Clock;
+use disk::Disk;
+use inbox::Inbox;
+use memory::Memory;
+use smol::{LocalExecutor, Timer};
+use socket::Socket;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use weir_core::log::OpenError;
+use weir_core::node::{Input, Node, Output, Settings, Status};
+use weir_core::types::{ConnId, Time};
+use weir_core::wire::Frame;
+
+/// Bytes of requests that are being received or handled, all connections together. Two frames of the
+/// largest size, or the produce requests of some hundred usual clients.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+/// What all connections read into. Larger reads save little more.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// How often stuck and idle connections are looked for, in seconds.
+const PROGRESS_CHECK_SECONDS: u32 = 5;
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections_max: usize,
+    /// Kafka's `connections.max.idle.ms`, in seconds.
+    pub idle_seconds_max: u32,
+}
+
+/// How the driver ended.
+#[derive(Debug)]
+pub enum End {
+    Stopped,
+    Refused(OpenError),
+}
+
+/// What connections and the node's loop share; all on one thread.
+pub struct Shared {
+    inbox: Arc<Inbox>,
+    budget: Budget,
+    routes: RefCell<HashMap<ConnId, Route>>,
+    scratch: RefCell<Box<[u8]>>,
+    /// Open sockets of clients.
+    sockets: Cell<usize>,
+    unsent_bytes: Cell<usize>,
+    /// Whole seconds since the start: a clock for what needs no better one.
+    seconds: Cell<u32>,
+    conn_last: Cell<u64>,
+}
+
+/// Where a connection's replies go.
+enum Route {
+    Socket(Rc<Socket>),
+    Memory(Rc<Memory>),
+}
+
+/// Looks at the running node and stops it.
+#[derive(Clone)]
+pub struct Handle {
+    node: Rc<RefCell<Node>>,
+    shared: Rc<Shared>,
+}
+
+pub struct Driver {
+    node: Rc<RefCell<Node>>,
+    shared: Rc<Shared>,
+    disk: Disk,
+    clock: Clock,
+    executor: Rc<LocalExecutor<'static>>,
+    limits: Limits,
+    ready: Sender<()>,
+}
+
+impl Driver {
+    /// Makes the node and its threads; nothing happens before [`Driver::run`].
+    pub fn new(
+        settings: Settings,
+        limits: Limits,
+        medium: (&Path, File),
+        executor: Rc<LocalExecutor<'static>>,
+    ) -> io::Result<(Driver, Handle, Receiver<()>)> {
+        let clock = Clock::start();
+        let inbox = Arc::new(Inbox::default());
+        let disk = Disk::start(medium.0, medium.1, inbox.clone())?;
+        let shared = Rc::new(Shared {
+            inbox,
+            budget: Budget::new(REQUEST_BYTES_MAX),
+            routes: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            sockets: Cell::new(0),
+            unsent_bytes: Cell::new(0),
+            seconds: Cell::new(0),
+            conn_last: Cell::new(0),
+        });
+        let node = Rc::new(RefCell::new(Node::new(clock.now(), settings)));
+        let handle = Handle { node: node.clone(), shared: shared.clone() };
+        let (ready, is_ready) = async_channel::bounded(1);
+        Ok((Driver { node, shared, disk, clock, executor, limits, ready }, handle, is_ready))
+    }
+
+    /// Serves Kafka clients on `listener` until dropped.
+    pub fn listen(&self, listener: TcpListener) -> impl Future<Output = ()> + use<> {
+        let (max, executor) = (self.limits.connections_max, self.executor.clone());
+        listener::accept(listener, max, executor, self.shared.clone())
+    }
+
+    /// Serves the connections that [`Port`] opens.
+    pub fn serve_port(&self, opens: Receiver<memory::Opened>) -> impl Future<Output = ()> + use<> {
+        memory::serve(opens, self.executor.clone(), self.shared.clone())
+    }
+
+    /// The node's loop: until it has stopped or refuses the medium.
+    pub async fn run(self) -> End {
+        let mut inputs = Vec::new();
+        let mut timer = Timer::never();
+        let mut timer_at = None;
+        let mut second_at = self.clock.now();
+        loop {
+            if self.clock.now() >= second_at {
+                second_at = self.clock.now().plus_ms(1_000);
+                self.every_second();
+            }
+            let deadline = self.node.borrow().deadline().unwrap_or(second_at).min(second_at);
+            if timer_at != Some(deadline) {
+                timer.set_at(self.clock.instant(deadline));
+                timer_at = Some(deadline);
+            }
+            poll_fn(|cx| {
+                if self.shared.inbox.poll_take(cx, &mut inputs).is_ready() {
+                    return Poll::Ready(());
+                }
+                Pin::new(&mut timer).poll(cx).map(|_| timer_at = None)
+            })
+            .await;
+            if let Some(end) = self.step(self.clock.now(), &mut inputs) {
+                return end;
+            }
+            // Whoever is ready now brings its requests into the same commit.
+            futures_lite::future::yield_now().await;
+        }
+    }
+
+    /// Handles all inputs, then performs all outputs.
+    fn step(&self, now: Time, inputs: &mut Vec<Input>) -> Option<End> {
+        let mut node = self.node.borrow_mut();
+        for input in inputs.drain(..) {
+            node.handle(now, input);
+        }
+        if node.deadline().is_some_and(|deadline| deadline <= now) {
+            node.handle(now, Input::Tick);
+        }
+        let mut operations = Vec::new();
+        let mut end = None;
+        while let Some(output) = node.poll(now) {
+            match output {
+                Output::Io(io) => operations.push(io),
+                Output::Reply { conn, frame } => self.shared.answered(conn, Some(frame)),
+                Output::NoReply { conn } => self.shared.answered(conn, None),
+                Output::Close { conn } => self.shared.close(conn),
+                Output::Ready => drop(self.ready.try_send(())),
+                Output::Refused(error) => end = Some(End::Refused(error)),
+                Output::Stopped => end = Some(End::Stopped),
+            }
+        }
+        if !operations.is_empty() {
+            self.disk.submit(operations);
+        }
+        end
+    }
+
+    fn every_second(&self) {
+        let (now, trusted) = (clock::wall_time(), clock::wall_time_is_trusted());
+        self.shared.inbox.push(Input::WallClock { now, trusted });
+        let seconds = u32::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(u32::MAX);
+        self.shared.seconds.set(seconds);
+        if seconds.is_multiple_of(PROGRESS_CHECK_SECONDS) {
+            for route in self.shared.routes.borrow().values() {
+                if let Route::Socket(socket) = route {
+                    socket.check_progress(seconds, self.limits.idle_seconds_max);
+                }
+            }
+        }
+    }
+}
+
+impl Handle {
+    pub fn status(&self) -> Status {
+        self.node.borrow().status()
+    }
+
+    pub fn request_bytes(&self) -> usize {
+        self.shared.budget.used()
+    }
+
+    /// Asks for a clean stop: [`Driver::run`] returns when everything is on flash.
+    pub fn stop(&self) {
+        self.shared.inbox.push(Input::Stop);
+    }
+
+    /// Waits until what was replied is written, at most as long as `limit`.
+    pub async fn written(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.shared.unsent_bytes.get() > 0 && Instant::now() < end {
+            Timer::after(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Shared {
+    fn next_conn(&self) -> ConnId {
+        self.conn_last.set(self.conn_last.get() + 1);
+        ConnId(self.conn_last.get())
+    }
+
+    fn answered(&self, conn: ConnId, reply: Option<Frame>) {
+        let bytes = match self.routes.borrow().get(&conn) {
+            Some(Route::Socket(socket)) => socket.answered(reply, self),
+            Some(Route::Memory(memory)) => memory.answered(reply),
+            // It has gone, and its bytes were given back with it.
+            None => return,
+        };
+        self.budget.release(bytes);
+    }
+
+    fn close(&self, conn: ConnId) {
+        match self.routes.borrow().get(&conn) {
+            Some(Route::Socket(socket)) => socket.close(),
+            Some(Route::Memory(memory)) => memory.close(),
+            None => {}
+        }
+    }
+}
