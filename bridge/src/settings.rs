@@ -34,6 +34,13 @@ pub struct Mqtt {
     pub source: Vec<Source>,
 }
 
+impl Mqtt {
+    /// What is wrong with the rules, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        crate::rules::Rules::new(self).map(|_| ())
+    }
+}
+
 impl Default for Mqtt {
     fn default() -> Mqtt {
         Mqtt {
