@@ -3,6 +3,7 @@
 //! It needs nothing of the node's inside: it speaks Kafka frames to the local node over an in-memory
 //! connection, or over TCP to any Kafka-compatible cluster.
 
+pub mod client;
 pub mod compress;
 pub mod mirror;
 pub mod mqtt;
