@@ -23,15 +23,32 @@
 //! Does not know KIP-848 groups. Does not write a record when a group is first heard of, as Kafka does for
 //! its own snapshots' sake: a group without assignment and offsets has nothing to survive.
 
+mod join;
+mod offsets;
+mod outbox;
+mod records;
+mod requests;
+mod state;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod tools;
+
 use crate::bytes::Malformed;
 use crate::error::ErrorCode;
+use crate::rng::Rng;
 use crate::types::{Time, TopicId, WallTime};
 use crate::wire::AnyResponse;
-use crate::wire::group::*;
-use crate::wire::offsets::*;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use outbox::{Context, InFlight, Outbox, Then};
+use records::Fact;
+use state::{Group, join_error};
+
+pub use state::State;
+pub use tools::GroupView;
 
 /// A request that is answered later. The node gives the number and knows what it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,132 +130,256 @@ impl Default for Settings {
 
 /// All groups of a node.
 #[derive(Clone, Debug)]
-pub struct Groups {}
+pub struct Groups {
+    settings: Settings,
+    rng: Rng,
+    groups: BTreeMap<String, Group>,
+    /// Committed offsets of all groups.
+    offsets_count: usize,
+    clock: Option<Clock>,
+    outbox: Outbox,
+}
 
-#[allow(unused_variables)]
+/// A wall clock that is trusted.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    wall_ms: i64,
+    at: Time,
+    /// The first that it said: what has no date counts from then.
+    first_ms: i64,
+}
+
 impl Groups {
     /// `seed` makes member ids; it must differ from start to start.
     pub fn new(settings: Settings, seed: u64) -> Groups {
-        unimplemented!()
+        Groups {
+            settings,
+            rng: Rng::new(seed),
+            groups: BTreeMap::new(),
+            offsets_count: 0,
+            clock: None,
+            outbox: Outbox::default(),
+        }
     }
 
     /// Takes a record of the internal topic at the start. A malformed one changes nothing.
     pub fn apply(&mut self, record: &Record) -> Result<(), Malformed> {
-        unimplemented!()
+        let fact = Fact::decode(record)?;
+        if let Fact::Group { group, record: Some((_, value)) } = &fact {
+            self.group_or_new(group).restore(value.clone());
+        }
+        self.keep(fact);
+        Ok(())
     }
 
     /// The last record was applied: members' sessions begin now, in the generation that they had.
     pub fn loaded(&mut self, now: Time) {
-        unimplemented!()
+        let wall_ms = self.wall_ms(now);
+        let (settings, outbox) = (&self.settings, &mut self.outbox);
+        let mut cx = Context { now, wall_ms, settings, outbox };
+        for member in self.groups.values_mut().flat_map(|group| group.members.values_mut()) {
+            member.heard_of(&mut cx);
+        }
     }
 
     /// What the wall clock says, or `None` while it is not trusted: commits then have no time, and
     /// nothing expires.
     pub fn set_wall_clock(&mut self, now: Time, wall: Option<WallTime>) {
-        unimplemented!()
-    }
-
-    pub fn join(&mut self, now: Time, caller: &Caller, request: JoinGroupRequest, ticket: Ticket) {
-        unimplemented!()
-    }
-
-    pub fn sync(&mut self, now: Time, request: SyncGroupRequest, ticket: Ticket) {
-        unimplemented!()
-    }
-
-    pub fn heartbeat(&mut self, now: Time, request: &HeartbeatRequest) -> HeartbeatResponse {
-        unimplemented!()
-    }
-
-    /// `api_version` 0 to 2 name one member, and its error is the response's.
-    pub fn leave(
-        &mut self,
-        now: Time,
-        api_version: i16,
-        request: LeaveGroupRequest,
-    ) -> LeaveGroupResponse {
-        unimplemented!()
-    }
-
-    pub fn commit_offsets(
-        &mut self,
-        now: Time,
-        api_version: i16,
-        request: OffsetCommitRequest,
-        topics: &impl Topics,
-        ticket: Ticket,
-    ) {
-        unimplemented!()
-    }
-
-    /// Answers in the shape of `api_version`: one group up to 7, several from 8, topic ids from 10.
-    /// Tells durable offsets only, so that none ever goes back.
-    pub fn fetch_offsets(
-        &self,
-        api_version: i16,
-        request: &OffsetFetchRequest,
-        topics: &impl Topics,
-    ) -> OffsetFetchResponse {
-        unimplemented!()
-    }
-
-    pub fn delete_offsets(
-        &mut self,
-        now: Time,
-        request: &OffsetDeleteRequest,
-        topics: &impl Topics,
-        ticket: Ticket,
-    ) {
-        unimplemented!()
-    }
-
-    pub fn list(&self, request: &ListGroupsRequest) -> ListGroupsResponse {
-        unimplemented!()
-    }
-
-    pub fn describe(
-        &self,
-        api_version: i16,
-        request: &DescribeGroupsRequest,
-    ) -> DescribeGroupsResponse {
-        unimplemented!()
-    }
-
-    pub fn delete(&mut self, now: Time, request: &DeleteGroupsRequest, ticket: Ticket) {
-        unimplemented!()
+        let first_ms = self.clock.map(|clock| clock.first_ms);
+        self.clock = wall.map(|WallTime(wall_ms)| Clock {
+            wall_ms,
+            at: now,
+            first_ms: first_ms.unwrap_or(wall_ms),
+        });
     }
 
     /// Removes what is older than the retention, and groups that hold nothing any more.
     pub fn expire_offsets(&mut self, now: Time) {
-        unimplemented!()
+        let Some(Clock { first_ms, .. }) = self.clock else { return };
+        let (now_ms, retention_ms) = (self.wall_ms(now), self.settings.offsets_retention_ms);
+        let mut records = Vec::new();
+        for group in self.groups.values() {
+            let expired = group.expired(now_ms, retention_ms, first_ms);
+            let is_bare = group.state == State::Empty && group.pending.is_empty();
+            if is_bare && expired.len() == group.all_offsets().count() {
+                records.extend(group.tombstones());
+            } else {
+                records.extend(expired);
+            }
+        }
+        if !records.is_empty() {
+            self.outbox.append(records, Then::Nothing);
+        }
     }
 
     /// Removes the offsets of topics that do not exist any more, or anew under another id.
-    pub fn forget_deleted_topics(&mut self, now: Time, topics: &impl Topics) {
-        unimplemented!()
+    pub fn forget_deleted_topics(&mut self, topics: &impl Topics) {
+        let orphans = self.groups.values().flat_map(|group| group.orphaned(topics));
+        let records: Vec<Record> = orphans.collect();
+        if !records.is_empty() {
+            self.outbox.append(records, Then::Nothing);
+        }
     }
 
+    /// What to do next, until `None`. Fires the timers that are due.
     pub fn poll(&mut self, now: Time) -> Option<Output> {
-        unimplemented!()
+        if self.outbox.wake().is_some_and(|wake| wake <= now) {
+            self.fire_timers(now);
+        }
+        self.outbox.poll()
+    }
+
+    fn fire_timers(&mut self, now: Time) {
+        let wall_ms = self.wall_ms(now);
+        // Firing may set new timers, and all are among what is returned.
+        self.outbox.set_wake(None);
+        let mut next = None;
+        for group in self.groups.values_mut() {
+            let (settings, outbox) = (&self.settings, &mut self.outbox);
+            let wake = group.fire_timers(&mut Context { now, wall_ms, settings, outbox });
+            next = [next, wake].into_iter().flatten().min();
+        }
+        self.outbox.set_wake(next);
+        self.groups.retain(|_, group| !group.is_forgettable());
+    }
+
+    /// When [`Groups::poll`] has something to do though nothing happened.
+    pub fn deadline(&self) -> Option<Time> {
+        self.outbox.wake()
     }
 
     /// A batch is on flash. Batches become durable in the order in which they were asked for.
     pub fn durable(&mut self, now: Time, token: AppendToken) {
-        unimplemented!()
+        let InFlight { records, then, .. } = self.outbox.take_oldest(token);
+        for record in &records {
+            self.keep(Fact::decode(record).expect("our own records are well-formed"));
+        }
+        match then {
+            Then::Nothing => {}
+            Then::Answer { ticket, response } => self.outbox.answer(ticket, response),
+            Then::Assign { group, generation, assignments } => {
+                self.with_group(now, &group, |group, cx| {
+                    if group.state == State::CompletingRebalance && group.generation == generation {
+                        group.assigned(cx, assignments);
+                    }
+                });
+            }
+            Then::Rejoin { group, generation, member, ticket, leader } => {
+                self.with_group(now, &group, |group, cx| {
+                    if group.generation == generation {
+                        group.static_kept(cx, &member, ticket, leader.unwrap_or_default());
+                    }
+                });
+            }
+        }
     }
 
     /// A batch was not appended and never will be; `code` is what the waiting clients are told.
     pub fn refused(&mut self, now: Time, token: AppendToken, code: ErrorCode) {
-        unimplemented!()
-    }
-
-    pub fn deadline(&self) -> Option<Time> {
-        unimplemented!()
+        let Some(InFlight { then, .. }) = self.outbox.take(token) else { return };
+        let code = outbox::member_code(code);
+        match then {
+            Then::Nothing => {}
+            Then::Answer { ticket, mut response } => {
+                outbox::fail(&mut response, code);
+                self.outbox.answer(ticket, response);
+            }
+            Then::Assign { group, generation, .. } => {
+                self.with_group(now, &group, |group, cx| {
+                    if group.state == State::CompletingRebalance && group.generation == generation {
+                        group.assignment_refused(cx, code);
+                    }
+                });
+            }
+            Then::Rejoin { group, member, ticket, .. } => {
+                self.with_group(now, &group, |group, cx| {
+                    let waiting = group.members.get(&member).map(|m| m.awaiting_join);
+                    if waiting == Some(Some(ticket)) {
+                        group.answer_join(cx, &member, join_error("", code));
+                    }
+                });
+            }
+        }
     }
 
     /// Everything that must survive, as it will be when all batches that were polled are durable: a
     /// topic that holds just these records, and what is polled later, loads to the same groups.
     pub fn live_records(&self) -> Vec<Record> {
-        unimplemented!()
+        let overlay = self.outbox.overlay();
+        let mut live = Vec::new();
+        for group in self.groups.values() {
+            if let Some(value) = &group.record {
+                let value = Some(value.clone());
+                live.push(Record { key: records::group_key(&group.id), value });
+            }
+            live.extend(group.all_offsets().map(|(topic, partition, committed)| {
+                records::offset(&group.id, topic, partition, committed)
+            }));
+        }
+        live.retain(|record| !overlay.contains_key(&record.key));
+        let newer = overlay.into_iter().filter(|(_, value)| value.is_some());
+        live.extend(newer.map(|(key, value)| Record { key, value }));
+        live
+    }
+
+    /// Takes what is on flash.
+    fn keep(&mut self, fact: Fact) {
+        match fact {
+            Fact::Offset { key, committed: Some(committed) } => {
+                let offsets = &mut self.group_or_new(&key.group).offsets;
+                let partitions = offsets.entry(key.topic).or_default();
+                let is_new = partitions.insert(key.partition, committed).is_none();
+                self.offsets_count += usize::from(is_new);
+            }
+            Fact::Offset { key, committed: None } => {
+                let Some(group) = self.groups.get_mut(&key.group) else { return };
+                let Some(partitions) = group.offsets.get_mut(&key.topic) else { return };
+                self.offsets_count -= usize::from(partitions.remove(&key.partition).is_some());
+                if partitions.is_empty() {
+                    group.offsets.remove(&key.topic);
+                }
+                self.forget_if_bare(&key.group);
+            }
+            Fact::Group { group, record: Some((value, _)) } => {
+                self.group_or_new(&group).record = Some(value);
+            }
+            Fact::Group { group, record: None } => {
+                let Some(kept) = self.groups.get_mut(&group) else { return };
+                kept.record = None;
+                self.forget_if_bare(&group);
+            }
+            Fact::Unknown => {}
+        }
+    }
+
+    fn group_or_new(&mut self, id: &str) -> &mut Group {
+        self.groups.entry(id.into()).or_insert_with(|| Group::new(id.into()))
+    }
+
+    fn forget_if_bare(&mut self, id: &str) {
+        if self.groups.get(id).is_some_and(Group::is_forgettable) {
+            self.groups.remove(id);
+        }
+    }
+
+    /// Lets a group take a step, if it is there.
+    fn with_group<T>(
+        &mut self,
+        now: Time,
+        id: &str,
+        step: impl FnOnce(&mut Group, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let wall_ms = self.wall_ms(now);
+        let group = self.groups.get_mut(id)?;
+        let (settings, outbox) = (&self.settings, &mut self.outbox);
+        Some(step(group, &mut Context { now, wall_ms, settings, outbox }))
+    }
+
+    /// Milliseconds since 1970, or -1 while the clock is not trusted.
+    fn wall_ms(&self, now: Time) -> i64 {
+        self.clock.map_or(-1, |clock| {
+            let passed = now.since(clock.at).0 / 1_000_000;
+            clock.wall_ms.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX))
+        })
     }
 }
