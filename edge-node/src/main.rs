@@ -1,8 +1,17 @@
 //! `weir`: the gateway and its tools.
 
+mod cli;
 mod config;
 mod driver;
+mod http;
 mod logger;
+mod serve;
+mod store;
 mod units;
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse())
+}

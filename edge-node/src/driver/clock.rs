@@ -30,10 +30,30 @@ pub fn wall_time() -> WallTime {
     WallTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Whether something vouches for the wall clock: systemd-timesyncd has set it since the boot, or the
-/// board has a battery clock. Asking the kernel (`adjtimex`) would need a system call that no kept crate
-/// wraps. Without a voucher the node still trusts a clock that is later than its newest record.
-pub fn wall_time_is_trusted() -> bool {
+/// The begin of 2026: a clock before the day of this program is wrong for certain.
+const EPOCH_OF_WEIR_MS: i64 = 1_767_225_600_000;
+
+/// Whether the wall clock may expire records. Either something vouches for it: systemd-timesyncd has set
+/// it since the boot, or the board has a battery clock. Or it is later than the last write to the log,
+/// `floor_ms`: a clock that stood still while the power was off is not. Asking the kernel (`adjtimex`)
+/// would need a system call that no kept crate wraps.
+pub fn wall_time_is_trusted(now: WallTime, floor_ms: Option<i64>) -> bool {
     const VOUCHERS: [&str; 2] = ["/run/systemd/timesync/synchronized", "/sys/class/rtc/rtc0"];
-    VOUCHERS.iter().any(|path| Path::new(path).exists())
+    if now.0 < EPOCH_OF_WEIR_MS {
+        return false;
+    }
+    now.0 > floor_ms.unwrap_or(0) || VOUCHERS.iter().any(|path| Path::new(path).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_the_last_write_or_before_this_program_is_not_trusted() {
+        let now = wall_time();
+        assert!(wall_time_is_trusted(now, None));
+        assert!(wall_time_is_trusted(now, Some(now.0 - 1)));
+        assert!(!wall_time_is_trusted(WallTime(0), None));
+    }
 }

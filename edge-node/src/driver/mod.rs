@@ -54,6 +54,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Kafka's `connections.max.idle.ms`, in seconds.
     pub idle_seconds_max: u32,
+    /// When the log was written last: a wall clock before that is not trusted.
+    pub clock_floor_ms: Option<i64>,
 }
 
 /// How the driver ended.
@@ -75,6 +77,7 @@ pub struct Shared {
     /// Whole seconds since the start: a clock for what needs no better one.
     seconds: Cell<u32>,
     conn_last: Cell<u64>,
+    serving: Cell<bool>,
 }
 
 /// Where a connection's replies go.
@@ -120,6 +123,7 @@ impl Driver {
             unsent_bytes: Cell::new(0),
             seconds: Cell::new(0),
             conn_last: Cell::new(0),
+            serving: Cell::new(false),
         });
         let node = Rc::new(RefCell::new(Node::new(clock.now(), settings)));
         let handle = Handle { node: node.clone(), shared: shared.clone() };
@@ -198,7 +202,8 @@ impl Driver {
     }
 
     fn every_second(&self) {
-        let (now, trusted) = (clock::wall_time(), clock::wall_time_is_trusted());
+        let now = clock::wall_time();
+        let trusted = clock::wall_time_is_trusted(now, self.limits.clock_floor_ms);
         self.shared.inbox.push(Input::WallClock { now, trusted });
         let seconds = u32::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(u32::MAX);
         self.shared.seconds.set(seconds);
@@ -217,8 +222,22 @@ impl Handle {
         self.node.borrow().status()
     }
 
+    /// Bytes of requests that are being received or handled.
     pub fn request_bytes(&self) -> usize {
         self.shared.budget.used()
+    }
+
+    pub fn sockets(&self) -> usize {
+        self.shared.sockets.get()
+    }
+
+    /// Whether clients are accepted: between the end of the start and the begin of the stop.
+    pub fn is_serving(&self) -> bool {
+        self.shared.serving.get()
+    }
+
+    pub fn set_serving(&self, serving: bool) {
+        self.shared.serving.set(serving);
     }
 
     /// Asks for a clean stop: [`Driver::run`] returns when everything is on flash.

@@ -1,0 +1,340 @@
+//! `weir serve`: joins configuration, data folder, driver, bridge and HTTP into a running gateway.
+
+use crate::config::{Address, Config};
+use crate::driver::{Driver, End, Handle, Limits, Port};
+use crate::http;
+use crate::store::{self, Store, flush_cap};
+use crate::units::format_bytes;
+use async_channel::Receiver;
+use async_net::TcpListener;
+use log::{info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use smol::{Async, LocalExecutor, Task, Timer};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use weir_bridge::LocalNode;
+use weir_bridge::mirror;
+use weir_bridge::mqtt::Mqtt;
+use weir_core::log::{OpenError, Start};
+use weir_core::node::Settings;
+use weir_core::types::NodeId;
+
+/// Replies that are still to be written when the node has stopped get this long.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Bytes of memory for what was written last, from which consumers at the end of the log are served.
+const TAIL_CACHE_BYTES: u64 = 8 << 20;
+const FOOTER_CACHE_BYTES: u64 = 8 << 20;
+
+/// Runs a gateway until it is told to stop. An error is a sentence for the operator.
+pub fn serve(config: &Config) -> Result<(), String> {
+    raise_file_limit();
+    let (store, file) = Store::open(&config.node.data, &config.flash)?;
+    let kafka = bind("Kafka", "kafka.listen", &config.kafka.listen)?;
+    let console = match &config.http.listen {
+        Some(address) => Some(bind("HTTP", "http.listen", address)?),
+        None => None,
+    };
+    let executor = Rc::new(LocalExecutor::new());
+    let running = executor.run(run(config, store, file, kafka, console, executor.clone()));
+    smol::block_on(running)
+}
+
+async fn run(
+    config: &Config,
+    store: Store,
+    file: File,
+    kafka: TcpListener,
+    console: Option<TcpListener>,
+    executor: Rc<LocalExecutor<'static>>,
+) -> Result<(), String> {
+    let (settings, flushes) = settings(config, &store, &kafka)?;
+    let limits = Limits {
+        connections_max: config.kafka.connections_max,
+        idle_seconds_max: config.kafka.idle_max.as_secs() as u32,
+        clock_floor_ms: store.written_ms,
+    };
+    let log_path = store.log_path();
+    let (driver, handle, ready) =
+        Driver::new(settings, limits, (&log_path, file), executor.clone())
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+    let (port, opens) = Port::new(NodeId(config.node.id));
+    let port: Arc<dyn LocalNode> = Arc::new(port);
+    executor.spawn(driver.serve_port(opens)).detach();
+    let mqtt = Mqtt::start(&config.mqtt, port).map_err(|error| error.to_string())?;
+    let bridge = Rc::new(Bridge { mqtt: RefCell::new(Some(mqtt)), mirror: mirror::Handle::new() });
+    let listening = Listening {
+        kafka: kafka.local_addr().map_err(|error| error.to_string())?.to_string(),
+        mqtt: bridge.mqtt.borrow().as_ref().and_then(Mqtt::listens).map(|a| a.to_string()),
+        http: console.as_ref().and_then(|l| l.local_addr().ok()).map(|a| a.to_string()),
+    };
+    let http = console.map(|listener| {
+        let state = http::State::new(handle.clone(), bridge.clone());
+        executor.spawn(http::serve(listener, state, executor.clone()))
+    });
+    let accept = driver.listen(kafka);
+    let node = executor.spawn(driver.run());
+    let signals =
+        stop_signals(&executor).map_err(|error| format!("cannot handle signals: {error}"))?;
+
+    let started = smol::future::or(async { ready.recv().await.is_ok() }, async {
+        let _ = signals.recv().await;
+        false
+    });
+    let mut accepting = None;
+    if started.await {
+        store.formatted()?;
+        accepting = Some(executor.spawn(accept));
+        listening.say(config, &store, &flushes);
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        handle.set_serving(true);
+    }
+    let stop = executor.spawn(stop_when_told(signals, handle.clone(), bridge, accepting, http));
+    let watchdog = executor.spawn(watchdog());
+    let end = node.await;
+    drop(watchdog);
+    handle.written(LAST_WORDS).await;
+    drop(stop);
+    match end {
+        End::Stopped => {
+            info!("stopped; everything is on flash");
+            Ok(())
+        }
+        End::Refused(error) => Err(refusal(&error, &store)),
+    }
+}
+
+/// The parts beside the node, which end before it.
+pub struct Bridge {
+    mqtt: RefCell<Option<Mqtt>>,
+    mirror: mirror::Handle,
+}
+
+impl Bridge {
+    pub fn mqtt_status(&self) -> Option<weir_bridge::mqtt::Status> {
+        self.mqtt.borrow().as_ref().map(Mqtt::status)
+    }
+
+    pub fn mirror_status(&self) -> mirror::Status {
+        self.mirror.snapshot()
+    }
+
+    /// Pauses or resumes a mirror; false when there is none of that name.
+    pub fn pause_mirror(&self, name: &str, pause: bool) -> bool {
+        let done = if pause { self.mirror.pause(name) } else { self.mirror.resume(name) };
+        done.is_ok()
+    }
+
+    /// Lets the bridge finish what it has taken. It needs the node for that, so it waits elsewhere.
+    async fn stop(&self) {
+        if let Some(mqtt) = self.mqtt.take() {
+            smol::unblock(move || mqtt.stop()).await;
+        }
+    }
+}
+
+fn settings(
+    config: &Config,
+    store: &Store,
+    kafka: &TcpListener,
+) -> Result<(Settings, String), String> {
+    let (flush_cap, flushes) = flush_cap(&config.flash, &store.medium);
+    let advertise = match &config.kafka.advertise {
+        Some(address) => address.clone(),
+        None => advertise(&config.kafka.listen, kafka),
+    };
+    let memory_bytes = rustix::system::sysinfo().totalram as u64;
+    let small = memory_bytes > 0 && memory_bytes < 700 << 20;
+    let seed = store::random().map_err(|error| format!("cannot read random numbers: {error}"))?;
+    let settings = Settings {
+        node: NodeId(config.node.id),
+        rack: config.node.rack.clone(),
+        advertised_host: advertise.host,
+        advertised_port: advertise.port,
+        start: store.start,
+        medium_bytes: store.bytes,
+        flush_cap,
+        checkpoint_bytes: if small { 16 << 20 } else { 64 << 20 },
+        tail_cache_bytes: TAIL_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
+        footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
+        topic_defaults: config.topic_defaults.clone(),
+        num_partitions: config.kafka.num_partitions,
+        auto_create_topics: config.kafka.auto_create_topics,
+        seed: u64::from_be_bytes(seed),
+    };
+    Ok((settings, flushes))
+}
+
+/// Where clients find us if nobody has said: the address that we listen on, or this machine's name if
+/// that is every address.
+fn advertise(listen: &Address, listener: &TcpListener) -> Address {
+    let port = listener.local_addr().map_or(listen.port, |address| address.port());
+    let every = matches!(listen.host.as_str(), "0.0.0.0" | "::");
+    let host = if every {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        info!("clients are told to connect to {name}:{port}; kafka.advertise would change that");
+        name
+    } else {
+        listen.host.clone()
+    };
+    Address { host, port }
+}
+
+fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String> {
+    let listener = std::net::TcpListener::bind((address.host.as_str(), address.port));
+    let listener = listener.and_then(|l| Async::new(l)).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "the port is taken, perhaps by another weir; stop that program, or choose another port"
+            }
+            ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
+            ErrorKind::AddrNotAvailable => "this machine has no such address; choose another one",
+            _ => "choose another address",
+        };
+        format!("cannot listen for {what} on {address}: {error}. {hint} by --set {key}=HOST:PORT")
+    })?;
+    Ok(listener.into())
+}
+
+/// Why the log is refused, and what to do.
+fn refusal(error: &OpenError, store: &Store) -> String {
+    let path = store.log_path();
+    let path = path.display();
+    match error {
+        OpenError::NotALog => format!(
+            "{path} is no flash log of weir; it was left untouched. Give weir a folder of its own by \
+             --data DIR"
+        ),
+        OpenError::NewerFormat { found, known } => format!(
+            "{path} has format {found}, and this weir knows formats up to {known}: run the newer weir \
+             that wrote it, or another folder by --data DIR"
+        ),
+        OpenError::SuperblocksDiffer => format!(
+            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, or \
+             start anew in another folder by --data DIR"
+        ),
+        OpenError::MediumTooShort { bytes, needed } => format!(
+            "{path} is cut short: it has {} and needs {}. Restore it from a copy",
+            format_bytes(*bytes),
+            format_bytes(*needed)
+        ),
+        OpenError::Device => format!(
+            "{path} cannot be read: the disk fails. The lines above say where; look at the kernel's log"
+        ),
+        OpenError::Settings(sentence) => format!("{path}: {sentence}"),
+    }
+}
+
+/// Connections and MQTT sessions are file descriptors; the usual soft limit of 1,024 is less than ours.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let raised = Rlimit { current: limit.maximum.map(|max| max.min(65_536)), ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!("cannot raise the limit of open files: {error}");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, as they come.
+fn stop_signals(executor: &LocalExecutor<'static>) -> io::Result<Receiver<()>> {
+    let (read, write) = UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    let (sender, receiver) = async_channel::unbounded();
+    let mut read = Async::new(read)?;
+    let forward = async move {
+        let mut byte = [0];
+        while let Ok(1) = smol::io::AsyncReadExt::read(&mut read, &mut byte).await {
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    };
+    executor.spawn(forward).detach();
+    Ok(receiver)
+}
+
+/// Ends listeners, then the bridge, then the node: each may need the one after it.
+async fn stop_when_told(
+    signals: Receiver<()>,
+    handle: Handle,
+    bridge: Rc<Bridge>,
+    accepting: Option<Task<()>>,
+    http: Option<Task<()>>,
+) {
+    if signals.recv().await.is_err() {
+        return;
+    }
+    info!("stopping");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    handle.set_serving(false);
+    drop(accepting);
+    bridge.stop().await;
+    handle.stop();
+    let _ = signals.recv().await;
+    warn!("told to stop twice: leaving at once. What was acknowledged is on flash");
+    drop(http);
+    std::process::exit(1);
+}
+
+/// Tells systemd that this thread, which owns the node, still turns.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        Timer::after(period / 3).await;
+    }
+}
+
+/// The addresses that were really bound.
+struct Listening {
+    kafka: String,
+    mqtt: Option<String>,
+    http: Option<String>,
+}
+
+impl Listening {
+    fn say(&self, config: &Config, store: &Store, flushes: &str) {
+        let log = match store.start {
+            Start::Format { slot_bytes, slots, .. } => {
+                format!("a new log of {}", format_bytes(u64::from(slot_bytes) * u64::from(slots)))
+            }
+            Start::Recover => format!("a log, {} so far", format_bytes(store.bytes)),
+        };
+        let medium = store.medium.name();
+        let mut text = format!(
+            "weir {}, node {}, serves\n  Kafka  {}\n",
+            env!("CARGO_PKG_VERSION"),
+            config.node.id,
+            self.kafka
+        );
+        if let Some(mqtt) = &self.mqtt {
+            text += &format!("  MQTT   {mqtt}\n");
+        }
+        if let Some(http) = &self.http {
+            text += &format!("  HTTP   http://{http}/  console, /metrics\n");
+        }
+        text += &format!("  data   {}: {log} on {medium}; {flushes}\n", config.node.data.display());
+        text += "Try:\n";
+        if let Some(mqtt) = &self.mqtt {
+            let (host, port) = mqtt.rsplit_once(':').unwrap_or((mqtt, "1883"));
+            let host = match host {
+                "127.0.0.1" | "0.0.0.0" | "[::]" => String::new(),
+                other => format!(" -h {other}"),
+            };
+            let port = if port == "1883" { String::new() } else { format!(" -p {port}") };
+            text += &format!("  mosquitto_pub{host}{port} -t plant/line1/temp -m 21.5 -q 1\n");
+        }
+        let kafka = self.kafka.replace("0.0.0.0", "127.0.0.1");
+        text += &format!("  kcat -b {kafka} -G dashboards {}\n", config.mqtt.default_topic);
+        // A closed standard output is no reason to end.
+        let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    }
+}
