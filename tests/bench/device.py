@@ -1,0 +1,81 @@
+"""What reaches the device: writes, flushes and bytes of an ext4 file system on a loop device of its own."""
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+PARTITIONS, RECORD, COMMITS = 100, 1024, 200
+
+
+def sh(*command):
+    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Loop:
+    """A mounted ext4 on a loop device; `counters` are (writes, bytes, flushes) since the start."""
+
+    def __init__(self, folder, mib=1024):
+        self.image = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "disk"
+        with open(self.image, "wb") as f:
+            f.truncate(mib << 20)
+        self.device = sh("losetup", "--find", "--show", self.image)
+        sh("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.device)
+        self.mount = self.image.parent / "mnt"
+        self.mount.mkdir()
+        sh("mount", "-o", "noatime", self.device, self.mount)
+
+    def counters(self):
+        stat = open(f"/sys/block/{pathlib.Path(self.device).name}/stat").read().split()
+        return int(stat[4]), int(stat[6]) * 512, int(stat[15])
+
+    def close(self):
+        sh("umount", self.mount)
+        sh("losetup", "-d", self.device)
+        self.image.unlink()
+
+
+def row(before, after, commits, payload):
+    writes, size, flushes = (b - a for a, b in zip(before, after))
+    return {"writes": writes / commits, "flushes": flushes / commits, "amplification": size / payload}
+
+
+def file_commits(folder):
+    loop = Loop(folder)
+    try:
+        files = [os.open(loop.mount / f"{n}.log", os.O_CREAT | os.O_WRONLY) for n in range(PARTITIONS)]
+        os.sync()
+        block, before = os.urandom(RECORD), loop.counters()
+        for _ in range(COMMITS):
+            for f in files:
+                os.write(f, block)
+                os.fdatasync(f)
+        after = loop.counters()
+        for f in files:
+            os.close(f)
+        return row(before, after, COMMITS, COMMITS * PARTITIONS * RECORD)
+    finally:
+        loop.close()
+
+
+def weir_commits(folder):
+    """Each commit is one Produce request with a 1 KiB record for each of 100 partitions."""
+    import produce
+    from brokers import Weir
+    loop = Loop(folder)
+    try:
+        broker = Weir(loop.mount / "broker", bytes_max="512MiB")
+        try:
+            client = produce.Client(broker.kafka, "bench", PARTITIONS, RECORD)
+            for _ in range(20):
+                client.commit()
+            time.sleep(1.5)  # zeroing ahead is done once in a slot's life and not counted
+            before, sent = loop.counters(), 0
+            for _ in range(COMMITS // 10):
+                sent += client.commit()
+            after = loop.counters()
+            return row(before, after, COMMITS // 10, sent)
+        finally:
+            broker.stop()
+    finally:
+        loop.close()

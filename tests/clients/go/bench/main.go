@@ -1,0 +1,128 @@
+// bench MODE BOOTSTRAP TOPIC ...: load with franz-go, which is no bottleneck. Prints one JSON object.
+//
+//	bench produce BOOTSTRAP TOPIC RECORDS SIZE   idempotent, acks=all, as fast as it goes
+//	bench consume BOOTSTRAP TOPIC RECORDS        from the beginning, as fast as it goes
+//	bench e2e BOOTSTRAP TOPIC RECORDS SIZE RATE  from the moment a record is due until it is read
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math/rand"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+var ctx = context.Background()
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func number(i int) int {
+	n, err := strconv.Atoi(os.Args[i])
+	check(err)
+	return n
+}
+
+func client(opts ...kgo.Opt) *kgo.Client {
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(strings.Split(os.Args[2], ",")...),
+		kgo.ProducerBatchCompression(kgo.NoCompression())}, opts...)...)
+	check(err)
+	return cl
+}
+
+func report(v map[string]any) { check(json.NewEncoder(os.Stdout).Encode(v)) }
+
+func quantiles(ms []float64, into map[string]any) {
+	sort.Float64s(ms)
+	into["p50_ms"], into["p99_ms"], into["max_ms"] = ms[len(ms)/2], ms[len(ms)*99/100], ms[len(ms)-1]
+}
+
+func produce() {
+	n, size := number(4), number(5)
+	cl := client(kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(100_000),
+		kgo.RecordPartitioner(kgo.StickyPartitioner()))
+	value := make([]byte, size)
+	rand.Read(value)
+	latency := make([]float64, n)
+	var wg sync.WaitGroup
+	wg.Add(n)
+	start := time.Now()
+	for i := 0; i < n; i++ {
+		at := time.Now()
+		cl.Produce(ctx, &kgo.Record{Topic: os.Args[3], Value: value}, func(_ *kgo.Record, err error) {
+			check(err)
+			latency[i] = float64(time.Since(at).Microseconds()) / 1000
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	out := map[string]any{"per_s": float64(n) / time.Since(start).Seconds()}
+	quantiles(latency, out)
+	cl.Close()
+	report(out)
+}
+
+func consume() {
+	n, got := number(4), 0
+	cl := client(kgo.ConsumeTopics(os.Args[3]), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	start := time.Now()
+	for got < n {
+		fetches := cl.PollFetches(ctx)
+		check(fetches.Err())
+		got += fetches.NumRecords()
+	}
+	report(map[string]any{"per_s": float64(got) / time.Since(start).Seconds()})
+}
+
+func e2e() {
+	n, size, rate := number(4), number(5), number(6)
+	reader := client(kgo.ConsumeTopics(os.Args[3]), kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
+		kgo.FetchMaxWait(500*time.Millisecond))
+	writer := client(kgo.ProducerLinger(0))
+	check(writer.ProduceSync(ctx, &kgo.Record{Topic: os.Args[3], Value: make([]byte, size)}).FirstErr())
+	latency := make([]float64, 0, n)
+	done := make(chan struct{})
+	go func() {
+		for len(latency) < n {
+			fetches := reader.PollFetches(ctx)
+			check(fetches.Err())
+			now := time.Now().UnixNano()
+			fetches.EachRecord(func(r *kgo.Record) {
+				if due := int64(binary.BigEndian.Uint64(r.Value)); due > 0 && len(latency) < n {
+					latency = append(latency, float64(now-due)/1e6)
+				}
+			})
+		}
+		close(done)
+	}()
+	time.Sleep(2 * time.Second)
+	start := time.Now()
+	for i := 0; i < n; i++ {
+		due := start.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		time.Sleep(time.Until(due))
+		value := make([]byte, size)
+		binary.BigEndian.PutUint64(value, uint64(due.UnixNano()))
+		writer.Produce(ctx, &kgo.Record{Topic: os.Args[3], Value: value}, func(_ *kgo.Record, err error) { check(err) })
+	}
+	<-done
+	out := map[string]any{"per_s": float64(n) / time.Since(start).Seconds()}
+	quantiles(latency, out)
+	report(out)
+}
+
+func main() {
+	map[string]func(){"produce": produce, "consume": consume, "e2e": e2e}[os.Args[1]]()
+}
