@@ -54,7 +54,8 @@ impl Connection {
         let mut stream = TcpStream::connect(&options.addr)?;
         stream.set_nodelay(true)?;
         let mut body = string("MQTT");
-        body.extend_from_slice(&[4, 2, 0, 0]);
+        // Clean session; keep-alive of 600 s, since rumqttd refuses one of 0.
+        body.extend_from_slice(&[4, 2, 2, 88]);
         body.extend(string(&format!("load-{number}")));
         stream.write_all(&packet(0x10, &body))?;
         let mut connack = [0; 4];
