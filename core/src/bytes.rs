@@ -112,8 +112,8 @@ impl Reader {
     }
 }
 
-/// A cursor over borrowed bytes, for what is read too often to share buffers: the records of a batch.
-/// What it hands out lives as long as the input, not as the cursor.
+/// A cursor over borrowed bytes, for what is read too often to share buffers: the records of a
+/// batch. What it hands out lives as long as the input, not as the cursor.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceReader<'a> {
     rest: &'a [u8],

@@ -30,15 +30,15 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions of one node. Kafka has no bound; here each costs about 1 KiB of memory.
 pub const PARTITIONS_MAX: usize = 10_000;
 
-/// Consumer groups of one node. Each costs about 1 KiB without members and offsets. Kafka has no bound; a
-/// client that makes up group ids must not fill the memory.
+/// Consumer groups of one node. Each costs about 1 KiB without members and offsets. Kafka has no
+/// bound; a client that makes up group ids must not fill the memory.
 pub const GROUPS_MAX: usize = 1_000;
 
 /// Members of one group: Kafka's `group.max.size`, which has no bound there.
 pub const GROUP_MEMBERS_MAX: usize = 500;
 
-/// Bytes that one member may bring into its group: ids, and the metadata of every protocol it offers.
-/// Kafka Streams with a hundred tasks brings about 20 KiB.
+/// Bytes that one member may bring into its group: ids, and the metadata of every protocol it
+/// offers. Kafka Streams with a hundred tasks brings about 20 KiB.
 pub const GROUP_MEMBER_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of all members of all groups together, and of their assignments.

@@ -1,5 +1,5 @@
-//! Builds batches: one growing buffer with room for the header in front, so that nothing is copied or
-//! allocated for a record and the finished batch is that same buffer.
+//! Builds batches: one growing buffer with room for the header in front, so that nothing is copied
+//! or allocated for a record and the finished batch is that same buffer.
 
 use super::header::{Codec, HEADER_BYTES, Header, TRANSACTIONAL};
 use super::records::Headers;

@@ -7,7 +7,7 @@
 //! 12      4  partition leader epoch  stamped by the leader, outside the checksum
 //! 16      1  magic                   2
 //! 17      4  CRC-32C                 over everything after this field
-//! 21      2  attributes              0-2 codec, 3 log append time, 4 transactional, 5 control, 6 horizon
+//! 21      2  attributes              0-2 codec, 3 log append time, 4 transactional, 5 control
 //! 23      4  last offset delta
 //! 27      8  base timestamp
 //! 35      8  max timestamp
@@ -18,8 +18,8 @@
 //! 61      …  records, compressed as the attributes say
 //! ```
 //!
-//! Source: Kafka's documentation, "Record Batch", and KIP-98. Magic 0 and 1 keep their magic at the same
-//! place, so an old message set is told from a damaged batch.
+//! Source: Kafka's documentation, "Record Batch", and KIP-98. Magic 0 and 1 keep their magic at the
+//! same place, so an old message set is told from a damaged batch.
 
 use crate::bytes::{Malformed, SliceReader};
 use crate::error::ErrorCode;
@@ -110,8 +110,9 @@ impl From<Malformed> for BatchError {
 }
 
 impl Header {
-    /// Reads the header of the first batch in `bytes`, which must be there in whole. Does not look at
-    /// the checksum; holds for every batch that a Kafka log may contain, also for compacted ones.
+    /// Reads the header of the first batch in `bytes`, which must be there in whole. Does not look
+    /// at the checksum; holds for every batch that a Kafka log may contain, also for compacted
+    /// ones.
     pub fn parse(bytes: &[u8]) -> Result<Header, BatchError> {
         match *bytes.get(MAGIC_AT).ok_or(BatchError::Truncated)? {
             MAGIC => {}

@@ -1,11 +1,12 @@
-//! Kafka's record batch, magic 2: its layout, its checksum, the records inside, producers' sequences.
+//! Kafka's record batch, magic 2: its layout, its checksum, the records inside, producers'
+//! sequences.
 //!
-//! Does not compress and does not decompress: batches pass through as they came. The layout stands in
-//! `header`, that of one record in `records`.
+//! Does not compress and does not decompress: batches pass through as they came. The layout stands
+//! in `header`, that of one record in `records`.
 //!
-//! A produced batch is judged in three steps, so that each can run where it is cheapest: [`next_batch`]
-//! (lengths and checksum, by the thread that read the socket), [`check_produced`] (Kafka's rules for what
-//! clients may write), [`Producers::check`] (the sequence, by the node).
+//! A produced batch is judged in three steps, so that each can run where it is cheapest:
+//! [`next_batch`] (lengths and checksum, by the thread that read the socket), [`check_produced`]
+//! (Kafka's rules for what clients may write), [`Producers::check`] (the sequence, by the node).
 
 mod builder;
 mod header;

@@ -1,12 +1,12 @@
 //! The sequences of one partition's idempotent producers: what makes a repeated batch harmless.
 //!
-//! Judging ([`Producers::check`]) and remembering ([`Producers::apply`]) are apart: a batch is judged
-//! against everything appended before it, and remembered when it is appended, replicated or found on
-//! flash. What is on flash alone decides, so the state is the same after a restart.
+//! Judging ([`Producers::check`]) and remembering ([`Producers::apply`]) are apart: a batch is
+//! judged against everything appended before it, and remembered when it is appended, replicated or
+//! found on flash. What is on flash alone decides, so the state is the same after a restart.
 //!
-//! The encoded form, for checkpoints, all integers varints: version 1; number of producers; for each,
-//! ascending by id: id minus the one before, epoch, newest timestamp, last offset, number of batches; for
-//! each batch, oldest first: last sequence, last offset delta, last offset, timestamp.
+//! The encoded form, for checkpoints, all integers varints: version 1; number of producers; for
+//! each, ascending by id: id minus the one before, epoch, newest timestamp, last offset, number of
+//! batches; for each batch, oldest first: last sequence, last offset delta, last offset, timestamp.
 
 use super::header::Header;
 use crate::bytes::{Malformed, SliceReader, put_varlong};
@@ -66,8 +66,8 @@ pub struct ActiveProducer {
 impl Producers {
     /// Judges a batch before it is appended; changes nothing.
     ///
-    /// A producer that is not known may begin with any sequence, as in Kafka since 2.5 (KIP-360): its
-    /// earlier batches may have been trimmed. A newer epoch begins with 0.
+    /// A producer that is not known may begin with any sequence, as in Kafka since 2.5 (KIP-360):
+    /// its earlier batches may have been trimmed. A newer epoch begins with 0.
     pub fn check(&self, header: &Header) -> Result<Sequence, ErrorCode> {
         let Some(producer) = self.by_id.get(&header.producer_id) else {
             return Ok(Sequence::Append);
@@ -92,8 +92,8 @@ impl Producers {
         Ok(Sequence::Append)
     }
 
-    /// Remembers a batch that was appended (or found on flash) at `base_offset`. Believes it: what is in
-    /// the log was judged by the leader that appended it.
+    /// Remembers a batch that was appended (or found on flash) at `base_offset`. Believes it: what
+    /// is in the log was judged by the leader that appended it.
     pub fn apply(&mut self, header: &Header, base_offset: Offset) {
         if header.producer_id < 0 {
             return;
@@ -132,8 +132,9 @@ impl Producers {
         producer.batches.push_back(batch).expect("one was removed from a full queue");
     }
 
-    /// Forgets producers whose last batch is older than `before` (Kafka's `producer.id.expiration.ms`), in
-    /// milliseconds of the wall clock, by what the clients' clocks said.
+    /// Forgets producers whose last batch is older than `before` (Kafka's
+    /// `producer.id.expiration.ms`), in milliseconds of the wall clock, by what the clients' clocks
+    /// said.
     pub fn expire(&mut self, before: i64) {
         self.by_id.retain(|_, producer| producer.last_timestamp >= before);
     }

@@ -25,8 +25,8 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
 }
 
-/// A record's headers as they stand in the batch, checked when the record was read. Kafka allows the same
-/// key more than once and keeps the order.
+/// A record's headers as they stand in the batch, checked when the record was read. Kafka allows
+/// the same key more than once and keeps the order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers<'a> {
     count: i32,
@@ -106,10 +106,10 @@ fn read_record<'a>(section: &mut SliceReader<'a>) -> Result<Record<'a>, Malforme
     Ok(Record { offset_delta, timestamp_delta, key, value, headers })
 }
 
-/// Kafka's rules for a batch that a client wrote, which are narrower than those for a batch in a log.
-/// Returns the largest timestamp of its records: if it is not the header's, the leader corrects the copy
-/// that it appends with [`super::stamp_max_timestamp`]. Compressed records are believed: the core does
-/// not decompress.
+/// Kafka's rules for a batch that a client wrote, which are narrower than those for a batch in a
+/// log. Returns the largest timestamp of its records: if it is not the header's, the leader
+/// corrects the copy that it appends with [`super::stamp_max_timestamp`]. Compressed records are
+/// believed: the core does not decompress.
 pub fn check_produced(header: &Header, batch: &[u8]) -> Result<i64, BatchError> {
     let whole = header.base_offset.0 == 0
         && header.records_count > 0

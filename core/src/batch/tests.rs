@@ -12,11 +12,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// Two records of kcat 1.7.1 (librdkafka 2.0.2), idempotent, with two headers each, as Apache Kafka 4.3.1
-/// stored them.
+/// Two records of kcat 1.7.1 (librdkafka 2.0.2), idempotent, with two headers each, as Apache Kafka
+/// 4.3.1 stored them.
 const KCAT: &str = "00000000000000000000008b00000000026f90053800000000000100000\
-    1a1fd946a47000001a1fd946a470000000000000000000000000000000000025800000020706c616e742f6c696e65312f74\
-    656d700832312e3504106d7174742e716f7302310a656d7074790158000002\
+    1a1fd946a47000001a1fd946a4700000000000000000000000000000000000258000000\
+    20706c616e742f6c696e65312f74656d700832312e3504106d7174742e716f7302310a656d7074790158000002\
     20706c616e742f6c696e65312f74656d700832312e3604106d7174742e716f7302310a656d70747901";
 
 fn kcat() -> Vec<u8> {
@@ -300,8 +300,9 @@ fn a_full_table_forgets_the_producer_that_appended_longest_ago() {
     assert!(producers.is_empty());
 }
 
-/// Producers with five batches in flight over a network that repeats, drops and reorders, and a broker
-/// that forgets everything but its log and checkpoint. `Err` is the first sequence out of place.
+/// Producers with five batches in flight over a network that repeats, drops and reorders, and a
+/// broker that forgets everything but its log and checkpoint. `Err` is the first sequence out of
+/// place.
 fn disorder(seed: u64, judge: impl Fn(&Producers, &Header) -> bool) -> Result<(), i32> {
     let mut rng = Rng::new(seed);
     let mut producers = Producers::default();
@@ -339,7 +340,8 @@ fn disorder(seed: u64, judge: impl Fn(&Producers, &Header) -> bool) -> Result<()
 #[test]
 fn every_sequence_is_appended_once_and_in_order_whatever_the_network_does() {
     let append = |producers: &Producers, header: &Header| producers.check(header) == APPEND;
-    // A producer that the broker does not know is believed, so the run begins with a known sequence.
+    // A producer that the broker does not know is believed, so the run begins with a known
+    // sequence.
     let known = |producers: &Producers, header: &Header| {
         let new = producers.active().all(|known| known.producer_id != header.producer_id);
         if new { header.base_sequence == 0 } else { append(producers, header) }

@@ -12,8 +12,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// The first join of a member is not answered while the group rebalances, and it sends no heartbeats. One
-/// whose client is gone leaves the group after this (Kafka's `group.new.member.join.timeout.ms`).
+/// The first join of a member is not answered while the group rebalances, and it sends no
+/// heartbeats. One whose client is gone leaves the group after this (Kafka's
+/// `group.new.member.join.timeout.ms`).
 const NEW_MEMBER_JOIN_TIMEOUT_MS: i64 = 300_000;
 
 /// How long a rebalance waits for static members at least before it looks again.
@@ -83,8 +84,8 @@ impl Group {
         }
     }
 
-    /// While members gather, who waits counts, so that the last to come back finds the group full and not
-    /// a member that was there first. Static members that come back replace themselves.
+    /// While members gather, who waits counts, so that the last to come back finds the group full
+    /// and not a member that was there first. Static members that come back replace themselves.
     fn has_room_for(&self, id: &str, instance_id: Option<&str>) -> bool {
         let is_known = match self.state {
             State::Empty => self.members.is_empty() && self.pending.len() < GROUP_MEMBERS_MAX,
@@ -170,8 +171,8 @@ impl Group {
         }
     }
 
-    /// A static member came back without its member id: it gets a new one, and who has the old one is
-    /// fenced. While the group is stable and the protocol stays, nobody else notices (KIP-345).
+    /// A static member came back without its member id: it gets a new one, and who has the old one
+    /// is fenced. While the group is stable and the protocol stays, nobody else notices (KIP-345).
     fn replace_static(&mut self, cx: &mut Context<'_>, join: Join<'_>, old_id: &str) {
         let id = join.new_id.clone();
         let mut member = self.members.remove(old_id).expect("static members are members");
@@ -288,7 +289,8 @@ impl Group {
         }
     }
 
-    /// Begins the next generation with those who joined, and with static members, who may be restarting.
+    /// Begins the next generation with those who joined, and with static members, who may be
+    /// restarting.
     pub fn complete_join(&mut self, cx: &mut Context<'_>) {
         (self.join_deadline, self.initial) = (None, None);
         let missing =
@@ -298,8 +300,8 @@ impl Group {
             self.remove_member(cx, &id);
         }
         if !self.members.is_empty() && !self.elect_joined_leader() {
-            // Only static members are left, and none has joined: their sessions decide. Not before some
-            // time has passed, whatever they asked for, or the timer would fire without end.
+            // Only static members are left, and none has joined: their sessions decide. Not before
+            // some time has passed, whatever they asked for, or the timer would fire without end.
             let wait_ms = self.rebalance_timeout_ms().max(STATIC_WAIT_MS_MIN);
             self.join_deadline = Some(cx.wake_in(wait_ms));
             return;

@@ -1,27 +1,27 @@
 //! Consumer groups, the classic protocol: members, generations, assignments, committed offsets.
 //!
 //! [`Groups`] is a value without input or output. What must survive are records of the topic
-//! `__consumer_offsets` with Kafka's own bytes; who is a member and when it must be heard of is live
-//! state, which a restart builds anew from the last assignment.
+//! `__consumer_offsets` with Kafka's own bytes; who is a member and when it must be heard of is
+//! live state, which a restart builds anew from the last assignment.
 //!
 //! How a node uses it:
 //!
-//! - At the start: [`Groups::apply`] for each record of the topic in order, then [`Groups::loaded`], then
-//!   [`Groups::forget_deleted_topics`]. Only then requests are handed in.
-//! - A request is one call. Those that need no flash answer at once; the others take a [`Ticket`] and are
-//!   answered by [`Output::Answer`], maybe in the same moment, maybe after minutes (a join waits for the
-//!   other members). A ticket whose client is gone is simply not answered any more.
-//! - After every call, [`Groups::poll`] until `None`. An [`Output::Append`] is one batch for the internal
-//!   topic: append it in the order of the outputs, and call [`Groups::durable`] in that same order when it
-//!   is on flash, or [`Groups::refused`] at once when the log did not take it.
+//! - At the start: [`Groups::apply`] for each record of the topic in order, then
+//!   [`Groups::loaded`], then [`Groups::forget_deleted_topics`]. Only then requests are handed in.
+//! - A request is one call. Those that need no flash answer at once; the others take a [`Ticket`]
+//!   and are answered by [`Output::Answer`], maybe in the same moment, maybe after minutes (a join
+//!   waits for the other members). A ticket whose client is gone is simply not answered any more.
+//! - After every call, [`Groups::poll`] until `None`. An [`Output::Append`] is one batch for the
+//!   internal topic: append it in the order of the outputs, and call [`Groups::durable`] in that
+//!   same order when it is on flash, or [`Groups::refused`] at once when the log did not take it.
 //! - At [`Groups::deadline`], `poll` again: it fires the timers that are due.
 //! - From time to time: [`Groups::expire_offsets`]; after topics were deleted
 //!   [`Groups::forget_deleted_topics`]. When the topic has grown long: append all of
 //!   [`Groups::live_records`] at once, and trim what is before when that is on flash.
 //!
 //! Source: Apache Kafka 4.3's group coordinator, of which this keeps the rules and the error codes.
-//! Does not know KIP-848 groups. Does not write a record when a group is first heard of, as Kafka does for
-//! its own snapshots' sake: a group without assignment and offsets has nothing to survive.
+//! Does not know KIP-848 groups. Does not write a record when a group is first heard of, as Kafka
+//! does for its own snapshots' sake: a group without assignment and offsets has nothing to survive.
 
 mod join;
 mod offsets;
@@ -105,19 +105,21 @@ pub trait Topics {
 /// Kafka's broker configs for groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `group.initial.rebalance.delay.ms`: how long the first member of an empty group waits for others.
+    /// `group.initial.rebalance.delay.ms`: how long the first member of an empty group waits for
+    /// others.
     pub initial_rebalance_delay_ms: u32,
     /// `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
     pub session_timeout_ms_min: i32,
     pub session_timeout_ms_max: i32,
-    /// `offsets.retention.minutes`, in milliseconds: of a group that is empty, or of single offsets.
+    /// `offsets.retention.minutes`, in milliseconds: of a group that is empty, or of single
+    /// offsets.
     pub offsets_retention_ms: i64,
 }
 
 impl Default for Settings {
     /// Kafka's, but for the delay: 3 seconds there save rebalances when hundreds of members start
-    /// together. At a gateway it is two or three, and somebody looks at `kcat -G`; 200 ms still gather
-    /// the services that one script starts.
+    /// together. At a gateway it is two or three, and somebody looks at `kcat -G`; 200 ms still
+    /// gather the services that one script starts.
     fn default() -> Settings {
         Settings {
             initial_rebalance_delay_ms: 200,

@@ -35,8 +35,8 @@ pub(super) struct Committed {
 }
 
 impl Group {
-    /// Kafka's `validateOffsetCommit`. A consumer without a group's membership has generation -1 and may
-    /// commit while the group has no members.
+    /// Kafka's `validateOffsetCommit`. A consumer without a group's membership has generation -1
+    /// and may commit while the group has no members.
     pub fn check_commit(&self, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
         let instance_id = request.group_instance_id.as_deref();
@@ -92,9 +92,9 @@ impl Group {
         self.offsets.get(topic)?.get(&partition)
     }
 
-    /// Tombstones of the offsets that nobody asked for in `retention_ms`: of a group without members,
-    /// since it lost them; of single partitions that nobody is subscribed to, since they were committed.
-    /// What no trusted clock dated counts from now on, by way of `undated_ms`.
+    /// Tombstones of the offsets that nobody asked for in `retention_ms`: of a group without
+    /// members, since it lost them; of single partitions that nobody is subscribed to, since they
+    /// were committed. What no trusted clock dated counts from now on, by way of `undated_ms`.
     pub fn expired(&self, now_ms: i64, retention_ms: i64, undated_ms: i64) -> Vec<Record> {
         let is_simple = self.protocol_type.is_none();
         let subscribed = match self.state {
@@ -158,8 +158,8 @@ impl Group {
     }
 }
 
-/// What a commit comes to, apart from the group: records for the partitions that exist, and the answer
-/// once they are on flash. `room` is how many new offsets there may be.
+/// What a commit comes to, apart from the group: records for the partitions that exist, and the
+/// answer once they are on flash. `room` is how many new offsets there may be.
 pub(super) fn decide_commit(
     group: Option<&Group>,
     request: &OffsetCommitRequest,

@@ -67,7 +67,8 @@ pub(super) struct Outbox {
     next_token: u64,
     /// Every token below has been polled.
     polled: u64,
-    /// No timer is due before this. It may be early, since a heartbeat moves a timer on without telling.
+    /// No timer is due before this. It may be early, since a heartbeat moves a timer on without
+    /// telling.
     wake: Option<Time>,
 }
 

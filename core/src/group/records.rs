@@ -14,8 +14,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// The versions that Kafka 4.3.1 writes. An offset with a time of its own to expire needs version 1, one
-/// without topic id keeps what older brokers read.
+/// The versions that Kafka 4.3.1 writes. An offset with a time of its own to expire needs version
+/// 1, one without topic id keeps what older brokers read.
 const GROUP_VERSION: i16 = 3;
 const OFFSET_VERSION: i16 = 3;
 const OFFSET_WITH_TOPIC_ID_VERSION: i16 = 4;
@@ -126,7 +126,8 @@ impl From<OffsetCommitValue> for Committed {
 }
 
 impl Group {
-    /// Takes generation, members and assignments of a record: what a start begins with. Offsets stay.
+    /// Takes generation, members and assignments of a record: what a start begins with. Offsets
+    /// stay.
     pub fn restore(&mut self, value: GroupMetadataValue) {
         let offsets = core::mem::take(&mut self.offsets);
         *self = Group::new(core::mem::take(&mut self.id));

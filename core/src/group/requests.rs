@@ -1,4 +1,5 @@
-//! The requests of clients: whether they may be asked of a group at all, and which group takes them.
+//! The requests of clients: whether they may be asked of a group at all, and which group takes
+//! them.
 
 use super::offsets::{GROUP_ID_NOT_FOUND_FROM, decide_commit};
 use super::outbox::Then;

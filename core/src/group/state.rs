@@ -17,10 +17,12 @@ use bytes::Bytes;
 /// | state | event | next state |
 /// |---|---|---|
 /// | Empty | a member joins | PreparingRebalance, for the initial delay at least |
-/// | PreparingRebalance | all members have joined, or the rebalance timeout is over | CompletingRebalance |
+/// | PreparingRebalance | all have joined, or the rebalance timeout is over | CompletingRebalance |
 /// | PreparingRebalance | the last member left or was not heard of | Empty |
 /// | CompletingRebalance | the leader's assignment is on flash | Stable |
-/// | CompletingRebalance, Stable | a member joins anew or with other metadata, leaves, is not heard of, or does not sync in time | PreparingRebalance |
+/// | CompletingRebalance, Stable | a member joins anew or with other metadata | PreparingRebalance |
+/// | CompletingRebalance, Stable | a member leaves or is not heard of | PreparingRebalance |
+/// | CompletingRebalance, Stable | a member does not sync in time | PreparingRebalance |
 /// | Stable | the leader joins again | PreparingRebalance |
 /// | Stable | a static member comes back and the protocol stays | Stable |
 ///
@@ -198,8 +200,8 @@ impl Group {
             && protocols.any(|name| self.members.values().all(|member| member.offers(name)))
     }
 
-    /// The protocol with the most votes among those that every member offers; each member votes for the
-    /// one it prefers. On a tie the leader's preference decides.
+    /// The protocol with the most votes among those that every member offers; each member votes for
+    /// the one it prefers. On a tie the leader's preference decides.
     pub fn select_protocol(&self) -> String {
         let common = |name: &str| self.members.values().all(|member| member.offers(name));
         let vote = |member: &Member| {
@@ -241,8 +243,8 @@ impl Group {
         self.members.insert(id, member);
     }
 
-    /// Takes a member or a pending member out. Whoever waits under its id is told to begin anew, without
-    /// a member id.
+    /// Takes a member or a pending member out. Whoever waits under its id is told to begin anew,
+    /// without a member id.
     pub fn remove_member(&mut self, cx: &mut Context<'_>, id: &str) {
         self.pending.remove(id);
         let Some(member) = self.members.remove(id) else { return };

@@ -121,7 +121,8 @@ impl Group {
         }
     }
 
-    /// Members leave together, in one rebalance. Tools name static members by their instance id alone.
+    /// Members leave together, in one rebalance. Tools name static members by their instance id
+    /// alone.
     pub fn leave(&mut self, cx: &mut Context<'_>, members: &[MemberIdentity]) -> Vec<ErrorCode> {
         let codes: Vec<ErrorCode> =
             members.iter().map(|identity| self.leave_one(cx, identity)).collect();
@@ -174,8 +175,8 @@ impl Group {
         members.chain(pending).chain(self.join_deadline).chain(self.sync_deadline).min()
     }
 
-    /// Members that were not heard of in time. Who waits for our answer is not silent; but a new member is
-    /// not known to be there at all.
+    /// Members that were not heard of in time. Who waits for our answer is not silent; but a new
+    /// member is not known to be there at all.
     fn forget_silent(&mut self, now: Time) -> Vec<String> {
         let mut silent = Vec::new();
         for (id, member) in &mut self.members {
@@ -192,8 +193,8 @@ impl Group {
         silent
     }
 
-    /// Members that joined but never came for their assignment keep the others from nothing, but they
-    /// own partitions that nobody reads.
+    /// Members that joined but never came for their assignment keep the others from nothing, but
+    /// they own partitions that nobody reads.
     fn sync_time_over(&mut self, cx: &mut Context<'_>) {
         self.sync_deadline = None;
         let lost = self.members.iter().filter(|(_, member)| !member.synced);

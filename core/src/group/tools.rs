@@ -18,8 +18,8 @@ const GROUP_TYPE: &str = "Classic";
 /// DescribeGroups from this version on says that a group does not exist (KIP-1043).
 const GROUP_ID_NOT_FOUND_FROM: i16 = 6;
 
-/// Without ACLs everybody may READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: bits by the codes
-/// of Kafka's `AclOperation`.
+/// Without ACLs everybody may READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: bits by
+/// the codes of Kafka's `AclOperation`.
 const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// OffsetFetch from this version on asks for several groups.
@@ -201,7 +201,8 @@ fn single_group(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
     OffsetFetchResponseTopic { name: topic.name, partitions }
 }
 
-/// Metadata and assignments are told of a stable group only: else they belong to no common generation.
+/// Metadata and assignments are told of a stable group only: else they belong to no common
+/// generation.
 fn described(group: &Group) -> DescribedGroup {
     let is_stable = group.state == State::Stable;
     let protocol = group.protocol_name.clone().filter(|_| is_stable).unwrap_or_default();

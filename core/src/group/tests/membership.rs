@@ -268,7 +268,7 @@ fn a_question_that_is_asked_again_answers_the_old_one() {
 fn tools_see_groups_by_state_and_what_members_were_assigned() {
     let mut world = World::new();
     let members = world.stable_group(2);
-    let mut list = |state: &str, kind: &str| {
+    let list = |state: &str, kind: &str| {
         let filter = |value: &str| if value.is_empty() { vec![] } else { vec![value.into()] };
         let request =
             ListGroupsRequest { states_filter: filter(state), types_filter: filter(kind) };

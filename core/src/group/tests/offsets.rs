@@ -325,8 +325,8 @@ fn offset(offset: i64) -> super::super::offsets::Committed {
     }
 }
 
-/// Keys and values that Apache Kafka 4.3.1 wrote for kcat 1.7.1: a group of a static member, an offset,
-/// and the group when all had left.
+/// Keys and values that Apache Kafka 4.3.1 wrote for kcat 1.7.1: a group of a static member, an
+/// offset, and the group when all had left.
 const KAFKA: [(&str, &str); 3] = [
     (
         "0002000467727031",

@@ -1,7 +1,8 @@
-//! Members as small models in seeded disorder: silence, restarts of theirs, power cuts of the node's.
+//! Members as small models in seeded disorder: silence, restarts of theirs, power cuts of the
+//! node's.
 //!
-//! Three checkers watch: GroupOwnsEachPartitionOnce, OffsetsNeverGoBack, GenerationOnlyGrows. For each
-//! there is a [`Mutation`] that it finds.
+//! Three checkers watch: GroupOwnsEachPartitionOnce, OffsetsNeverGoBack, GenerationOnlyGrows. For
+//! each there is a [`Mutation`] that it finds.
 
 use super::*;
 use alloc::format;
