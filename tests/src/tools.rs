@@ -30,6 +30,15 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
+    execute(command, input, LIMIT)
+}
+
+/// Runs a program that may take longer.
+pub fn run_for(command: &mut Command, limit: Duration) -> Output {
+    execute(command, b"", limit)
+}
+
+fn execute(command: &mut Command, input: &[u8], limit: Duration) -> Output {
     let what = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -43,7 +52,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
         if let Some(status) = child.try_wait().expect("it is our child") {
             break status.code();
         }
-        if start.elapsed() > LIMIT {
+        if start.elapsed() > limit {
             child.kill().ok();
             child.wait().ok();
             break None;
