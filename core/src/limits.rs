@@ -55,3 +55,22 @@ pub const OFFSET_METADATA_MAX: usize = 4_096;
 
 /// Bytes of records that are appended to `__consumer_offsets` as one batch.
 pub const GROUP_APPEND_BYTES_MAX: usize = 256 << 10;
+
+/// Partitions of `__consumer_offsets` when it is created. Kafka's default is 50 for a cluster; each costs
+/// memory, and one gateway has few groups.
+pub const OFFSETS_PARTITIONS: i32 = 8;
+
+/// Bytes of records in one fetch answer, unless the first batch alone is larger: it has to fit a frame, and
+/// memory several times over. Kafka's `fetch.max.bytes` is 55 MiB.
+pub const FETCH_BYTES_MAX: usize = 8 << 20;
+
+/// Fetches that read the disk at the same time; others wait for their turn. Each may hold
+/// [`FETCH_BYTES_MAX`], though few do: what is read is what partitions have.
+pub const FETCHES_READING_MAX: usize = 8;
+
+/// Partitions that all waiting fetches and all fetch sessions may name together, about 100 bytes each.
+/// A fetch beyond it is answered at once; a session beyond it is not opened.
+pub const FETCH_PARTITIONS_MAX: usize = 200_000;
+
+/// Fetch sessions that are remembered: Kafka's `max.incremental.fetch.session.cache.slots`.
+pub const FETCH_SESSIONS_MAX: usize = 1_000;

@@ -2,20 +2,44 @@
 //!
 //! The driver calls [`Node::handle`] with what happened, then [`Node::poll`] until `None`, performs every
 //! output, and calls again at [`Node::deadline`] with [`Input::Tick`].
+//!
+//! The node joins what the layers below decide: a request is read (`requests`), answered by the file of its
+//! API family, and its answer leaves in its turn (`connections`). Three things wait: a produce for the flash
+//! (`produce`), a fetch for records or for the disk (`fetch`), a change of the metadata for its record to be
+//! durable (`changes`). Everything that waits is woken by an event of the log or by the clock.
 
+mod changes;
+mod cluster;
+mod configs;
+mod connections;
+mod describe;
+mod fetch;
+mod groups;
+mod list_offsets;
+mod produce;
+mod producer_ids;
+mod requests;
+mod session;
+mod start;
 mod status;
+mod timers;
+mod topics;
 
 pub use status::{
     ApiStatus, ConnectionStatus, GroupStatus, MemberStatus, OffsetStatus, PartitionStatus, Phase,
     Status, TopicStatus,
 };
 
-use crate::log::{FlushCap, Io, IoResult, OpenError, Start};
-use crate::types::{ConnId, NodeId, OpId, Time, WallTime};
-use crate::wire::Frame;
-use alloc::collections::BTreeMap;
+use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start};
+use crate::metadata::{CONSUMER_OFFSETS, Image};
+use crate::rng::Rng;
+use crate::types::{ConnId, NodeId, OpId, PartitionNumber, Time, WallTime};
+use crate::wire::{Frame, Message};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 use bytes::Bytes;
+use connections::{Answered, Caller};
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -31,7 +55,8 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
     pub footer_cache_bytes: usize,
-    /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them.
+    /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them. Whoever reads
+    /// them from a user checks them with [`crate::metadata::configs::validate`].
     pub topic_defaults: BTreeMap<String, String>,
     /// Kafka's `num.partitions` and `auto.create.topics.enable`.
     pub num_partitions: i32,
@@ -42,6 +67,8 @@ pub struct Settings {
 
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// A client has connected. Optional: it tells groups and tools the client's address.
+    Opened { conn: ConnId, host: String },
     /// A request frame without its four size bytes.
     Request { conn: ConnId, frame: Bytes },
     /// The client is gone; what it waits for is dropped. Its ids are never used again.
@@ -80,27 +107,215 @@ pub enum Output {
     Stopped,
 }
 
-pub struct Node {}
+/// The leader epoch of every partition while one gateway leads them all.
+const LEADER_EPOCH: i32 = 0;
 
-#[allow(unused_variables)]
+/// The wall clock as it was said last, and when.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    said: Option<WallTime>,
+    at: Time,
+    trusted: bool,
+}
+
+impl Clock {
+    /// Milliseconds since 1970, right or wrong; 0 before it was first said.
+    fn wall_ms(&self, now: Time) -> i64 {
+        self.said.map_or(0, |said| said.0 + (now.since(self.at).0 / 1_000_000) as i64)
+    }
+
+    fn trusted(&self, now: Time) -> Option<WallTime> {
+        self.trusted.then(|| WallTime(self.wall_ms(now)))
+    }
+}
+
+pub struct Node {
+    settings: Settings,
+    phase: Phase,
+    rng: Rng,
+    clock: Clock,
+    log: Log,
+    image: Image,
+    outputs: VecDeque<Output>,
+    connections: connections::Connections,
+    counts: status::Counts,
+    start: start::Start,
+    changes: changes::Changes,
+    producer_ids: producer_ids::ProducerIds,
+    produces: produce::Produces,
+    fetches: fetch::Fetches,
+    searches: list_offsets::Searches,
+    coordinator: groups::Coordinator,
+    timers: timers::Timers,
+}
+
 impl Node {
     pub fn new(now: Time, settings: Settings) -> Node {
-        unimplemented!()
+        let log = Log::open(crate::log::Settings {
+            start: settings.start,
+            medium_bytes: settings.medium_bytes,
+            node: settings.node,
+            flush_cap: settings.flush_cap,
+            checkpoint_bytes: settings.checkpoint_bytes,
+            tail_cache_bytes: settings.tail_cache_bytes,
+            footer_cache_bytes: settings.footer_cache_bytes,
+        });
+        Node {
+            phase: Phase::Opening,
+            rng: Rng::new(settings.seed),
+            clock: Clock::default(),
+            log,
+            image: Image::new(settings.topic_defaults.clone()),
+            outputs: VecDeque::new(),
+            connections: connections::Connections::default(),
+            counts: status::Counts::default(),
+            start: start::Start::default(),
+            changes: changes::Changes::default(),
+            producer_ids: producer_ids::ProducerIds::default(),
+            produces: produce::Produces::default(),
+            fetches: fetch::Fetches::default(),
+            searches: list_offsets::Searches::default(),
+            coordinator: groups::Coordinator::new(settings.seed),
+            timers: timers::Timers::new(now),
+            settings,
+        }
     }
 
     pub fn handle(&mut self, now: Time, input: Input) {
-        unimplemented!()
+        match input {
+            Input::Opened { conn, host } => self.connections.open(conn, host),
+            Input::Request { conn, frame } => self.on_request(now, conn, &frame),
+            Input::Closed { conn } => {
+                self.connections.remove(conn);
+                self.close_fetches(conn);
+            }
+            Input::Done { op, result } => self.log.done(now, op, result),
+            Input::Tick => {}
+            Input::WallClock { now: said, trusted } => {
+                self.clock = Clock { said: Some(said), at: now, trusted };
+                self.set_groups_clock(now);
+            }
+            Input::Stop => {
+                self.phase = Phase::Stopping;
+                self.log.checkpoint(now);
+            }
+        }
+        self.on_events(now);
+        self.on_timers(now);
+        self.poll_groups(now);
     }
 
+    /// The next thing to do, until `None`.
     pub fn poll(&mut self, now: Time) -> Option<Output> {
-        unimplemented!()
+        loop {
+            if let Some(io) = self.log.poll_io(now) {
+                return Some(Output::Io(io));
+            }
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            if !self.on_events(now) {
+                break;
+            }
+        }
+        if self.phase == Phase::Stopping && self.log.is_idle() {
+            self.phase = Phase::Stopped;
+            return Some(Output::Stopped);
+        }
+        None
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        unimplemented!()
+        let all = [
+            self.log.deadline(),
+            self.timers.deadline(),
+            self.fetches.deadline(),
+            self.coordinator.deadline(),
+        ];
+        all.into_iter().flatten().min()
     }
 
-    pub fn status(&self) -> Status {
-        unimplemented!()
+    /// Lets the log's events do their work; says whether there were any.
+    fn on_events(&mut self, now: Time) -> bool {
+        let mut any = false;
+        while let Some(event) = self.log.poll_event() {
+            any = true;
+            match event {
+                Event::Ready => self.on_log_ready(now),
+                Event::Refused(error) => {
+                    self.phase = Phase::Refused;
+                    self.outputs.push_back(Output::Refused(error));
+                }
+                Event::Durable { partitions } => self.on_durable(now, &partitions),
+                Event::Fetched { ticket, result } => match self.start.awaits(ticket) {
+                    true => self.on_replay_read(now, result),
+                    false => self.on_fetched(ticket, result),
+                },
+                Event::Found { ticket, result } => self.on_found(ticket, result),
+                Event::Trimmed { partition, .. } => self.wake_fetches(partition),
+                Event::WriteFailed => {
+                    log::error!("the flash refused a write; it is being written again elsewhere");
+                }
+                Event::Fenced => self.on_fenced(),
+            }
+        }
+        any
+    }
+
+    fn on_durable(&mut self, now: Time, partitions: &[PartitionNumber]) {
+        let offsets = self.image.topic(CONSUMER_OFFSETS).map(|topic| topic.id);
+        let mut offsets_moved = false;
+        for &number in partitions {
+            let Some(end) = self.log.partition(number).map(|view| view.durable_end) else {
+                continue;
+            };
+            if number == PartitionNumber::METADATA {
+                self.on_metadata_durable(now, end);
+                continue;
+            }
+            let of = self.image.partition_of(number).map(|partition| partition.topic);
+            offsets_moved |= of.is_some() && of == offsets;
+            for (caller, frame) in self.produces.durable(number, end) {
+                self.send(caller, frame);
+            }
+            self.wake_fetches(number);
+        }
+        if offsets_moved {
+            self.on_offsets_durable(now);
+        }
+    }
+
+    /// The log takes no more writes: whoever waits for one is told by the end of its connection.
+    fn on_fenced(&mut self) {
+        log::error!("the flash failed twice: this gateway takes no writes until it is restarted");
+        self.phase = Phase::Fenced;
+        let callers: Vec<Caller> = self
+            .produces
+            .drain()
+            .chain(self.changes.drain())
+            .chain(self.producer_ids.drain())
+            .chain(self.coordinator.drain())
+            .collect();
+        for caller in callers {
+            self.close(caller);
+        }
+    }
+
+    fn reply<M: Message>(&mut self, caller: Caller, response: &M) {
+        self.send(caller, caller.frame(response));
+    }
+
+    fn send(&mut self, caller: Caller, frame: Frame) {
+        let answered = Answered::Reply(frame);
+        self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
+    }
+
+    fn close(&mut self, caller: Caller) {
+        let answered = Answered::Close;
+        self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

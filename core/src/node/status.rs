@@ -3,7 +3,12 @@
 //! A status is built when somebody asks, by walking the image, the log and the groups; nothing is counted
 //! twice to keep it ready.
 
-use alloc::string::String;
+use super::Node;
+use crate::error::ErrorCode;
+use crate::metadata::{Topic, is_internal};
+use crate::wire::ApiKey;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::Serialize;
 
@@ -113,4 +118,90 @@ pub struct ApiStatus {
     pub requests: u64,
     /// Answers with an error, by Kafka's name of the code. A fetch of five partitions may count five.
     pub errors: Vec<(String, u64)>,
+}
+
+/// Requests and errors by API.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    by_api: BTreeMap<ApiKey, Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    requests: u64,
+    errors: BTreeMap<ErrorCode, u64>,
+}
+
+impl Counts {
+    pub fn request(&mut self, api: ApiKey) {
+        self.by_api.entry(api).or_default().requests += 1;
+    }
+
+    /// Counts a code that was answered; none is no error.
+    pub fn error(&mut self, api: ApiKey, code: ErrorCode) {
+        if code.is_error() {
+            *self.by_api.entry(api).or_default().errors.entry(code).or_default() += 1;
+        }
+    }
+
+    fn status(&self) -> Vec<ApiStatus> {
+        let api = |(api, count): (&ApiKey, &Count)| ApiStatus {
+            api: api.name().into(),
+            requests: count.requests,
+            errors: count.errors.iter().map(|(code, n)| (code.name().into(), *n)).collect(),
+        };
+        self.by_api.iter().map(api).collect()
+    }
+}
+
+impl Node {
+    pub fn status(&self) -> Status {
+        Status {
+            node: self.settings.node.0,
+            cluster_id: self.image.cluster_id().map_or_else(String::new, |id| id.to_string()),
+            phase: self.phase,
+            wall_clock_ms: self.clock.said.map(|said| said.0),
+            clock_trusted: self.clock.trusted,
+            topics: self.image.topics_by_name().map(|topic| self.topic_status(topic)).collect(),
+            groups: self.groups_status(),
+            connections: self.connections_status(),
+            requests: self.counts.status(),
+            fetch_sessions: self.fetches.sessions() as u64,
+            produces_waiting: self.produces.len() as u64,
+            fetches_waiting: self.fetches.len() as u64,
+            log: self.log.stats(),
+        }
+    }
+
+    fn topic_status(&self, topic: &Topic) -> TopicStatus {
+        let partition = |number: &crate::types::PartitionNumber| {
+            let view = self.log.partition(*number);
+            view.map_or(PartitionStatus { number: number.0, ..Default::default() }, |view| {
+                PartitionStatus {
+                    number: number.0,
+                    log_start: view.log_start.0,
+                    log_end: view.log_end.0,
+                    durable_end: view.durable_end.0,
+                    bytes: view.bytes,
+                }
+            })
+        };
+        TopicStatus {
+            name: topic.name.clone(),
+            id: topic.id.to_string(),
+            internal: is_internal(&topic.name),
+            partitions: topic.partitions.iter().map(partition).collect(),
+        }
+    }
+
+    fn connections_status(&self) -> Vec<ConnectionStatus> {
+        let connections = self.connections.iter().map(|(id, connection)| ConnectionStatus {
+            id: id.0,
+            client_id: connection.client_id.clone(),
+            software: connection.software.clone(),
+            requests: connection.requests,
+            requests_waiting: connection.waiting() as u64,
+        });
+        connections.collect()
+    }
 }

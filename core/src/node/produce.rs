@@ -1,0 +1,351 @@
+//! Produce: record batches are judged, appended, and answered when they are on flash.
+//!
+//! The answer is put together at once, since the offsets are known when a batch is appended, and waits as
+//! a frame until the durable end of each partition has passed its batches. `acks=1` waits as `acks=all`
+//! does: with one replica the leader's flash is all there is.
+
+use super::connections::{Answered, Caller};
+use super::{Clock, LEADER_EPOCH, Node};
+use crate::batch::{self, BatchError, Codec, Header, Sequence};
+use crate::error::ErrorCode;
+use crate::log::{Append, AppendError, Log};
+use crate::metadata::{Image, Topic, is_internal};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
+use crate::wire::produce::{
+    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
+    ProduceResponse, TopicProduceResponse,
+};
+use crate::wire::{ApiKey, Frame, Records};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::{Bytes, BytesMut};
+
+/// Answers that wait for the flash.
+#[derive(Debug, Default)]
+pub(super) struct Produces {
+    next_id: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    /// Who waits for a partition's durable end, ascending by the end that it waits for.
+    by_partition: BTreeMap<PartitionNumber, VecDeque<(Offset, u64)>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    caller: Caller,
+    frame: Frame,
+    /// Partitions whose durable end is not there yet.
+    partitions: usize,
+}
+
+impl Produces {
+    fn wait(&mut self, caller: Caller, frame: Frame, ends: &[(PartitionNumber, Offset)]) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.waiting.insert(id, Waiting { caller, frame, partitions: ends.len() });
+        for (number, end) in ends {
+            let queue = self.by_partition.entry(*number).or_default();
+            let at = queue.partition_point(|(other, _)| other <= end);
+            queue.insert(at, (*end, id));
+        }
+    }
+
+    /// The answers that may leave now that a partition is durable up to `end`.
+    pub fn durable(&mut self, number: PartitionNumber, end: Offset) -> Vec<(Caller, Frame)> {
+        let mut answers = Vec::new();
+        let Some(queue) = self.by_partition.get_mut(&number) else { return answers };
+        while queue.front().is_some_and(|(wanted, _)| *wanted <= end) {
+            let Some((_, id)) = queue.pop_front() else { break };
+            let Some(waiting) = self.waiting.get_mut(&id) else { continue };
+            waiting.partitions -= 1;
+            if waiting.partitions == 0 {
+                let waiting = self.waiting.remove(&id);
+                answers.extend(waiting.map(|waiting| (waiting.caller, waiting.frame)));
+            }
+        }
+        if queue.is_empty() {
+            self.by_partition.remove(&number);
+        }
+        answers
+    }
+
+    /// Everyone who waits for a partition that is gone.
+    pub fn forget(&mut self, number: PartitionNumber) -> Vec<Caller> {
+        let queue = self.by_partition.remove(&number).unwrap_or_default();
+        queue
+            .into_iter()
+            .filter_map(|(_, id)| self.waiting.remove(&id))
+            .map(|waiting| waiting.caller)
+            .collect()
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = Caller> + use<> {
+        self.by_partition.clear();
+        core::mem::take(&mut self.waiting).into_values().map(|waiting| waiting.caller)
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+/// A batch that is in the log, on flash or on its way there.
+struct Appended {
+    base_offset: Offset,
+    log_append_time_ms: i64,
+    log_start: Offset,
+}
+
+/// Why a batch is not taken.
+#[derive(Default)]
+struct Refused {
+    code: ErrorCode,
+    message: Option<String>,
+    /// Index of the first record that is at fault, and what is wrong with it.
+    record: Option<(i32, &'static str)>,
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Refused {
+        Refused { code, ..Refused::default() }
+    }
+}
+
+fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refused> {
+    Err(Refused { code, message: Some(message.into()), record: None })
+}
+
+/// What judging and appending needs of the node.
+struct Leader<'a> {
+    now: Time,
+    version: i16,
+    clock: Clock,
+    image: &'a Image,
+    log: &'a mut Log,
+    /// The durable ends that the answer waits for.
+    waits: Vec<(PartitionNumber, Offset)>,
+}
+
+impl Node {
+    pub(super) fn on_produce(&mut self, now: Time, caller: Caller, request: ProduceRequest) {
+        let acks = request.acks;
+        let (version, clock) = (caller.version, self.clock);
+        let (image, log) = (&self.image, &mut self.log);
+        let mut leader = Leader { now, version, clock, image, log, waits: Vec::new() };
+        let response = leader.produce(request);
+        let waits = leader.waits;
+        let mut failed = false;
+        for partition in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
+            failed |= partition.error_code.is_error();
+            self.counts.error(ApiKey::Produce, partition.error_code);
+        }
+        if acks == 0 {
+            // Nobody reads an answer, so an error is told by the end of the connection, as Kafka does.
+            let answered = if failed { Answered::Close } else { Answered::NoReply };
+            self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
+            return;
+        }
+        let frame = caller.frame(&response);
+        match waits.is_empty() {
+            true => self.send(caller, frame),
+            false => self.produces.wait(caller, frame, &waits),
+        }
+    }
+}
+
+impl Leader<'_> {
+    fn produce(&mut self, request: ProduceRequest) -> ProduceResponse {
+        let refused = refused_whole(&request);
+        let mut response = ProduceResponse::default();
+        for data in request.topic_data {
+            let topic = match self.version {
+                ..=12 => self.image.topic(&data.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+                _ => self.image.topic_by_id(data.topic_id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID),
+            };
+            let topic = refused.map_or(topic, Err);
+            let mut partition_responses = Vec::with_capacity(data.partition_data.len());
+            for partition in data.partition_data {
+                let index = partition.index;
+                let outcome = match topic {
+                    Ok(topic) => self.append(topic, partition),
+                    Err(code) => Err(code.into()),
+                };
+                partition_responses.push(partition_response(index, outcome));
+            }
+            response.responses.push(TopicProduceResponse {
+                name: data.name,
+                topic_id: data.topic_id,
+                partition_responses,
+            });
+        }
+        response
+    }
+
+    fn append(&mut self, topic: &Topic, data: PartitionProduceData) -> Result<Appended, Refused> {
+        let number = topic.partition(data.index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        if is_internal(&topic.name) {
+            return refuse(
+                ErrorCode::INVALID_TOPIC_EXCEPTION,
+                "Internal topics are not written to.",
+            );
+        }
+        let (header, batch) = the_batch(data.records, self.version)?;
+        let (header, batch) = self.check(topic, header, batch)?;
+        let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        let (base_offset, durable_end, log_start) =
+            (view.log_end, view.durable_end, view.log_start);
+        // A repeated batch is answered as the first time, and no earlier: it may not be on flash yet.
+        let duplicate = match view.producers.check(&header)? {
+            Sequence::Duplicate { base_offset } => Some(base_offset),
+            Sequence::Append => None,
+        };
+        if duplicate.is_none() {
+            let leader_epoch = LeaderEpoch(LEADER_EPOCH);
+            let append = Append { partition: number, leader_epoch, base_offset, header, batch };
+            self.log.append(self.now, append).map_err(refused_by_log)?;
+        }
+        let base_offset = duplicate.unwrap_or(base_offset);
+        let end = base_offset.plus(i64::from(header.last_offset_delta) + 1);
+        if end > durable_end {
+            self.waits.push((number, end));
+        }
+        let stamped = topic.policy.log_append_time && duplicate.is_none();
+        let log_append_time_ms = if stamped { header.max_timestamp } else { -1 };
+        Ok(Appended { base_offset, log_append_time_ms, log_start })
+    }
+
+    /// Kafka's rules for what may be appended to a topic. Returns the batch as it is to be stored.
+    fn check(
+        &self,
+        topic: &Topic,
+        mut header: Header,
+        batch: Bytes,
+    ) -> Result<(Header, Bytes), Refused> {
+        let policy = &topic.policy;
+        if batch.len() > policy.max_message_bytes {
+            return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
+        }
+        if header.is_transactional() {
+            return refuse(ErrorCode::INVALID_TXN_STATE, "Transactions are not supported yet.");
+        }
+        let max_timestamp = batch::check_produced(&header, &batch).map_err(refused_bytes)?;
+        if policy.compacted && header.codec() == Some(Codec::None) {
+            check_keys(&header, &batch)?;
+        }
+        let wall_ms = self.clock.wall_ms(self.now);
+        if policy.log_append_time {
+            let mut stamped = BytesMut::from(&batch[..]);
+            batch::stamp_append_time(&mut stamped, wall_ms);
+            return reparsed(stamped.freeze());
+        }
+        // A gateway without a trusted clock cannot call another clock wrong.
+        if self.clock.trusted {
+            let ahead = max_timestamp.saturating_sub(wall_ms);
+            let behind = wall_ms.saturating_sub(header.base_timestamp);
+            if ahead > policy.timestamp_after_max_ms || behind > policy.timestamp_before_max_ms {
+                let message = "Timestamp of a message is out of range.";
+                return refuse(ErrorCode::INVALID_TIMESTAMP, message);
+            }
+        }
+        if max_timestamp != header.max_timestamp {
+            let mut stamped = BytesMut::from(&batch[..]);
+            batch::stamp_max_timestamp(&mut stamped, max_timestamp);
+            return reparsed(stamped.freeze());
+        }
+        header.base_offset = Offset::ZERO;
+        Ok((header, batch))
+    }
+}
+
+/// What is wrong with a request as a whole, so that each of its partitions is answered so.
+fn refused_whole(request: &ProduceRequest) -> Option<ErrorCode> {
+    if !(-1..=1).contains(&request.acks) {
+        return Some(ErrorCode::INVALID_REQUIRED_ACKS);
+    }
+    request.transactional_id.as_ref().map(|_| ErrorCode::INVALID_TXN_STATE)
+}
+
+/// The one batch that a partition's records must be (`ProduceRequest.validateRecords` in Kafka).
+fn the_batch(records: Records, version: i16) -> Result<(Header, Bytes), Refused> {
+    let mut bytes = records.0.and_then(|pieces| pieces.into_iter().next()).unwrap_or_default();
+    let Some(first) = batch::next_batch(&mut bytes) else {
+        return refuse(ErrorCode::INVALID_RECORD, "A partition must have one record batch.");
+    };
+    let (header, batch) = first.map_err(refused_bytes)?;
+    if !bytes.is_empty() {
+        return refuse(ErrorCode::INVALID_RECORD, "A partition must have only one record batch.");
+    }
+    if version < 7 && header.codec() == Some(Codec::Zstd) {
+        let message = "Produce before version 7 does not know zstd.";
+        return refuse(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message);
+    }
+    Ok((header, batch))
+}
+
+fn reparsed(batch: Bytes) -> Result<(Header, Bytes), Refused> {
+    let header = Header::parse(&batch).map_err(refused_bytes)?;
+    Ok((header, batch))
+}
+
+fn check_keys(header: &Header, batch: &[u8]) -> Result<(), Refused> {
+    let section = batch.get(batch::HEADER_BYTES..).unwrap_or_default();
+    let keyless = (0..)
+        .zip(batch::records(section, header.records_count))
+        .find(|(_, record)| record.as_ref().is_ok_and(|record| record.key.is_none()));
+    match keyless {
+        None => Ok(()),
+        Some((index, _)) => Err(Refused {
+            code: ErrorCode::INVALID_RECORD,
+            message: Some("One or more records have been rejected.".into()),
+            record: Some((index, "Compacted topic cannot accept message without key.")),
+        }),
+    }
+}
+
+fn refused_bytes(error: BatchError) -> Refused {
+    match error {
+        BatchError::OldMagic(_) => Refused {
+            code: ErrorCode::INVALID_RECORD,
+            message: Some("Only record batches with magic version 2 are taken.".into()),
+            record: None,
+        },
+        error => error.code().into(),
+    }
+}
+
+fn refused_by_log(error: AppendError) -> Refused {
+    let message = match error {
+        AppendError::UnknownPartition => return ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into(),
+        AppendError::Full => "The disk budget of this gateway is used up.",
+        AppendError::Fenced => "The flash of this gateway takes no more writes.",
+    };
+    let message = Some(message.into());
+    Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, message, record: None }
+}
+
+fn partition_response(index: i32, outcome: Result<Appended, Refused>) -> PartitionProduceResponse {
+    match outcome {
+        Ok(appended) => PartitionProduceResponse {
+            index,
+            base_offset: appended.base_offset.0,
+            log_append_time_ms: appended.log_append_time_ms,
+            log_start_offset: appended.log_start.0,
+            ..PartitionProduceResponse::default()
+        },
+        Err(refused) => PartitionProduceResponse {
+            index,
+            error_code: refused.code,
+            base_offset: -1,
+            record_errors: refused
+                .record
+                .map(|(batch_index, why)| BatchIndexAndErrorMessage {
+                    batch_index,
+                    batch_index_error_message: Some(why.into()),
+                })
+                .into_iter()
+                .collect(),
+            error_message: refused.message,
+            ..PartitionProduceResponse::default()
+        },
+    }
+}
