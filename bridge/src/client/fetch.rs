@@ -76,24 +76,45 @@ pub struct OffsetAt {
 }
 
 impl Client {
-    /// Reads on from some offsets, each at its leader, with one request to each broker at the same time.
-    /// Errors of single partitions stand in the answer; those that mean another leader are learnt from.
+    /// Reads on from some offsets, each at its leader, with one request to each broker at the same time. What
+    /// concerns single partitions stands in the answer, as a code; it is learnt from.
     pub async fn fetch(&self, from: &[FetchFrom], limits: FetchLimits) -> Result<Vec<Fetched>> {
         let mut leaders: BTreeMap<i32, Vec<&FetchFrom>> = BTreeMap::new();
+        let mut fetched = Vec::new();
         for want in from {
-            let leader = self.leader(&want.topic, want.partition).await?;
-            leaders.entry(leader).or_default().push(want);
+            match self.leader(&want.topic, want.partition).await {
+                Ok(leader) => leaders.entry(leader).or_default().push(want),
+                Err(Error { kind: ErrorKind::Code(code), .. }) => {
+                    fetched.push(Fetched::failed(want, code));
+                }
+                Err(error) => return Err(error),
+            }
         }
         let requests = leaders.into_iter().map(async |(leader, wants)| {
             let request = fetch_request(&wants, limits);
             let response = self.request_held(Broker::Node(leader), &request, limits.max_wait);
-            let response: FetchResponse = response.await?;
-            Error::check(response.error_code, || format!("fetching from node {leader}"))?;
-            Ok(response)
+            let response: Result<FetchResponse> = response.await;
+            let response = response.and_then(|response| {
+                Error::check(response.error_code, || format!("fetching from node {leader}"))?;
+                Ok(response)
+            });
+            (wants, response)
         });
-        let mut fetched = Vec::new();
-        for response in join_all(requests).await {
-            for topic in response?.responses {
+        let responses = join_all(requests).await;
+        let one_works = responses.iter().any(|(_, response)| response.is_ok());
+        for (wants, response) in responses {
+            let response = match response {
+                Ok(response) => response,
+                // One broker of several is away: the others are read on.
+                Err(error) if one_works => {
+                    log::debug!("{error}");
+                    let code = error.code().unwrap_or(ErrorCode::NETWORK_EXCEPTION);
+                    fetched.extend(wants.into_iter().map(|want| Fetched::failed(want, code)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for topic in response.responses {
                 for partition in topic.partitions {
                     if leader_moved(partition.error_code) {
                         self.forget(Broker::Leader(&topic.topic, partition.partition_index));
@@ -148,6 +169,19 @@ impl Client {
 }
 
 impl Fetched {
+    fn failed(want: &FetchFrom, error_code: ErrorCode) -> Fetched {
+        Fetched {
+            topic: want.topic.clone(),
+            partition: want.partition,
+            error_code,
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            aborted_transactions: Vec::new(),
+            records: Bytes::new(),
+        }
+    }
+
     fn new(topic: String, partition: PartitionData) -> Fetched {
         Fetched {
             topic,

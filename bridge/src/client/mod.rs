@@ -26,10 +26,12 @@ mod versions;
 pub use admin::NewTopic;
 pub use consumer::{Consumer, ConsumerSettings, Polled};
 pub use error::{Error, ErrorKind, Result};
+pub(crate) use fetch::join_all;
 pub use fetch::{EARLIEST, FetchFrom, FetchLimits, Fetched, LATEST, OffsetAt};
 pub use group::CommittedOffset;
 pub use metadata::{Cluster, Partition, Topic};
-pub use produce::{Acks, Produced};
+pub use produce::{Acks, Produced, ToPartition};
+pub(crate) use records::record_timestamp;
 pub use records::{Batch, Batches, OwnedRecord, decode_records, open_section};
 pub use transaction::{Transaction, TransactionalId};
 

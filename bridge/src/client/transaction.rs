@@ -16,7 +16,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use weir_core::batch::ProducerStamp;
 use weir_core::error::ErrorCode;
 use weir_core::wire::producers::{InitProducerIdRequest, InitProducerIdResponse};
@@ -27,7 +26,7 @@ use weir_core::wire::txn::{
 
 use super::error::{Error, Result};
 use super::group::{CommittedOffset, by_topic};
-use super::produce::{Acks, Produced};
+use super::produce::{Produced, ToPartition};
 use super::{Broker, Client};
 
 /// The name under which the coordinator knows the producer across restarts, and how long it lets one of
@@ -157,14 +156,9 @@ impl Transaction {
             .await
     }
 
-    /// Appends a stamped batch. Repeating it is safe: the leader knows its sequence.
-    pub async fn produce(&self, topic: &str, partition: i32, batch: Bytes) -> Result<Produced> {
-        self.client
-            .retry(Broker::Leader(topic, partition), async || {
-                let id = Some(self.id.as_str());
-                self.client.produce_once(id, topic, partition, batch.clone(), Acks::All).await
-            })
-            .await
+    /// Appends stamped batches, one for each partition. Repeating them is safe: leaders know their sequences.
+    pub async fn produce(&self, batches: &[ToPartition]) -> Vec<Result<Produced>> {
+        self.client.produce_many(Some(&self.id), batches).await
     }
 
     /// Commits offsets of a group with the transaction.
