@@ -1,6 +1,6 @@
 //! A real Apache Kafka: the centre that gateways mirror to, and the reference that tests compare with.
 
-use crate::{folder, free_port, root, tools};
+use crate::{Proxy, folder, free_port, root, tools};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -9,6 +9,8 @@ use std::process::Command;
 pub struct Kafka {
     folder: PathBuf,
     pub port: u16,
+    /// A file that is appended to the broker's properties.
+    properties: Option<PathBuf>,
 }
 
 /// The script that starts Kafka and runs its tools.
@@ -20,14 +22,37 @@ pub fn script() -> Command {
 
 impl Kafka {
     pub fn started(name: &str) -> Kafka {
-        let kafka = Kafka { folder: folder(name), port: free_port() };
+        let kafka = Kafka { folder: folder(name), port: free_port(), properties: None };
         kafka.start();
         kafka
+    }
+
+    /// One that clients reach through a proxy only, as its metadata says. The broker's own connections to
+    /// itself go another way, as they do when a link to the world is lost.
+    pub fn behind_a_proxy(name: &str) -> (Kafka, Proxy) {
+        let (folder, port, internal) = (folder(name), free_port(), free_port());
+        let proxy = Proxy::to(port);
+        let properties = folder.join("more.properties");
+        let (outside, own) = (format!("PLAINTEXT://127.0.0.1:{}", proxy.port), internal);
+        let text = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{},OWN://127.0.0.1:{own}\n\
+             advertised.listeners={outside},OWN://127.0.0.1:{own}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OWN:PLAINTEXT\n\
+             inter.broker.listener.name=OWN\n",
+            port + 1,
+        );
+        std::fs::write(&properties, text).unwrap();
+        let kafka = Kafka { folder, port, properties: Some(properties) };
+        kafka.start();
+        (kafka, proxy)
     }
 
     pub fn start(&self) {
         let mut command = script();
         command.arg("start").arg(&self.folder).arg(self.port.to_string());
+        if let Some(properties) = &self.properties {
+            command.env("KAFKA_PROPS", properties);
+        }
         tools::run(&mut command).success();
     }
 

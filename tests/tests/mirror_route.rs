@@ -1,0 +1,303 @@
+//! The mirror between two real Kafkas: each record once and in order, whatever is killed or cut.
+//!
+//! The mirror runs in a process of its own, so that it can be killed: this very test binary, started once
+//! more with what to do in its environment.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use weir_bridge::client::{
+    Acks, Batch, Batches, Bootstrap, Client, FetchFrom, FetchLimits, LATEST, NewTopic, OwnedRecord,
+    Settings, decode_records,
+};
+use weir_bridge::mirror::{self, Route};
+use weir_core::batch::{Builder, Codec, seal};
+use weir_core::rng::Rng;
+use weir_core::wire::topics::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use weir_tests::{Kafka, folder};
+
+const ROUTE: &str = "WEIR_TESTS_MIRROR_ROUTE";
+const SOURCE: &str = "WEIR_TESTS_MIRROR_SOURCE";
+const STATUS: &str = "WEIR_TESTS_MIRROR_STATUS";
+
+/// The other process. As a test of its own it has nothing to do.
+#[test]
+fn mirror_process() {
+    let Ok(route) = std::env::var(ROUTE) else { return };
+    let route: Route = serde_json::from_str(&route).unwrap();
+    let source = Bootstrap::Tcp(vec![std::env::var(SOURCE).unwrap()]);
+    let file = std::env::var(STATUS).unwrap();
+    let handle = mirror::Handle::new();
+    let shown = handle.clone();
+    std::thread::spawn(move || {
+        loop {
+            let text = serde_json::to_string(&shown.snapshot()).unwrap();
+            std::fs::write(format!("{file}.new"), text).unwrap();
+            std::fs::rename(format!("{file}.new"), &file).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let (_stop, stopped) = async_channel::bounded(1);
+    smol::block_on(mirror::run(vec![route], source, handle, stopped)).unwrap();
+}
+
+/// A mirror that runs in its process, and what it says of itself.
+struct Mirror {
+    route: String,
+    source: String,
+    status: std::path::PathBuf,
+    child: Option<Child>,
+}
+
+impl Mirror {
+    fn new(name: &str, source: &Kafka, target: &str, more: &str) -> Mirror {
+        let route = format!(
+            r#"{{"name":"central","bootstrap":["{target}"],"topics":["plant-.*"],"prefix":"gw1.",
+                "request_timeout_ms":2000,"linger_ms":50{more}}}"#
+        );
+        let status = folder(name).join("status.json");
+        Mirror { route, source: source.bootstrap(), status, child: None }
+    }
+
+    fn start(&mut self) {
+        let log = std::fs::File::create(self.status.with_extension("log")).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mirror_process", "--nocapture"])
+            .env(ROUTE, &self.route)
+            .env(SOURCE, &self.source)
+            .env(STATUS, &self.status)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn status(&self) -> String {
+        std::fs::read_to_string(&self.status).unwrap_or_default()
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn client(bootstrap: &str) -> Client {
+    let bootstrap = Bootstrap::Tcp(vec![bootstrap.to_string()]);
+    let mut settings = Settings::new(bootstrap, "weir-tests");
+    settings.retry_for = Duration::from_secs(90);
+    settings.request_timeout = Duration::from_secs(5);
+    Client::new(settings)
+}
+
+async fn create(client: &Client, name: &str, partitions: i32) {
+    let topic = NewTopic { name: name.into(), partitions, replication_factor: -1, configs: vec![] };
+    client.create_topic(&topic).await.unwrap();
+}
+
+/// A batch of numbered records of about 100 bytes; every seventh is large and compressed.
+fn batch(numbers: std::ops::Range<u32>, large: bool) -> Bytes {
+    let mut builder = Builder::new();
+    for number in numbers {
+        // Padding that does not compress to nothing, or no batch would be large enough to pass through.
+        let mut rng = Rng::new(u64::from(number));
+        let padding: String = (0..if large { 1_000 } else { 90 })
+            .map(|_| char::from(b'!' + rng.below(64) as u8))
+            .collect();
+        let value = format!("{number}:{padding}");
+        builder.push(1_700_000_000_000 + i64::from(number), None, Some(value.as_bytes()), &[]);
+    }
+    let codec = if large { Codec::Lz4 } else { Codec::None };
+    let (header, section) = builder.into_section();
+    let section = weir_bridge::compress::compress(codec, &section).unwrap();
+    seal(header, codec, &section, None).into()
+}
+
+/// Appends `count` numbered records to each partition, as fast as asked.
+async fn produce(client: &Client, topic: &str, partitions: i32, count: u32, pause: Duration) {
+    for (index, first) in (0..count).step_by(100).enumerate() {
+        for partition in 0..partitions {
+            let batch = batch(first..(first + 100).min(count), index % 7 == 3);
+            client.produce(topic, partition, batch, Acks::All).await.unwrap();
+        }
+        smol::Timer::after(pause).await;
+    }
+}
+
+/// Every committed record of a partition.
+async fn records(client: &Client, topic: &str, partition: i32) -> Vec<OwnedRecord> {
+    let end = client.list_offsets(&[(topic.into(), partition, LATEST)]).await.unwrap()[0].offset;
+    let (mut records, mut offset) = (Vec::new(), 0);
+    while offset < end {
+        let from = [FetchFrom { topic: topic.into(), partition, offset }];
+        for fetched in client.fetch(&from, FetchLimits::default()).await.unwrap() {
+            for batch in Batches::new(&fetched) {
+                offset = match batch.unwrap() {
+                    Batch::Data(header, batch) => {
+                        records.extend(decode_records(&header, &batch, offset).unwrap());
+                        header.last_offset().0 + 1
+                    }
+                    Batch::Skipped(header) => header.last_offset().0 + 1,
+                };
+            }
+        }
+    }
+    records
+}
+
+fn numbers(records: &[OwnedRecord]) -> Vec<u32> {
+    let number = |record: &OwnedRecord| {
+        let value = String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap();
+        value.split(':').next().unwrap().parse::<u32>().unwrap()
+    };
+    records.iter().map(number).collect()
+}
+
+/// Waits until the target has everything, then holds it against the ledger: each number once, in order.
+async fn check(client: &Client, mirror: &Mirror, topic: &str, partitions: i32, count: u32) {
+    let start = Instant::now();
+    for partition in 0..partitions {
+        let found = loop {
+            let found = match client.topic(topic).await {
+                Ok(_) => numbers(&records(client, topic, partition).await),
+                Err(_) => Vec::new(),
+            };
+            if found.len() >= count as usize {
+                break found;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(180),
+                "{topic}-{partition} has {} of {count}: {}",
+                found.len(),
+                mirror.status()
+            );
+            smol::Timer::after(Duration::from_millis(500)).await;
+        };
+        let wrong = found.iter().zip(0..).find(|(found, expected)| **found != *expected);
+        assert_eq!(wrong, None, "{topic}-{partition}");
+        assert_eq!(found.len(), count as usize, "{topic}-{partition}");
+    }
+}
+
+#[test]
+fn each_record_arrives_once_and_in_order_whatever_is_killed_or_cut() {
+    let (per_partition, partitions) = (25_000, 4);
+    let source = Kafka::started("mirror-source");
+    let (target, link) = Kafka::behind_a_proxy("mirror-target");
+    let target_address = format!("127.0.0.1:{}", link.port);
+    let mut mirror = Mirror::new("mirror", &source, &target_address, "");
+    let produced = Arc::new(AtomicBool::new(false));
+    let (done, from) = (produced.clone(), client(&source.bootstrap()));
+    smol::block_on(create(&from, "plant-a", partitions));
+    let producer = std::thread::spawn(move || {
+        let pause = Duration::from_millis(120);
+        smol::block_on(produce(&from, "plant-a", partitions, per_partition, pause));
+        done.store(true, Ordering::Relaxed);
+    });
+    mirror.start();
+    let mut round = 0;
+    while !produced.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(2_500));
+        match round % 4 {
+            0 => {
+                mirror.kill();
+                mirror.start();
+            }
+            1 => {
+                link.cut();
+            }
+            2 => {
+                link.black_hole(true);
+                std::thread::sleep(Duration::from_secs(4));
+                link.black_hole(false);
+            }
+            _ => {
+                target.signal("KILL");
+                target.start();
+            }
+        }
+        round += 1;
+    }
+    producer.join().unwrap();
+    assert!(round >= 4, "the records came faster than the trouble");
+    smol::block_on(check(
+        &client(&target_address),
+        &mirror,
+        "gw1.plant-a",
+        partitions,
+        per_partition,
+    ));
+}
+
+#[test]
+fn a_trimmed_source_leaves_a_gap_marker_and_provenance_is_told() {
+    let source = Kafka::started("mirror-source");
+    let target = Kafka::started("mirror-target");
+    let mut mirror = Mirror::new("mirror", &source, &target.bootstrap(), "");
+    let (from, to) = (client(&source.bootstrap()), client(&target.bootstrap()));
+    smol::block_on(async {
+        create(&from, "plant-a", 1).await;
+        produce(&from, "plant-a", 1, 100, Duration::ZERO).await;
+        mirror.start();
+        check(&to, &mirror, "gw1.plant-a", 1, 100).await;
+        mirror.kill();
+        from.produce("plant-a", 0, batch(100..200, false), Acks::All).await.unwrap();
+        delete_records(&from, "plant-a", 150).await;
+        // A topic and a partition that come later.
+        create(&from, "plant-b", 1).await;
+        from.create_partitions("plant-a", 2).await.unwrap();
+        from.produce("plant-a", 1, batch(0..100, false), Acks::All).await.unwrap();
+        from.produce("plant-b", 0, batch(0..300, true), Acks::All).await.unwrap();
+        mirror.start();
+        check(&to, &mirror, "gw1.plant-b", 1, 300).await;
+        let found = loop {
+            let found = records(&to, "gw1.plant-a", 0).await;
+            if found.len() == 151 {
+                break found;
+            }
+            assert!(found.len() < 151);
+            smol::Timer::after(Duration::from_millis(200)).await;
+        };
+        let marker = &found[100];
+        assert_eq!(marker.key.as_deref(), Some(mirror::GAP.as_bytes()));
+        let value = String::from_utf8(marker.value.clone().unwrap().to_vec()).unwrap();
+        assert!(value.starts_with(r#"{"from":100,"to":150,"#), "{value}");
+        assert_eq!(numbers(&found[101..]), (150..200).collect::<Vec<_>>());
+        let header = |name: &str| {
+            let found = found[120].headers.iter().find(|(key, _)| key == name);
+            String::from_utf8(found.unwrap().1.clone().unwrap().to_vec()).unwrap()
+        };
+        let told = [mirror::HEADER_TOPIC, mirror::HEADER_PARTITION, mirror::HEADER_OFFSET];
+        assert_eq!(told.map(header), ["plant-a", "0", "169"]);
+        assert_eq!(found[120].timestamp, 1_700_000_000_169);
+        // What came large and compressed came as it was.
+        let passed = records(&to, "gw1.plant-b", 0).await;
+        assert!(passed.iter().all(|record| record.headers.is_empty()));
+        check(&to, &mirror, "gw1.plant-a", 2, 0).await;
+    });
+}
+
+async fn delete_records(client: &Client, topic: &str, offset: i64) {
+    let request = DeleteRecordsRequest {
+        topics: vec![DeleteRecordsTopic {
+            name: topic.into(),
+            partitions: vec![DeleteRecordsPartition { partition_index: 0, offset }],
+        }],
+        timeout_ms: 10_000,
+    };
+    let to = weir_bridge::client::Broker::Leader(topic, 0);
+    let answer = client.request(to, &request).await.unwrap();
+    assert_eq!(answer.topics[0].partitions[0].low_watermark, offset);
+}
