@@ -6,6 +6,7 @@ mod driver;
 mod http;
 mod logger;
 mod serve;
+mod signals;
 mod store;
 mod units;
 

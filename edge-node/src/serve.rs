@@ -3,22 +3,24 @@
 use crate::config::{Address, Config};
 use crate::driver::{Driver, End, Handle, Limits, Port};
 use crate::http;
+use crate::signals::stop_signals;
 use crate::store::{self, Store, flush_cap};
 use crate::units::format_bytes;
-use async_channel::Receiver;
+use async_channel::{Receiver, Sender};
 use async_net::TcpListener;
-use log::{info, warn};
+use log::{error, info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use smol::{Async, LocalExecutor, Task, Timer};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use weir_bridge::LocalNode;
+use weir_bridge::client::Bootstrap;
 use weir_bridge::mirror;
 use weir_bridge::mqtt::Mqtt;
 use weir_core::log::{OpenError, Start};
@@ -66,8 +68,7 @@ async fn run(
     let (port, opens) = Port::new(NodeId(config.node.id));
     let port: Arc<dyn LocalNode> = Arc::new(port);
     executor.spawn(driver.serve_port(opens)).detach();
-    let mqtt = Mqtt::start(&config.mqtt, port).map_err(|error| error.to_string())?;
-    let bridge = Rc::new(Bridge { mqtt: RefCell::new(Some(mqtt)), mirror: mirror::Handle::new() });
+    let bridge = Rc::new(Bridge::start(config, port)?);
     let listening = Listening {
         kafka: kafka.local_addr().map_err(|error| error.to_string())?.to_string(),
         mqtt: bridge.mqtt.borrow().as_ref().and_then(Mqtt::listens).map(|a| a.to_string()),
@@ -79,8 +80,9 @@ async fn run(
     });
     let accept = driver.listen(kafka);
     let node = executor.spawn(driver.run());
-    let signals =
-        stop_signals(&executor).map_err(|error| format!("cannot handle signals: {error}"))?;
+    let (signals, forward) =
+        stop_signals().map_err(|error| format!("cannot handle signals: {error}"))?;
+    executor.spawn(forward).detach();
 
     let started = smol::future::or(async { ready.recv().await.is_ok() }, async {
         let _ = signals.recv().await;
@@ -109,13 +111,42 @@ async fn run(
     }
 }
 
-/// The parts beside the node, which end before it.
+/// The parts beside the node, which end before it. Each has a thread of its own.
 pub struct Bridge {
     mqtt: RefCell<Option<Mqtt>>,
     mirror: mirror::Handle,
+    mirror_stop: Sender<()>,
+    mirror_thread: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Bridge {
+    fn start(config: &Config, port: Arc<dyn LocalNode>) -> Result<Bridge, String> {
+        let mqtt = Mqtt::start(&config.mqtt, port.clone()).map_err(|error| error.to_string())?;
+        let (mirror, (mirror_stop, stop)) = (mirror::Handle::new(), async_channel::bounded(1));
+        let (routes, handle) = (config.mirrors.clone(), mirror.clone());
+        let run = move || {
+            let run = mirror::run(routes, Bootstrap::Local(port), handle, stop);
+            if let Err(error) = smol::block_on(run) {
+                error!("mirror: {error}");
+            }
+        };
+        let thread = match config.mirrors.is_empty() {
+            true => None,
+            false => Some(
+                std::thread::Builder::new()
+                    .name("weir-mirror".into())
+                    .spawn(run)
+                    .map_err(|error| format!("cannot start a thread for the mirror: {error}"))?,
+            ),
+        };
+        Ok(Bridge {
+            mqtt: RefCell::new(Some(mqtt)),
+            mirror,
+            mirror_stop,
+            mirror_thread: RefCell::new(thread),
+        })
+    }
+
     pub fn mqtt_status(&self) -> Option<weir_bridge::mqtt::Status> {
         self.mqtt.borrow().as_ref().map(Mqtt::status)
     }
@@ -132,9 +163,17 @@ impl Bridge {
 
     /// Lets the bridge finish what it has taken. It needs the node for that, so it waits elsewhere.
     async fn stop(&self) {
-        if let Some(mqtt) = self.mqtt.take() {
-            smol::unblock(move || mqtt.stop()).await;
-        }
+        self.mirror_stop.close();
+        let (mqtt, mirror) = (self.mqtt.take(), self.mirror_thread.take());
+        let stop = move || {
+            if let Some(mqtt) = mqtt {
+                mqtt.stop();
+            }
+            if mirror.is_some_and(|thread| thread.join().is_err()) {
+                error!("mirror: the thread ended with a panic");
+            }
+        };
+        smol::unblock(stop).await;
     }
 }
 
@@ -187,7 +226,7 @@ fn advertise(listen: &Address, listener: &TcpListener) -> Address {
 
 fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String> {
     let listener = std::net::TcpListener::bind((address.host.as_str(), address.port));
-    let listener = listener.and_then(|l| Async::new(l)).map_err(|error| {
+    let listener = listener.and_then(Async::new).map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => {
                 "the port is taken, perhaps by another weir; stop that program, or choose another port"
@@ -239,26 +278,6 @@ fn raise_file_limit() {
             warn!("cannot raise the limit of open files: {error}");
         }
     }
-}
-
-/// SIGTERM and SIGINT, as they come.
-fn stop_signals(executor: &LocalExecutor<'static>) -> io::Result<Receiver<()>> {
-    let (read, write) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-    }
-    let (sender, receiver) = async_channel::unbounded();
-    let mut read = Async::new(read)?;
-    let forward = async move {
-        let mut byte = [0];
-        while let Ok(1) = smol::io::AsyncReadExt::read(&mut read, &mut byte).await {
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    };
-    executor.spawn(forward).detach();
-    Ok(receiver)
 }
 
 /// Ends listeners, then the bridge, then the node: each may need the one after it.

@@ -1,6 +1,14 @@
 //! The command line: what can be said, and who does it.
 
 mod args;
+mod connect;
+mod consume;
+mod group;
+mod output;
+mod partitioner;
+mod produce;
+mod status;
+mod topic;
 
 pub use args::{Cli, Command};
 
@@ -47,6 +55,13 @@ pub fn run(cli: Cli) -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve_command(args),
+        Command::Topic(topic) => topic::command(topic),
+        Command::Group(group) => group::command(group),
+        Command::Produce(args) => produce::command(args),
+        Command::Consume(args) => consume::command(args),
+        Command::Status(target) => status::status(&target),
+        Command::Top(args) => status::top(&args),
+        Command::Mirror(mirror) => status::mirror(&mirror),
     }
 }
 

@@ -148,7 +148,7 @@ impl Section {
         self.parsed(key, &expected, |text| {
             let bare = text.parse().ok().map(Duration::from_millis);
             let duration = bare.or_else(|| units::parse_duration(text))?;
-            range.contains(&duration).then(|| duration.as_millis() as u64)
+            range.contains(&duration).then_some(duration.as_millis() as u64)
         })
     }
 

@@ -146,11 +146,11 @@ impl Writer {
             if !done.is_empty() {
                 self.inbox.push_all(done.drain(..));
             }
-            if let Some(slot) = zeroing.front_mut() {
-                if let Some(input) = self.zeroer.step(slot) {
-                    zeroing.pop_front();
-                    self.inbox.push(input);
-                }
+            if let Some(slot) = zeroing.front_mut()
+                && let Some(input) = self.zeroer.step(slot)
+            {
+                zeroing.pop_front();
+                self.inbox.push(input);
             }
         }
     }

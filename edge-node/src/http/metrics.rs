@@ -92,11 +92,12 @@ fn process(page: &mut Page, status: &Status) {
     page.gauge("weir_uptime_seconds", "Time since the start.").is(status.uptime_seconds);
     page.gauge("weir_clock_trusted", "1 while the wall clock may expire records.")
         .is(u8::from(status.node.clock_trusted));
-    page.gauge("process_resident_memory_bytes", "Resident memory.")
+    page.gauge("weir_process_resident_memory_bytes", "Resident memory.")
         .is(status.process.resident_bytes);
-    page.counter("process_cpu_seconds_total", "CPU time used.").is(status.process.cpu_seconds);
-    page.gauge("process_threads", "Threads.").is(status.process.threads);
-    page.gauge("process_max_fds", "Files that may be open.").is(status.process.open_files_max);
+    page.counter("weir_process_cpu_seconds_total", "CPU time used.").is(status.process.cpu_seconds);
+    page.gauge("weir_process_threads", "Threads.").is(status.process.threads);
+    page.gauge("weir_process_open_files_max", "Files that may be open.")
+        .is(status.process.open_files_max);
 }
 
 fn kafka(page: &mut Page, status: &Status) {
