@@ -5,10 +5,12 @@
 
 pub mod client;
 pub mod compress;
+mod ingest;
 pub mod mirror;
 pub mod mqtt;
 mod rules;
 pub mod settings;
+mod slab;
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;

@@ -291,7 +291,7 @@ async fn write_frame(writer: &mut TcpStream, frame: &Frame) -> std::io::Result<(
 }
 
 /// A frame in one piece, as the in-memory connection and the decoder take it.
-fn without_size(frame: Frame) -> Bytes {
+pub(crate) fn without_size(frame: Frame) -> Bytes {
     match frame.0.as_slice() {
         [one] if one.len() >= 4 => one.slice(4..),
         pieces => Bytes::from(pieces.concat()).split_off(4.min(frame.len())),

@@ -24,6 +24,7 @@ mod transaction;
 mod versions;
 
 pub use admin::NewTopic;
+pub(crate) use connection::without_size;
 pub use consumer::{Consumer, ConsumerSettings, Polled};
 pub use error::{Error, ErrorKind, Result};
 pub(crate) use fetch::join_all;

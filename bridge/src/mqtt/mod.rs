@@ -1,18 +1,49 @@
 //! MQTT in: a listener for 3.1.1 and 5.0, sessions, and the way of a publish into the log.
+//!
+//! ```text
+//! net        sockets, tasks, the connection to the node      (input and output)
+//! hub        everything else, as a value                     bytes in, packets and records out
+//! publish    PUBLISH to record           connect   how connections and sessions begin and end
+//! outcomes   durable to PUBACK           wills     what happens by itself, with time
+//! session    what outlives a connection  restore   how it is found again after a cut
+//! source     messages of other brokers   packet    what may be in a packet
+//! ```
 
+mod connect;
+mod connection;
+mod hub;
+mod net;
+mod outcomes;
 mod packet;
+mod publish;
+mod restore;
+mod session;
+mod source;
 mod status;
+mod wills;
 
 pub(crate) use packet::Properties;
 pub use status::{Histogram, SourceStatus, Status};
 
+use crate::client::{Bootstrap, Client, Settings as ClientSettings};
+use crate::ingest::{Ingest, QUEUED_BYTES_MAX};
+use crate::rules::Rules;
 use crate::{LocalNode, settings};
 use async_channel::{Receiver, Sender};
+use futures_lite::future;
+use hub::{Clock, Hub};
+use net::Net;
+use source::Source;
 use status::Counters;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a stop waits for what was taken to become durable, and for the clients to be told.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The running MQTT side: one thread that owns every MQTT connection, session and source.
 #[derive(Debug)]
@@ -33,17 +64,48 @@ impl fmt::Display for StartError {
     }
 }
 
+/// What the thread begins with.
+struct Setup {
+    settings: settings::Mqtt,
+    rules: Rules,
+    sources: Vec<Source>,
+    listener: Option<TcpListener>,
+    local: Arc<dyn LocalNode>,
+    counters: Arc<Counters>,
+    stopped: Receiver<()>,
+}
+
 impl Mqtt {
     /// Binds the listener, checks rules and sources, and starts. Connections are accepted at once; they
     /// are answered when the local node is.
     pub fn start(settings: &settings::Mqtt, local: Arc<dyn LocalNode>) -> Result<Mqtt, StartError> {
+        let rules = Rules::new(settings).map_err(StartError)?;
+        let sources: Vec<Source> = settings
+            .source
+            .iter()
+            .map(Source::new)
+            .collect::<Result<_, _>>()
+            .map_err(StartError)?;
         let listener = bind(&settings.listen)?;
         let listens = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let counters = Arc::new(Counters::default());
+        counters.queued_bytes_max.store(QUEUED_BYTES_MAX as u64, Relaxed);
+        if let Ok(mut status) = counters.sources.lock() {
+            *status = sources.iter().map(Source::status).collect();
+        }
         let (stop, stopped) = async_channel::bounded(1);
+        let setup = Setup {
+            settings: settings.clone(),
+            rules,
+            sources,
+            listener,
+            local,
+            counters: counters.clone(),
+            stopped,
+        };
         let thread = std::thread::Builder::new()
             .name("weir-mqtt".into())
-            .spawn(move || run(listener, local, stopped))
+            .spawn(move || smol::block_on(run(setup)))
             .map_err(|error| StartError(format!("cannot start a thread for MQTT: {error}")))?;
         Ok(Mqtt { counters, listens, stop, thread })
     }
@@ -76,9 +138,86 @@ fn bind(listen: &str) -> Result<Option<TcpListener>, StartError> {
     })
 }
 
-fn run(listener: Option<TcpListener>, local: Arc<dyn LocalNode>, stopped: Receiver<()>) {
-    let _open = (listener, local);
-    smol::block_on(async move {
+/// What the clocks say now.
+fn clock() -> Clock {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Clock { now: Instant::now(), wall_ms: wall.as_millis() as i64 }
+}
+
+async fn run(setup: Setup) {
+    let stopped = setup.stopped.clone();
+    let stop = async {
         let _ = stopped.recv().await;
-    });
+        None
+    };
+    let Some(net) = future::or(begin(&setup), stop).await else { return };
+    let executor = &net.executor;
+    let Setup { sources, listener, local, .. } = setup;
+    let pump = executor.spawn(net.clone().pump(local));
+    let others =
+        [executor.spawn(net.clone().open_topics()), executor.spawn(net.clone().look_after())];
+    let sources: Vec<_> = sources
+        .into_iter()
+        .enumerate()
+        .map(|(number, source)| {
+            // The library wants tokio's clock and sockets around it.
+            executor.spawn(async_compat::Compat::new(source::run(net.clone(), number, source)))
+        })
+        .collect();
+    let accept = listener.map(|listener| executor.spawn(net.clone().accept(listener)));
+    net.settle();
+    let stop = async {
+        let _ = stopped.recv().await;
+        drop((accept, sources));
+        wind_down(&net).await;
+    };
+    executor.run(stop).await;
+    drop((pump, others));
+}
+
+/// Reads back what an earlier run left, and asks for what everything else needs.
+async fn begin(setup: &Setup) -> Option<std::rc::Rc<Net>> {
+    let mut settings = ClientSettings::new(Bootstrap::Local(setup.local.clone()), "weir-mqtt");
+    settings.retry_for = Duration::from_secs(3_600);
+    let client = Client::new(settings);
+    let producer = loop {
+        match client.init_producer_id(None).await {
+            Ok(producer) => break producer,
+            Err(error) => log::warn!("mqtt: {error}; trying again"),
+        }
+        smol::Timer::after(Duration::from_millis(100)).await;
+    };
+    let restored = restore::restore(&client).await;
+    let ingest = Ingest::new(producer.producer_id, producer.producer_epoch);
+    let mut hub = Hub::new(&setup.settings, setup.rules.clone(), setup.counters.clone(), ingest);
+    setup.sources.iter().for_each(|_| hub.sources.add());
+    let sessions = hub.ingest.wanted(hub.sessions_topic);
+    let ends = crate::ingest::topics::open(&client, &sessions).await;
+    hub.ingest.opened(sessions.topic, &ends, Instant::now());
+    // The topics of the rules are there before the first message: who consumes them finds them.
+    for topic in hub.rule_topics.clone().into_iter().flatten() {
+        hub.ingest.is_open(topic);
+    }
+    hub.restored(restored, Instant::now());
+    Some(Net::new(hub, client))
+}
+
+/// Nothing more is read; what was taken is finished, then everybody is told.
+async fn wind_down(net: &Net) {
+    let finish = async {
+        net.hub.borrow_mut().stop_reading();
+        while !net.hub.borrow().ingest.is_idle() {
+            net.settle();
+            smol::Timer::after(Duration::from_millis(5)).await;
+        }
+        net.hub.borrow_mut().shut_down(Instant::now());
+        net.settle();
+        while net.hub.borrow().connections.len() > 0 {
+            smol::Timer::after(Duration::from_millis(5)).await;
+        }
+    };
+    let patience = async {
+        smol::Timer::after(STOP_PATIENCE).await;
+    };
+    future::or(finish, patience).await;
 }

@@ -16,12 +16,12 @@ use template::Template;
 pub(crate) use filter::filter_is_valid;
 
 /// The rules of a configuration, compiled. The last one is the default rule and matches everything.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Rule {
     pattern: Pattern,
     topic: Template,

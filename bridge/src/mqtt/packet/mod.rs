@@ -11,7 +11,7 @@ mod publish;
 mod validate;
 
 pub(crate) use codec::{
-    Connack, Connect, Filter, Packet, Version, connack, decode, disconnect, pingresp, response,
+    Connack, Connect, Packet, Version, Will, connack, decode, disconnect, pingresp, response,
     suback, unsuback,
 };
 pub(crate) use fields::{Properties, Value, property};
@@ -48,6 +48,7 @@ pub(crate) mod reason {
     pub const UNSUPPORTED_PROTOCOL_VERSION: u8 = 0x84;
     pub const CLIENT_IDENTIFIER_NOT_VALID: u8 = 0x85;
     pub const BAD_USER_NAME_OR_PASSWORD: u8 = 0x86;
+    pub const NOT_AUTHORIZED: u8 = 0x87;
     pub const SERVER_UNAVAILABLE: u8 = 0x88;
     pub const SERVER_SHUTTING_DOWN: u8 = 0x8b;
     pub const BAD_AUTHENTICATION_METHOD: u8 = 0x8c;

@@ -1,0 +1,401 @@
+//! Sockets and channels around the [`Hub`]: one thread, one executor, a task for each connection.
+//!
+//! An idle connection owns no buffer: all sockets are read into one, and only what is left of a packet
+//! is kept. Acknowledgements gather in the connections while one answer of the node is taken, and go out
+//! with one write each.
+
+use super::clock;
+use super::connection::{Blocked, OUTPUT_BYTES_MAX};
+use super::hub::Hub;
+use crate::client::Client;
+use crate::ingest::topics;
+use crate::slab::Key;
+use crate::{LocalNode, MemoryConnection};
+use futures_lite::future;
+use smol::{Async, LocalExecutor, Timer};
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// What is read from a socket at once.
+const READ_BYTES: usize = 64 << 10;
+
+pub(crate) struct Net {
+    pub hub: RefCell<Hub>,
+    pub executor: LocalExecutor<'static>,
+    pub client: Client,
+    read_buffer: RefCell<Vec<u8>>,
+    /// There may be a request to send.
+    send: Signal,
+    /// There may be a topic to open.
+    open: Signal,
+    /// Somebody has to be looked at earlier than was thought.
+    tick: Signal,
+    tick_at: Cell<Option<Instant>>,
+}
+
+/// Wakes the one task that waits for it.
+#[derive(Default)]
+struct Signal {
+    set: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    fn notify(&self) {
+        if !self.set.replace(true)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    async fn wait(&self) {
+        future::poll_fn(|cx| {
+            if self.set.replace(false) {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn wait_until(&self, deadline: Option<Instant>) {
+        match deadline {
+            None => self.wait().await,
+            Some(deadline) => {
+                let timer = async {
+                    Timer::at(deadline).await;
+                };
+                future::or(self.wait(), timer).await;
+            }
+        }
+    }
+}
+
+/// What a connection's task goes on with.
+enum Event {
+    Readable,
+    Writable,
+    Unblocked,
+    Over,
+}
+
+impl Net {
+    pub fn new(hub: Hub, client: Client) -> Rc<Net> {
+        Rc::new(Net {
+            hub: RefCell::new(hub),
+            executor: LocalExecutor::new(),
+            client,
+            read_buffer: RefCell::new(vec![0; READ_BYTES]),
+            send: Signal::default(),
+            open: Signal::default(),
+            tick: Signal::default(),
+            tick_at: Cell::new(None),
+        })
+    }
+
+    /// After anything has happened: what is owed is written, and whoever has something to do is woken.
+    pub fn settle(&self) {
+        let mut hub = self.hub.borrow_mut();
+        let hub = &mut *hub;
+        if !hub.wills.is_empty() {
+            hub.publish_wills(clock());
+        }
+        let mut dirty = std::mem::take(&mut hub.dirty);
+        for key in dirty.drain(..) {
+            write(hub, key);
+        }
+        hub.dirty = dirty;
+        if hub.ingest.has_request() || !hub.dirty_sessions.is_empty() {
+            self.send.notify();
+        }
+        if hub.ingest.has_wanted() {
+            self.open.notify();
+        }
+    }
+
+    /// Accepts connections until the listener fails for good.
+    pub async fn accept(self: Rc<Net>, listener: TcpListener) -> io::Result<()> {
+        let listener = Async::new(listener)?;
+        loop {
+            let (socket, _) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    log::warn!("mqtt: accepting a connection: {error}");
+                    Timer::after(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if let Err(error) = socket.get_ref().set_nodelay(true) {
+                log::debug!("mqtt: a connection is gone already: {error}");
+                continue;
+            }
+            let socket = Rc::new(socket);
+            let now = Instant::now();
+            let Some(key) = self.hub.borrow_mut().accepted(now) else { continue };
+            if let Some(connection) = self.hub.borrow_mut().connections.get_mut(key) {
+                connection.socket = Some(socket.clone());
+            }
+            self.look_before(now + Duration::from_secs(10));
+            self.executor.spawn(serve(self.clone(), key, socket)).detach();
+        }
+    }
+
+    /// The next look at everybody is not later than this.
+    fn look_before(&self, when: Instant) {
+        if self.tick_at.get().is_none_or(|at| at > when) {
+            self.tick.notify();
+        }
+    }
+
+    /// Looks at everybody whenever somebody's time may be over, once a second at most.
+    pub async fn look_after(self: Rc<Net>) {
+        loop {
+            let clock = clock();
+            let next = self.hub.borrow_mut().tick(clock);
+            let trimmed = self.hub.borrow_mut().trimmed();
+            self.settle();
+            if let Some(below) = trimmed
+                && let Err(error) =
+                    topics::delete_below(&self.client, super::session::TOPIC, below).await
+            {
+                log::debug!("mqtt: {error}");
+            }
+            let at = next.map(|next| next.max(clock.now + Duration::from_secs(1)));
+            self.tick_at.set(at);
+            self.tick.wait_until(at).await;
+        }
+    }
+
+    /// Opens the topics that are wanted.
+    pub async fn open_topics(self: Rc<Net>) {
+        loop {
+            while let Some(wanted) = self.hub.borrow_mut().ingest.next_wanted() {
+                let net = self.clone();
+                let opening = async move {
+                    let ends = topics::open(&net.client, &wanted).await;
+                    let mut hub = net.hub.borrow_mut();
+                    hub.ingest.opened(wanted.topic, &ends, Instant::now());
+                    hub.unblock();
+                    drop(hub);
+                    net.settle();
+                };
+                self.executor.spawn(opening).detach();
+            }
+            self.open.wait().await;
+        }
+    }
+
+    /// Carries requests to the node and its answers back, over a new connection whenever one ends.
+    pub async fn pump(self: Rc<Net>, local: std::sync::Arc<dyn LocalNode>) {
+        loop {
+            let connection = local.connect();
+            future::or(self.send_requests(&connection), self.take_replies(&connection)).await;
+            self.hub.borrow_mut().ingest.disconnected(Instant::now());
+            Timer::after(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn send_requests(&self, connection: &MemoryConnection) {
+        loop {
+            let (request, deadline) = {
+                let mut hub = self.hub.borrow_mut();
+                let clock = clock();
+                hub.flush_sessions(clock);
+                hub.ingest.resume(clock.now);
+                (hub.ingest.request(), hub.ingest.deadline())
+            };
+            match request {
+                Some(request) => {
+                    if connection.requests.send(request).await.is_err() {
+                        return;
+                    }
+                }
+                None => self.send.wait_until(deadline).await,
+            }
+        }
+    }
+
+    async fn take_replies(&self, connection: &MemoryConnection) {
+        while let Ok(first) = connection.replies.recv().await {
+            let clock = clock();
+            let mut hub = self.hub.borrow_mut();
+            let mut next = Some(first);
+            while let Some(frame) = next {
+                if hub.reply(frame, clock).is_err() {
+                    log::error!("mqtt: the node answered something that was not asked");
+                    return;
+                }
+                next = connection.replies.try_recv().ok();
+            }
+            let queued = hub.ingest.queued_bytes() as u64;
+            hub.counters.queued_bytes.store(queued, std::sync::atomic::Ordering::Relaxed);
+            drop(hub);
+            self.settle();
+        }
+    }
+
+    /// Waits until a connection has something to do.
+    async fn event(&self, key: Key, socket: &Async<TcpStream>, stalled: bool) -> Event {
+        future::poll_fn(|cx| self.poll_event(cx, key, socket, stalled)).await
+    }
+
+    fn poll_event(
+        &self,
+        cx: &mut Context<'_>,
+        key: Key,
+        socket: &Async<TcpStream>,
+        stalled: bool,
+    ) -> Poll<Event> {
+        let mut hub = self.hub.borrow_mut();
+        let Some(connection) = hub.connections.get_mut(key) else {
+            return Poll::Ready(Event::Over);
+        };
+        let has_output = !connection.out.is_empty();
+        if connection.has_ended() && !has_output {
+            return Poll::Ready(Event::Over);
+        }
+        if stalled && connection.blocked.is_none() {
+            return Poll::Ready(Event::Unblocked);
+        }
+        if has_output && socket.poll_writable(cx).is_ready() {
+            return Poll::Ready(Event::Writable);
+        }
+        let reads = connection.blocked.is_none() && !connection.has_ended();
+        if reads && socket.poll_readable(cx).is_ready() {
+            return Poll::Ready(Event::Readable);
+        }
+        if !connection.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            connection.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Reads what is there behind what was kept, and gives it to the hub. Whether the connection lives.
+    fn read(&self, key: Key, mut socket: &TcpStream, kept: &mut Vec<u8>) -> bool {
+        let mut buffer = self.read_buffer.borrow_mut();
+        // A large packet gathers in a buffer of its own, which grows with what has really come.
+        let large = kept.len() > buffer.len() / 2;
+        let len = kept.len();
+        let result = if large {
+            kept.resize(len + READ_BYTES, 0);
+            socket.read(&mut kept[len..])
+        } else {
+            buffer[..len].copy_from_slice(kept);
+            socket.read(&mut buffer[len..])
+        };
+        let read = match result {
+            Ok(0) => return false,
+            Ok(read) => read,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                0
+            }
+            Err(_) => return false,
+        };
+        if large {
+            kept.truncate(len + read);
+            let used = self.hub.borrow_mut().bytes(key, kept, clock());
+            kept.drain(..used);
+        } else {
+            let bytes = &buffer[..len + read];
+            let used = self.hub.borrow_mut().bytes(key, bytes, clock());
+            kept.clear();
+            kept.extend_from_slice(&bytes[used..]);
+        }
+        if kept.is_empty() && kept.capacity() > 0 {
+            *kept = Vec::new();
+        }
+        true
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve(net: Rc<Net>, key: Key, socket: Rc<Async<TcpStream>>) {
+    let mut kept = Vec::new();
+    let mut stalled = false;
+    loop {
+        match net.event(key, &socket, stalled).await {
+            Event::Over => break,
+            Event::Writable => write(&mut net.hub.borrow_mut(), key),
+            Event::Unblocked => {
+                let used = net.hub.borrow_mut().bytes(key, &kept, clock());
+                kept.drain(..used);
+            }
+            Event::Readable => {
+                if !net.read(key, socket.get_ref(), &mut kept) {
+                    break;
+                }
+            }
+        }
+        let hub = net.hub.borrow();
+        stalled = hub.connections.get(key).is_some_and(|connection| connection.blocked.is_some());
+        let silence = hub.connections.get(key).and_then(super::connect::silence_ends);
+        drop(hub);
+        net.settle();
+        if let Some(end) = silence {
+            net.look_before(end);
+        }
+    }
+    let ended = net.hub.borrow().connections.get(key).is_some_and(|c| c.has_ended());
+    net.hub.borrow_mut().closed(key, Instant::now());
+    net.settle();
+    if ended {
+        linger(&socket).await;
+    }
+}
+
+/// What was written last reaches a client only if nothing is left unread: a reset would overtake it.
+async fn linger(socket: &Async<TcpStream>) {
+    if socket.get_ref().shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let rest = async {
+        let mut discarded = [0; 1024];
+        for _ in 0..1024 {
+            if matches!(socket.read_with(|mut s| s.read(&mut discarded)).await, Ok(0) | Err(_)) {
+                return;
+            }
+        }
+    };
+    let patience = async {
+        Timer::after(Duration::from_secs(1)).await;
+    };
+    future::or(rest, patience).await;
+}
+
+/// Writes what a connection is owed, as much as its socket takes.
+fn write(hub: &mut Hub, key: Key) {
+    let Some(connection) = hub.connections.get_mut(key) else { return };
+    connection.dirty = false;
+    let Some(socket) = connection.socket.clone() else { return };
+    while !connection.out.is_empty() {
+        match socket.get_ref().write(&connection.out) {
+            Ok(written) if written == connection.out.len() => connection.out.clear(),
+            Ok(written) => drop(connection.out.drain(..written)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                connection.wake();
+                break;
+            }
+            Err(_) => {
+                connection.out.clear();
+                hub.end(key, Instant::now());
+                return;
+            }
+        }
+    }
+    if connection.blocked == Some(Blocked::Output) && connection.out.len() <= OUTPUT_BYTES_MAX / 2 {
+        connection.blocked = None;
+        connection.wake();
+    }
+    if connection.has_ended() {
+        connection.wake();
+    }
+}
