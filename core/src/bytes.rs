@@ -138,9 +138,19 @@ impl<'a> SliceReader<'a> {
 
     read_integers!(u8: u8, i16: i16, i32: i32, u32: u32, i64: i64);
 
-    /// As [`Reader::varlong`].
+    /// As [`Reader::varlong`]. Nearly all integers in records have one byte, hence the short way.
     #[inline]
     pub fn varlong(&mut self) -> Result<i64> {
+        match self.rest.split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.rest = rest;
+                Ok(i64::from(byte >> 1) ^ -i64::from(byte & 1))
+            }
+            _ => self.long_varlong(),
+        }
+    }
+
+    fn long_varlong(&mut self) -> Result<i64> {
         let mut value = 0u64;
         for shift in 0..10 {
             let byte = self.u8()?;
@@ -179,6 +189,7 @@ pub fn put_uvarint(out: &mut Vec<u8>, mut value: u32) {
     out.push(value as u8);
 }
 
+#[inline]
 pub fn put_varlong(out: &mut Vec<u8>, value: i64) {
     let mut zigzag = (value << 1) as u64 ^ (value >> 63) as u64;
     while zigzag >= 0x80 {
@@ -189,9 +200,13 @@ pub fn put_varlong(out: &mut Vec<u8>, value: i64) {
 }
 
 /// How many bytes [`put_varlong`] writes.
+#[inline]
 pub fn varlong_len(value: i64) -> usize {
     let zigzag = (value << 1) as u64 ^ (value >> 63) as u64;
-    (64 - zigzag.leading_zeros() as usize).div_ceil(7).max(1)
+    if zigzag < 0x80 {
+        return 1;
+    }
+    (64 - zigzag.leading_zeros() as usize).div_ceil(7)
 }
 
 #[cfg(test)]
