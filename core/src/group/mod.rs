@@ -179,8 +179,9 @@ impl Groups {
         let wall_ms = self.wall_ms(now);
         let (settings, outbox) = (&self.settings, &mut self.outbox);
         let mut cx = Context { now, wall_ms, settings, outbox };
-        for member in self.groups.values_mut().flat_map(|group| group.members.values_mut()) {
-            member.heard_of(&mut cx);
+        for group in self.groups.values_mut() {
+            group.members.values_mut().for_each(|member| member.heard_of(&mut cx));
+            group.measure();
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::offsets::{GROUP_ID_NOT_FOUND_FROM, decide_commit};
 use super::outbox::Then;
-use super::state::{Group, State, join_error, sync_error};
+use super::state::{Group, Member, State, join_error, sync_error};
 use super::{Caller, Groups, Record, Ticket, Topics, join};
 use crate::error::ErrorCode;
 use crate::limits::{GROUP_MEMBER_BYTES_MAX, GROUP_OFFSETS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX};
@@ -38,7 +38,10 @@ impl Groups {
         let group_id = request.group_id.clone();
         self.group_or_new(&group_id);
         let join = join::Join { caller, request, ticket, new_id };
-        self.with_group(now, &group_id, |group, cx| group.join(cx, join));
+        self.with_group(now, &group_id, |group, cx| {
+            group.join(cx, join);
+            group.measure();
+        });
         self.forget_if_bare(&group_id);
     }
 
@@ -63,7 +66,10 @@ impl Groups {
                 return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
             }
         }
-        if self.groups.values().map(Group::bytes).sum::<usize>() + bytes > GROUPS_BYTES_MAX {
+        let held: usize = self.groups.values().map(|group| group.members_bytes).sum();
+        let known = self.groups.get(&request.group_id).map(|group| &group.members);
+        let replaced = known.and_then(|members| members.get(&request.member_id));
+        if held + bytes > GROUPS_BYTES_MAX + replaced.map_or(0, Member::bytes) {
             return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
         }
         Ok(())
@@ -116,7 +122,11 @@ impl Groups {
                 Vec::from([MemberIdentity { member_id, ..MemberIdentity::default() }]);
         }
         let members = request.members;
-        let left = self.with_group(now, &request.group_id, |group, cx| group.leave(cx, &members));
+        let left = self.with_group(now, &request.group_id, |group, cx| {
+            let codes = group.leave(cx, &members);
+            group.measure();
+            codes
+        });
         self.forget_if_bare(&request.group_id);
         let codes =
             left.unwrap_or_else(|| members.iter().map(|_| ErrorCode::UNKNOWN_MEMBER_ID).collect());

@@ -71,6 +71,9 @@ pub(super) struct Group {
     pub sync_deadline: Option<Time>,
     /// The leader's assignment of this generation is on its way to flash.
     pub assigning: bool,
+    /// Bytes of the members, as of the last join: that alone adds to them but for assignments,
+    /// which are bounded by the record.
+    pub members_bytes: usize,
     /// The group's record on flash.
     pub record: Option<Bytes>,
     /// What is on flash, by topic and partition index.
@@ -144,6 +147,7 @@ impl Group {
             initial: None,
             sync_deadline: None,
             assigning: false,
+            members_bytes: 0,
             record: None,
             offsets: BTreeMap::new(),
         }
@@ -157,9 +161,10 @@ impl Group {
             && self.record.is_none()
     }
 
-    pub fn bytes(&self) -> usize {
+    pub fn measure(&mut self) {
         let members = self.members.iter().map(|(id, member)| id.len() + member.bytes());
-        members.sum::<usize>() + self.pending.keys().map(|id| id.len() + 32).sum::<usize>()
+        let pending = self.pending.keys().map(|id| id.len() + 32);
+        self.members_bytes = members.sum::<usize>() + pending.sum::<usize>();
     }
 
     pub fn set_state(&mut self, cx: &Context<'_>, state: State) {

@@ -170,6 +170,7 @@ impl Group {
         if self.sync_deadline.is_some_and(|at| at <= now) {
             self.sync_time_over(cx);
         }
+        self.measure();
         let members = self.members.values().filter_map(|member| member.expires);
         let pending = self.pending.values().copied();
         members.chain(pending).chain(self.join_deadline).chain(self.sync_deadline).min()

@@ -213,6 +213,35 @@ fn a_group_has_no_more_members_than_its_limit_and_a_node_no_more_groups() {
 }
 
 #[test]
+fn what_members_bring_is_bounded_over_all_groups_and_free_again_when_they_leave() {
+    let mut world = World::new();
+    let mut full = 0;
+    let mut id = String::new();
+    for group in 0..80 {
+        let mut request = join_request("", None);
+        request.group_id = group.to_string();
+        request.protocols[0].metadata = vec![0; 250_000].into();
+        let ticket = world.ask_join(3, request);
+        if world.is_answered(ticket) {
+            assert_eq!(world.joined(ticket).error_code, ErrorCode::COORDINATOR_NOT_AVAILABLE);
+            full += 1;
+        } else if group == 0 {
+            world.pass(300);
+            id = world.joined(ticket).member_id;
+        }
+    }
+    assert_eq!(full, 80 - crate::limits::GROUPS_BYTES_MAX / 250_400);
+    // Who is in may join again, since it brings nothing new.
+    let mut request = join_request(&id, None);
+    request.group_id = "0".into();
+    request.protocols[0].metadata = vec![0; 250_000].into();
+    let ticket = world.ask_join(3, request);
+    assert_eq!(world.joined(ticket).error_code, ErrorCode::NONE);
+    world.pass(400_000);
+    assert!(world.groups.groups.values().all(|group| group.members_bytes == 0));
+}
+
+#[test]
 fn the_last_member_that_leaves_leaves_an_empty_group_that_survives() {
     let mut world = World::new();
     let members = world.stable_group(2);
