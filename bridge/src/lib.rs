@@ -12,6 +12,8 @@ mod rules;
 pub mod settings;
 mod slab;
 
+pub use ingest::murmur::partition_of_key;
+
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use weir_core::types::NodeId;

@@ -5,7 +5,7 @@
 //! timer runs: batches are sent when those who push have no more for now, so what arrives together goes
 //! together. [`Ingest`] itself does no input or output.
 
-mod murmur;
+pub(crate) mod murmur;
 mod partition;
 pub(crate) mod topics;
 
@@ -248,7 +248,7 @@ impl Ingest {
     /// Which partition of an open topic a key belongs to.
     pub fn place(&self, topic: TopicNumber, key: &[u8]) -> Place {
         let partitions = &self.topics[topic.0].partitions;
-        Place(partitions[murmur::partition(key, partitions.len() as u32) as usize])
+        Place(partitions[murmur::partition_of_key(key, partitions.len() as u32) as usize])
     }
 
     /// Topic and index of a partition.

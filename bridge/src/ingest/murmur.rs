@@ -23,7 +23,7 @@ fn murmur2(data: &[u8]) -> u32 {
 }
 
 /// The partition of a key, of `count` partitions.
-pub(super) fn partition(key: &[u8], count: u32) -> u32 {
+pub fn partition_of_key(key: &[u8], count: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % count
 }
 

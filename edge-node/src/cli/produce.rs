@@ -3,13 +3,14 @@
 use super::args::ProduceArgs;
 use super::connect::run;
 use super::output::print_json;
-use super::partitioner::partition_of_key;
+
 use super::{Failure, Outcome};
 use bytes::Bytes;
 use serde_json::json;
 use std::io::{self, BufRead, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 use weir_bridge::client::{Acks, Client, NewTopic};
+use weir_bridge::partition_of_key;
 use weir_core::batch::Builder;
 use weir_core::error::ErrorCode;
 
