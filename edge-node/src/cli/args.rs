@@ -36,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a gateway (what plain `weir` does, too)
     Serve(ServeArgs),
+    /// Show simulated sensors, a consumer group, and what is on flash, live
+    Demo(DemoArgs),
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(Topic),

@@ -5,14 +5,13 @@ mod connect;
 mod consume;
 mod group;
 mod output;
-mod partitioner;
 mod produce;
 mod status;
 mod topic;
 
-pub use args::{Cli, Command};
+pub use args::{Cli, Command, DemoArgs, HttpTarget};
 
-use crate::{config, logger, serve};
+use crate::{config, demo, logger, serve};
 use args::ServeArgs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +54,7 @@ pub fn run(cli: Cli) -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve_command(args),
+        Command::Demo(args) => demo::command(args),
         Command::Topic(topic) => topic::command(topic),
         Command::Group(group) => group::command(group),
         Command::Produce(args) => produce::command(args),
