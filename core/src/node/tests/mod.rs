@@ -25,7 +25,7 @@ use crate::wire::{self, Request};
 use alloc::vec;
 
 const SLOT_BYTES: u32 = 1 << 20;
-const SLOTS: u32 = 32;
+const SLOTS: u32 = 128;
 const CLIENT: ConnId = ConnId(1);
 
 /// What came out for one connection.
@@ -71,7 +71,7 @@ impl World {
             advertised_host: "gateway".into(),
             advertised_port: 9092,
             start,
-            medium_bytes: u64::from(SLOT_BYTES) * u64::from(SLOTS + 1),
+            medium_bytes: medium.len() as u64,
             flush_cap: None,
             checkpoint_bytes: 4 << 20,
             tail_cache_bytes: 1 << 20,
