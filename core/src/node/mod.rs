@@ -200,9 +200,8 @@ impl Node {
                 self.log.checkpoint(now);
             }
         }
-        self.on_events(now);
         self.on_timers(now);
-        self.poll_groups(now);
+        self.on_events(now);
     }
 
     /// The next thing to do, until `None`.
@@ -214,7 +213,7 @@ impl Node {
             if let Some(output) = self.outputs.pop_front() {
                 return Some(output);
             }
-            if !self.on_events(now) {
+            if !self.on_events(now) && self.outputs.is_empty() {
                 break;
             }
         }
@@ -259,6 +258,7 @@ impl Node {
                 Event::Fenced => self.on_fenced(),
             }
         }
+        self.poll_groups(now);
         any
     }
 
@@ -288,7 +288,9 @@ impl Node {
     /// The log takes no more writes: whoever waits for one is told by the end of its connection.
     fn on_fenced(&mut self) {
         log::error!("the flash failed twice: this gateway takes no writes until it is restarted");
-        self.phase = Phase::Fenced;
+        if self.phase != Phase::Stopping {
+            self.phase = Phase::Fenced;
+        }
         let callers: Vec<Caller> = self
             .produces
             .drain()

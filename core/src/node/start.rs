@@ -181,8 +181,11 @@ impl Node {
     }
 
     pub(super) fn serve(&mut self) {
-        self.phase = Phase::Serving;
-        self.outputs.push_back(Output::Ready);
+        // Whoever was told to stop meanwhile, or cannot write, does not begin.
+        if self.phase == Phase::Replaying {
+            self.phase = Phase::Serving;
+            self.outputs.push_back(Output::Ready);
+        }
     }
 
     /// Tells the log of a topic's partitions, or of their new retention.

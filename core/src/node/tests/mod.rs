@@ -44,6 +44,7 @@ struct World {
     /// Flushes are not done before this is lifted.
     holds_flushes: bool,
     held: VecDeque<OpId>,
+    fails_writes: bool,
     correlation_id: i32,
     is_ready: bool,
     is_stopped: bool,
@@ -90,6 +91,7 @@ impl World {
             came: BTreeMap::new(),
             holds_flushes: false,
             held: VecDeque::new(),
+            fails_writes: false,
             correlation_id: 0,
             is_ready: false,
             is_stopped: false,
@@ -131,6 +133,7 @@ impl World {
 
     fn perform(&mut self, io: Io) {
         let (op, result) = match io {
+            Io::Write { op, .. } if self.fails_writes => (op, IoResult::Failed),
             Io::Write { op, at, bytes } => {
                 let at = at as usize;
                 self.medium.resize(self.medium.len().max(at + bytes.len()), 0);

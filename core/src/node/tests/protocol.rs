@@ -90,3 +90,23 @@ fn a_stop_ends_when_everything_is_on_flash() {
     let mut world = world.restarted();
     assert_eq!(world.values("t", 0), ["a"]);
 }
+
+#[test]
+fn a_node_whose_flash_fails_refuses_writes_and_serves_reads() {
+    let mut world = World::new();
+    world.create_topic("t", 1, &[]);
+    world.produce("t", batch(&["a"]));
+    world.fails_writes = true;
+    world.send(CLIENT, 12, &produce_request("t", -1, batch(&["b"])));
+    assert!(matches!(world.next(CLIENT), Came::Closed));
+    assert_eq!(world.node.status().phase, Phase::Fenced);
+    world.send(ConnId(2), 12, &produce_request("t", -1, batch(&["b"])));
+    let said = world.answer::<ProduceRequest>(ConnId(2), 12);
+    let code = said.responses[0].partition_responses[0].error_code;
+    assert_eq!(code, ErrorCode::KAFKA_STORAGE_ERROR);
+    world.send(ConnId(2), 12, &fetch_request("t", 0));
+    let fetched = world.answer::<FetchRequest>(ConnId(2), 12);
+    assert_eq!(values(&fetched.responses[0].partitions[0]), ["a"]);
+    world.input(Input::Stop);
+    world.until(|world| world.is_stopped);
+}
