@@ -3,6 +3,7 @@
 //! A [`Reader`] never panics and never allocates by a size that the input claims: every claim is checked
 //! against the bytes that are really there first. Slices that it hands out share the input's buffer.
 
+use crate::limits::DECODED_BYTES_MAX;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ pub type Result<T> = core::result::Result<T, Malformed>;
 pub struct Reader {
     bytes: Bytes,
     at: usize,
+    /// Memory that arrays of what is read may still take.
+    memory: usize,
 }
 
 macro_rules! read_integers {
@@ -32,7 +35,7 @@ macro_rules! read_integers {
 
 impl Reader {
     pub fn new(bytes: Bytes) -> Reader {
-        Reader { bytes, at: 0 }
+        Reader { bytes, at: 0, memory: DECODED_BYTES_MAX }
     }
 
     read_integers!(u8: u8, i8: i8, u16: u16, i16: i16, u32: u32, i32: i32, u64: u64, i64: i64);
@@ -43,6 +46,30 @@ impl Reader {
 
     pub fn remaining(&self) -> usize {
         self.bytes.len() - self.at
+    }
+
+    /// Room in memory for `count` elements of an array, which have at least one byte each in the input.
+    /// Refuses a count that the input cannot hold, and arrays that together pass the frame's bound.
+    pub fn elements<T>(&mut self, count: usize) -> Result<Vec<T>> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(Malformed)?;
+        if count > self.remaining() {
+            return Err(Malformed);
+        }
+        self.memory = self.memory.checked_sub(bytes).ok_or(Malformed)?;
+        // A count of large elements may still be a lie: the rest comes as the elements do.
+        Ok(Vec::with_capacity(count.min(self.remaining() / size_of::<T>().max(1))))
+    }
+
+    /// Hands the next `len` bytes to `read`, which cannot see beyond them.
+    pub fn within<T>(
+        &mut self,
+        len: usize,
+        read: impl FnOnce(&mut Reader) -> Result<T>,
+    ) -> Result<T> {
+        let mut inner = Reader { bytes: self.bytes(len)?, at: 0, memory: self.memory };
+        let result = read(&mut inner);
+        self.memory = inner.memory;
+        result
     }
 
     /// Refuses bytes that were not read.

@@ -263,13 +263,7 @@ impl Nullable for Bytes {
 impl<T: Field> Nullable for Vec<T> {
     fn read_nullable(reader: &mut Reader, version: Version) -> Result<Option<Vec<T>>> {
         let Some(count) = read_len(reader, version)? else { return Ok(None) };
-        // Every element has at least one byte, so a larger count is a lie.
-        let count = count as usize;
-        if count > reader.remaining() {
-            return Err(Malformed);
-        }
-        let mut elements =
-            Vec::with_capacity(count.min(reader.remaining() / size_of::<T>().max(1)));
+        let mut elements = reader.elements(count as usize)?;
         for _ in 0..count {
             elements.push(T::read(reader, version)?);
         }
@@ -336,7 +330,7 @@ pub(super) fn read_tagged(
     for _ in 0..reader.uvarint()? {
         let tag = reader.uvarint()?;
         let size = reader.uvarint()? as usize;
-        known(tag, &mut Reader::new(reader.bytes(size)?))?;
+        reader.within(size, |body| known(tag, body))?;
     }
     Ok(())
 }

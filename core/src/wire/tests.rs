@@ -103,21 +103,42 @@ fn unknown_tags_are_skipped_and_known_ones_must_fill_their_size() {
 }
 
 #[test]
-fn bytes_after_a_request_are_malformed_and_so_are_claims_of_what_is_not_there() {
-    let decode = |bytes: &[u8]| {
-        AnyRequest::decode(ApiKey::Produce, 3, &mut Reader::new(Bytes::copy_from_slice(bytes)))
+fn claims_of_what_is_not_there_are_malformed() {
+    let decode = |version, bytes: &[u8]| {
+        AnyRequest::decode(
+            ApiKey::Produce,
+            version,
+            &mut Reader::new(Bytes::copy_from_slice(bytes)),
+        )
     };
-    let mut writer = Writer::default();
-    ProduceRequest::default().encode(&mut writer, 3);
-    let mut bytes = writer.into_vec();
-    assert!(decode(&bytes).is_ok());
-    bytes.push(0);
-    assert_eq!(decode(&bytes), Err(Malformed));
-    assert_eq!(decode(b"\xff\xff\0\x01\0\0\0\0\x7f\xff\xff\xff\0"), Err(Malformed));
-    assert_eq!(
-        AnyRequest::decode(ApiKey::Produce, 2, &mut Reader::new(Bytes::new())),
-        Err(Malformed)
-    );
+    assert!(decode(3, b"\xff\xff\0\x01\0\0\0\0\0\0\0\0").is_ok());
+    assert_eq!(decode(3, b"\xff\xff\0\x01\0\0\0\0\x7f\xff\xff\xff\0"), Err(Malformed));
+    assert_eq!(decode(2, b"\xff\xff\0\x01\0\0\0\0\0\0\0\0"), Err(Malformed));
+}
+
+#[test]
+fn a_metadata_request_of_librdkafka_for_all_topics_has_three_bytes_too_many() {
+    // Captured from confluent-kafka 2.16.0, which writes the count of topics as before version 9.
+    let frame = b"\0\x03\0\x0d\0\0\0\x04\0\x07rdkafka\0\0\0\0\0\x01\0\0";
+    let (header, mut reader) = decode_request_header(&Bytes::from_static(frame)).unwrap();
+    let request = AnyRequest::decode(ApiKey::Metadata, header.api_version, &mut reader);
+    let all = MetadataRequest { allow_auto_topic_creation: false, ..MetadataRequest::default() };
+    assert_eq!(request, Ok(AnyRequest::Metadata(all)));
+}
+
+#[test]
+fn arrays_of_one_message_share_a_bound_on_their_memory() {
+    // An empty name is one byte on the wire and 24 bytes and more in memory.
+    let decode = |names: usize| {
+        let mut bytes = Vec::new();
+        crate::bytes::put_uvarint(&mut bytes, names as u32 + 1);
+        bytes.resize(bytes.len() + names, 1);
+        bytes.extend_from_slice(&[0, 0]);
+        AnyRequest::decode(ApiKey::DescribeGroups, 6, &mut Reader::new(bytes.into()))
+    };
+    let most = crate::limits::DECODED_BYTES_MAX / size_of::<String>();
+    assert!(decode(most).is_ok());
+    assert_eq!(decode(most + 1), Err(Malformed));
 }
 
 #[test]

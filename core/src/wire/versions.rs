@@ -91,16 +91,16 @@ macro_rules! apis {
         }
 
         impl AnyRequest {
-            /// Reads a whole request; bytes after it are malformed, and so are versions that are not spoken.
+            /// Reads a request; a version that is not spoken is malformed. Bytes after it are ignored, as
+            /// Kafka does: librdkafka (2.16 at least) sends three too many when it asks for the
+            /// metadata of all topics in a flexible version.
             pub fn decode(key: ApiKey, version: i16, reader: &mut Reader) -> Result<AnyRequest> {
-                let request = match key {
+                match key {
                     $(ApiKey::$name if ($min..=$max).contains(&version) => {
-                        AnyRequest::$name(Message::decode(reader, version)?)
+                        Message::decode(reader, version).map(AnyRequest::$name)
                     })*
-                    _ => return Err(Malformed),
-                };
-                reader.finish()?;
-                Ok(request)
+                    _ => Err(Malformed),
+                }
             }
 
             pub fn encode(&self, writer: &mut Writer, version: i16) {
@@ -117,7 +117,7 @@ macro_rules! apis {
         }
 
         impl AnyResponse {
-            /// As [`AnyRequest::decode`].
+            /// Reads a whole response: bytes after it are malformed.
             pub fn decode(key: ApiKey, version: i16, reader: &mut Reader) -> Result<AnyResponse> {
                 let response = match key {
                     $(ApiKey::$name if ($min..=$max).contains(&version) => {
