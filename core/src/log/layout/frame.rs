@@ -1,0 +1,121 @@
+//! The frame: one thing that happened to one partition.
+//!
+//! ```text
+//! at  bytes  field
+//!  0      1  kind
+//!  1      3  zero
+//!  4      4  partition; of a checkpoint the part, 0xffffffff for its root
+//!  8      8  base offset; of a log start the new one; of a checkpoint the group it stands for
+//! 16      4  last offset delta
+//! 20      4  leader epoch
+//! 24      4  bytes of the body
+//! 28      4  CRC-32C over store UUID, seg_seq, bytes 0 to 28 and the body
+//! ```
+//!
+//! | kind | | body |
+//! |---|---|---|
+//! | 1 | batch | a RecordBatch v2, byte for byte |
+//! | 2 | truncate | reserved: the partition ends at the base offset |
+//! | 3 | log start | none |
+//! | 4 | replace | a batch that was moved here: this copy counts from now on |
+//! | 5 | producer snapshot | reserved |
+//! | 6 | group record | reserved |
+//! | 7 | quorum entry | reserved |
+//! | 8 | checkpoint | a part, or the root that names the parts |
+//!
+//! The batch's own checksum leaves out base offset, length and leader epoch, and knows nothing of the
+//! partition: hence the frame's.
+
+use super::{Fields, head};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+
+pub(crate) const FRAME_HEADER_BYTES: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Batch = 1,
+    Truncate = 2,
+    LogStart = 3,
+    Replace = 4,
+    ProducerSnapshot = 5,
+    GroupRecord = 6,
+    QuorumEntry = 7,
+    Checkpoint = 8,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Batch,
+            2 => Kind::Truncate,
+            3 => Kind::LogStart,
+            4 => Kind::Replace,
+            5 => Kind::ProducerSnapshot,
+            6 => Kind::GroupRecord,
+            7 => Kind::QuorumEntry,
+            8 => Kind::Checkpoint,
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub kind: Kind,
+    pub partition: PartitionNumber,
+    pub base_offset: Offset,
+    pub last_offset_delta: i32,
+    pub leader_epoch: LeaderEpoch,
+    pub body_bytes: u32,
+}
+
+impl FrameHeader {
+    /// Appends header and body; `fill` writes the body.
+    pub(crate) fn put(&self, seed: u32, out: &mut alloc::vec::Vec<u8>, fill: impl Fn(&mut [u8])) {
+        let start = out.len();
+        let body = start + FRAME_HEADER_BYTES;
+        out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&self.partition.0.to_be_bytes());
+        out.extend_from_slice(&self.base_offset.0.to_be_bytes());
+        out.extend_from_slice(&self.last_offset_delta.to_be_bytes());
+        out.extend_from_slice(&self.leader_epoch.0.to_be_bytes());
+        out.extend_from_slice(&self.body_bytes.to_be_bytes());
+        out.resize(body + self.body_bytes as usize, 0);
+        fill(&mut out[body..]);
+        let crc = crc32c::crc32c_append(seed, &out[start..start + 28]);
+        let crc = crc32c::crc32c_append(crc, &out[body..]);
+        out[start + 28..body].copy_from_slice(&crc.to_be_bytes());
+    }
+
+    /// Reads the fields without a look at the checksum.
+    pub(crate) fn peek(bytes: &[u8]) -> Option<FrameHeader> {
+        let fields = Fields(head::<FRAME_HEADER_BYTES>(bytes)?);
+        Some(FrameHeader {
+            kind: Kind::of(fields.u8(0))?,
+            partition: PartitionNumber(fields.u32(4)),
+            base_offset: Offset(fields.u64(8) as i64),
+            last_offset_delta: fields.u32(16) as i32,
+            leader_epoch: LeaderEpoch(fields.u32(20) as i32),
+            body_bytes: fields.u32(24),
+        })
+    }
+
+    /// The frame at the begin of `bytes`, if it is there in whole and its checksum holds.
+    pub(crate) fn verify(bytes: &[u8], seed: u32) -> Option<FrameHeader> {
+        let header = FrameHeader::peek(bytes)?;
+        let frame = bytes.get(..header.frame_bytes())?;
+        let (head, body) = frame.split_at(FRAME_HEADER_BYTES);
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &head[..28]), body);
+        (head[28..] == crc.to_be_bytes() && header.last_offset_delta >= 0).then_some(header)
+    }
+
+    pub(crate) fn frame_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES.saturating_add(self.body_bytes as usize)
+    }
+
+    /// The offset after the frame's last record.
+    pub(crate) fn end_offset(&self) -> Offset {
+        Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta) + 1))
+    }
+}
