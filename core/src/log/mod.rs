@@ -1,280 +1,235 @@
 //! The flash log: one sequential stream in which everything that must survive stands.
 //!
 //! [`Log`] is a value: it asks for disk operations with [`Log::poll_io`], learns of their end by
-//! [`Log::done`], and tells what came of them with [`Log::poll_event`]. The driver performs operations in
-//! the order in which they were asked for. The layout on flash stands in the modules that own it.
+//! [`Log::done`], and tells what came of them with [`Log::poll_event`]. The driver performs writes,
+//! flushes and zeroing in the order in which they were asked for.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | `layout` | the bytes on flash, each structure with its table |
+//! | `space` | which slots are free, and how many are kept back |
+//! | `partition` | a partition's bounds, epochs and index |
+//! | `window` | when a commit group is closed |
+//! | `writer` | how pending frames become groups in slots |
+//! | `commit` | what follows when a commit is durable, or failed |
+//! | `checkpoint` | when and how a checkpoint is written |
+//! | `accept` | which of the groups found at a start count |
+//! | `recovery`, `replay` | the steps of a start |
+//! | `read` | fetches and searches; `footers` and `tail` are what they look into |
+//! | `retention` | what is expired |
 
-use crate::batch::Header as BatchHeader;
-use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber, Time, WallTime};
-use alloc::string::String;
-use alloc::vec::Vec;
-use bytes::Bytes;
+mod accept;
+mod api;
+mod checkpoint;
+mod commit;
+mod disk;
+mod footers;
+mod layout;
+mod partition;
+mod read;
+mod recovery;
+mod replay;
+mod retention;
+mod scan;
+mod space;
+mod start;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod visit;
+mod window;
+mod writer;
 
-/// One disk operation that the driver must perform, in the order of [`Log::poll_io`].
-#[derive(Clone, Debug)]
-pub enum Io {
-    /// Write at a byte position of the medium. Durable only when a later [`Io::Flush`] is done.
-    Write { op: OpId, at: u64, bytes: Bytes },
-    /// Make every write that was asked for before durable (`fdatasync`).
-    Flush { op: OpId },
-    /// Read `len` bytes. May overtake writes and flushes, and other reads.
-    Read { op: OpId, at: u64, len: u32 },
-    /// Write zeros, growing the file if need be. In the background, at most one at a time.
-    Zero { op: OpId, at: u64, len: u32 },
-}
+pub use api::*;
 
-/// How an operation ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IoResult {
-    Done,
-    Read(Bytes),
-    /// The device said no. A failed write or flush is never repeated: see the module `commit`.
-    Failed,
-}
+use crate::types::{LeaderEpoch, Offset, OpId, PartitionNumber, Time, WallTime};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use checkpoint::Checkpointer;
+use commit::Commit;
+use disk::{Disk, Purpose};
+use footers::Footers;
+use layout::Geometry;
+use layout::frame::Kind;
+use partition::Partition;
+use read::Jobs;
+use recovery::Recovery;
+use retention::Keeper;
+use space::Space;
+use tail::Tail;
+use window::Window;
+use writer::{Pending, Writer};
 
-/// Whether the medium is new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// The medium is empty: write superblocks with these figures.
-    Format { store: [u8; 16], slot_bytes: u32, slots: u32 },
-    /// The medium has been used before: its superblock says everything.
-    Recover,
-}
-
-/// What the log needs to know and cannot find out.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub start: Start,
-    /// Length of the medium in bytes at the start.
-    pub medium_bytes: u64,
-    pub node: NodeId,
-    /// Flushes a second on average, and how many may come at once. `None`: no cap.
-    pub flush_cap: Option<FlushCap>,
-    /// Write a checkpoint after this many bytes, so that a start reads no more than that.
-    pub checkpoint_bytes: u64,
-    /// Bytes of memory for the newest groups, from which the tail is read.
-    pub tail_cache_bytes: usize,
-    /// Bytes of memory for slots' footers.
-    pub footer_cache_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlushCap {
-    pub per_second: u32,
-    pub burst: u32,
-}
-
-/// Where a frame goes: partitions whose data dies together share a lane, so that slots become free whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Lane {
-    Data = 0,
-    Meta = 3,
-}
-
-/// How long a partition's records are kept: Kafka's `retention.ms` and `retention.bytes`; -1 is for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    pub ms: i64,
-    pub bytes: i64,
-    /// Whether records may be expired before their time when the disk budget runs out.
-    pub yields_to_pressure: bool,
-}
-
-/// A record batch to append. The log stamps base offset and leader epoch into the copy on flash.
-#[derive(Clone, Debug)]
-pub struct Append {
-    pub partition: PartitionNumber,
-    pub leader_epoch: LeaderEpoch,
-    pub base_offset: Offset,
-    pub header: BatchHeader,
-    /// The whole batch, as it came.
-    pub batch: Bytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppendError {
-    /// No such partition was made known.
-    UnknownPartition,
-    /// The disk budget is used up: retriable, and reads go on.
-    Full,
-    /// Two writes or flushes failed: the node is fenced until it is restarted.
+#[derive(Debug)]
+enum Phase {
+    Starting(Box<Recovery>),
+    Running,
+    /// The medium cannot be used.
+    Refused,
+    /// Two writes or flushes failed in a row: reads go on.
     Fenced,
 }
 
-/// What a reader asks for. Whole batches are returned, the first of which may begin before `from`.
-#[derive(Clone, Copy, Debug)]
-pub struct FetchSpec {
-    pub partition: PartitionNumber,
-    pub from: Offset,
-    /// Only batches that lie wholly below this offset.
-    pub end: Offset,
-    pub bytes_max: usize,
-    /// Return the first batch even if it is larger than `bytes_max` (KIP-74).
-    pub at_least_one: bool,
+#[derive(Debug)]
+pub struct Log {
+    settings: Settings,
+    phase: Phase,
+    geometry: Geometry,
+    disk: Disk,
+    space: Space,
+    partitions: BTreeMap<PartitionNumber, Partition>,
+    writer: Writer,
+    window: Window,
+    commit: Option<Commit>,
+    checkpointer: Checkpointer,
+    tail: Tail,
+    footers: Footers,
+    jobs: Jobs,
+    keeper: Keeper,
+    events: VecDeque<Event>,
+    stats: Stats,
 }
 
-/// A question to the log that needs the disk; its answer is an [`Event`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// Either the answer, or a ticket under which it will come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer<T> {
-    Now(T),
-    Later(Ticket),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchError {
-    UnknownPartition,
-    /// `from` is below the log start offset or beyond the log end offset.
-    OutOfRange,
-    /// The bytes are quarantined up to this offset.
-    Damaged {
-        until: Offset,
-    },
-    /// The device could not read.
-    Device,
-}
-
-/// Whole record batches in offset order, each a slice of what was read; empty when there are none.
-pub type Batches = Vec<Bytes>;
-
-/// The place that a timestamp leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimestampHit {
-    pub offset: Offset,
-    pub timestamp: i64,
-    pub leader_epoch: LeaderEpoch,
-}
-
-/// What happened. The node polls these after every call.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The start is over. Partitions are known, reads and appends are served.
-    Ready,
-    /// The medium cannot be used; nothing on it was changed.
-    Refused(OpenError),
-    /// A commit group is on flash: these partitions' durable ends have moved.
-    Durable { partitions: Vec<PartitionNumber> },
-    /// A fetch that needed the disk.
-    Fetched { ticket: Ticket, result: Result<Batches, FetchError> },
-    /// A search by timestamp that needed the disk.
-    Found { ticket: Ticket, result: Result<Option<TimestampHit>, FetchError> },
-    /// Retention or pressure moved a log start offset.
-    Trimmed { partition: PartitionNumber, log_start: Offset },
-    /// A write or flush failed: these partitions' records that were not yet acknowledged are being
-    /// written again elsewhere; nothing is lost. Said once a failure.
-    WriteFailed,
-    /// The log cannot write any more.
-    Fenced,
-}
-
-/// Why a medium is refused. `Display` is a sentence that says what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    NotALog,
-    NewerFormat { found: u16, known: u16 },
-    SuperblocksDiffer,
-    MediumTooShort { bytes: u64, needed: u64 },
-    Device,
-    Settings(String),
-}
-
-/// What one partition holds.
-#[derive(Clone, Debug)]
-pub struct PartitionView<'a> {
-    pub log_start: Offset,
-    /// Where the next record goes.
-    pub log_end: Offset,
-    /// Everything below is on flash.
-    pub durable_end: Offset,
-    pub bytes: u64,
-    pub max_timestamp: i64,
-    pub producers: &'a crate::batch::Producers,
-}
-
-/// Counters and levels for status, console and metrics.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Stats {
-    pub slot_bytes: u64,
-    pub slots: u32,
-    pub slots_free: u32,
-    pub payload_bytes: u64,
-    pub written_bytes: u64,
-    pub zeroed_bytes: u64,
-    pub groups: u64,
-    pub flushes: u64,
-    pub flush_ns_last: u64,
-    pub write_failures: u64,
-    pub damaged_ranges: u32,
-    pub torn_groups_dropped: u64,
-}
-
-pub struct Log {}
-
-#[allow(unused_variables)]
 impl Log {
     pub fn open(settings: Settings) -> Log {
-        unimplemented!()
+        let mut disk = Disk::default();
+        let mut log = Log {
+            phase: Phase::Refused,
+            geometry: Geometry { store: [0; 16], node: 0, slot_bytes: 0, slots: 0 },
+            space: Space::default(),
+            partitions: BTreeMap::new(),
+            writer: Writer::default(),
+            window: Window::new(settings.flush_cap),
+            commit: None,
+            checkpointer: Checkpointer::default(),
+            tail: Tail::new(settings.tail_cache_bytes),
+            footers: Footers::new(settings.footer_cache_bytes),
+            jobs: Jobs::default(),
+            keeper: Keeper::default(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+            disk: Disk::default(),
+            settings,
+        };
+        match Recovery::begin(&log.settings, &mut disk) {
+            Ok(recovery) => log.phase = Phase::Starting(Box::new(recovery)),
+            Err(error) => log.events.push_back(Event::Refused(error)),
+        }
+        log.disk = disk;
+        log
     }
 
     /// The next disk operation to perform, until `None`.
     pub fn poll_io(&mut self, now: Time) -> Option<Io> {
-        unimplemented!()
+        while matches!(self.phase, Phase::Running) && self.closes_at().is_some_and(|at| at <= now) {
+            self.close_commit(now);
+        }
+        self.disk.poll()
     }
 
     pub fn done(&mut self, now: Time, op: OpId, result: IoResult) {
-        unimplemented!()
+        let Some(purpose) = self.disk.take(op) else { return };
+        match purpose {
+            Purpose::Start(step) => self.start_done(step, result),
+            Purpose::Commit => self.commit_done(now, result),
+            Purpose::Zero => {}
+            Purpose::Data(ticket) => self.data_done(ticket, result),
+            Purpose::Footer(slot) => self.footer_done(slot, result),
+        }
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        unimplemented!()
+        self.events.pop_front()
     }
 
     /// When [`Log::poll_io`] may have something new though nothing happened: the flush window.
     pub fn deadline(&self) -> Option<Time> {
-        unimplemented!()
+        if matches!(self.phase, Phase::Running) { self.closes_at() } else { None }
     }
 
-    /// Makes a partition known, or changes its policy. After `Ready` the partitions found on flash are
-    /// known already, with retention for ever.
+    /// Makes a partition known, or changes its retention; its lane stays what it was first. After `Ready`
+    /// the partitions found on flash are known already, with retention for ever.
     pub fn set_partition(&mut self, number: PartitionNumber, lane: Lane, retention: Retention) {
-        unimplemented!()
+        self.partitions
+            .entry(number)
+            .or_insert_with(|| Partition::new(lane, retention, Offset::ZERO))
+            .retention = retention;
     }
 
     /// Forgets every partition but these: their topics were deleted.
-    pub fn retain_partitions(&mut self, keep: impl FnMut(PartitionNumber) -> bool) {
-        unimplemented!()
+    pub fn retain_partitions(&mut self, mut keep: impl FnMut(PartitionNumber) -> bool) {
+        let space = &mut self.space;
+        let mut forgotten = false;
+        self.partitions.retain(|&number, partition| {
+            let kept = keep(number);
+            if !kept {
+                forgotten = true;
+                for run in &partition.runs {
+                    space.slot_mut(run.slot).live -= 1;
+                }
+            }
+            kept
+        });
+        if forgotten {
+            self.writer.forget(&self.partitions);
+            self.sweep();
+        }
     }
 
     pub fn partition(&self, number: PartitionNumber) -> Option<PartitionView<'_>> {
-        unimplemented!()
+        self.partitions.get(&number).map(|partition| PartitionView {
+            log_start: partition.log_start,
+            log_end: partition.log_end,
+            durable_end: partition.durable_end,
+            bytes: partition.bytes,
+            max_timestamp: partition.max_timestamp,
+            producers: &partition.producers,
+        })
+    }
+
+    /// The partitions that are known, in order of number.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionNumber, Lane)> {
+        self.partitions.iter().map(|(&number, partition)| (number, partition.lane))
     }
 
     /// Adds a batch to the open commit group. The base offset must be the log end offset.
     pub fn append(&mut self, now: Time, append: Append) -> Result<(), AppendError> {
-        unimplemented!()
+        if !matches!(self.phase, Phase::Running) {
+            return Err(AppendError::Fenced);
+        }
+        let Some(partition) = self.partitions.get_mut(&append.partition) else {
+            return Err(AppendError::UnknownPartition);
+        };
+        assert_eq!(append.base_offset, partition.log_end, "appends go to the log end");
+        let lane = partition.lane;
+        if lane == Lane::Data && !self.writer.has_room(&self.space, &self.geometry, &append.batch) {
+            self.stats.full_refusals += 1;
+            return Err(AppendError::Full);
+        }
+        let pending = Pending::batch(&append);
+        partition.note_epoch(append.leader_epoch, append.base_offset);
+        partition.log_end = pending.end_offset();
+        partition.max_timestamp = partition.max_timestamp.max(pending.max_timestamp);
+        partition.producers.apply(&append.header, append.base_offset);
+        self.stats.payload_bytes += append.batch.len() as u64;
+        self.writer.push(now, lane, pending);
+        Ok(())
     }
 
-    /// Logs a new log start offset (DeleteRecords); durable with the next group.
+    /// Logs a new log start offset (DeleteRecords); durable with the next group. Above the durable end,
+    /// or below the log start, it is moved there.
     pub fn trim(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
-        unimplemented!()
-    }
-
-    pub fn fetch(&mut self, spec: FetchSpec) -> Result<Answer<Batches>, FetchError> {
-        unimplemented!()
-    }
-
-    /// The first record whose timestamp is at least this. Inside a compressed batch the batch's base
-    /// offset is the answer: the core does not decompress.
-    pub fn find_timestamp(
-        &mut self,
-        number: PartitionNumber,
-        timestamp: i64,
-    ) -> Result<Answer<Option<TimestampHit>>, FetchError> {
-        unimplemented!()
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        let log_start = log_start.min(partition.durable_end);
+        if log_start <= partition.log_start {
+            return;
+        }
+        partition.set_log_start(log_start);
+        let lane = partition.lane;
+        self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
     }
 
     /// The last leader epoch that is at most this, and where it ends (OffsetForLeaderEpoch).
@@ -283,25 +238,36 @@ impl Log {
         number: PartitionNumber,
         epoch: LeaderEpoch,
     ) -> Option<(LeaderEpoch, Offset)> {
-        unimplemented!()
+        self.partitions.get(&number)?.epoch_end(epoch)
     }
 
     /// Applies retention. `wall` is `None` while the clock is not trusted: time then expires nothing.
     pub fn expire(&mut self, now: Time, wall: Option<WallTime>) {
-        unimplemented!()
+        self.expire_partitions(now, wall);
     }
 
     /// Asks for a checkpoint in the next group: at a clean stop.
     pub fn checkpoint(&mut self, now: Time) {
-        unimplemented!()
+        if matches!(self.phase, Phase::Running) {
+            self.checkpointer.wanted = true;
+            self.writer.wake(now);
+        }
     }
 
     /// Whether nothing is waiting for the disk.
     pub fn is_idle(&self) -> bool {
-        unimplemented!()
+        let writes = self.commit.is_some() || self.closes_at().is_some();
+        !(writes && matches!(self.phase, Phase::Running)) && self.disk.is_idle()
     }
 
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let mut stats = self.stats.clone();
+        stats.slot_bytes = u64::from(self.geometry.slot_bytes);
+        stats.slots = self.space.count();
+        stats.slots_free = self.space.free();
+        stats.written_bytes = self.disk.written_bytes;
+        stats.zeroed_bytes = self.disk.zeroed_bytes;
+        stats.window_ns = self.window.length().0;
+        stats
     }
 }

@@ -27,7 +27,9 @@
 //! partition: hence the frame's.
 
 use super::{Fields, head};
+use crate::batch;
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+use alloc::vec::Vec;
 
 pub(crate) const FRAME_HEADER_BYTES: usize = 32;
 
@@ -71,21 +73,24 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Appends header and body; `fill` writes the body.
-    pub(crate) fn put(&self, seed: u32, out: &mut alloc::vec::Vec<u8>, fill: impl Fn(&mut [u8])) {
+    /// Appends header and body. A batch gets base offset and leader epoch stamped into this copy.
+    pub(crate) fn put(&self, seed: u32, body: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
-        let body = start + FRAME_HEADER_BYTES;
+        let body_at = start + FRAME_HEADER_BYTES;
         out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
         out.extend_from_slice(&self.partition.0.to_be_bytes());
         out.extend_from_slice(&self.base_offset.0.to_be_bytes());
         out.extend_from_slice(&self.last_offset_delta.to_be_bytes());
         out.extend_from_slice(&self.leader_epoch.0.to_be_bytes());
         out.extend_from_slice(&self.body_bytes.to_be_bytes());
-        out.resize(body + self.body_bytes as usize, 0);
-        fill(&mut out[body..]);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(body);
+        if matches!(self.kind, Kind::Batch | Kind::Replace) {
+            batch::stamp(&mut out[body_at..], self.base_offset, self.leader_epoch.0);
+        }
         let crc = crc32c::crc32c_append(seed, &out[start..start + 28]);
-        let crc = crc32c::crc32c_append(crc, &out[body..]);
-        out[start + 28..body].copy_from_slice(&crc.to_be_bytes());
+        let crc = crc32c::crc32c_append(crc, &out[body_at..]);
+        out[start + 28..body_at].copy_from_slice(&crc.to_be_bytes());
     }
 
     /// Reads the fields without a look at the checksum.

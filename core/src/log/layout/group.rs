@@ -139,11 +139,18 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// Looks for a group of slot `slot` in its use `seg_seq` at the begin of `bytes`, of which the slot has
-/// `room` more.
-pub(crate) fn find(bytes: &Bytes, room: usize, slot: u32, seg_seq: u64, seed: u32) -> Found {
+/// Looks for a group of slot `slot` in its use `seg_seq`, or in any, at the begin of `bytes`; the slot has
+/// `room` bytes from there on.
+pub(crate) fn find(
+    bytes: &Bytes,
+    room: usize,
+    slot: u32,
+    seg_seq: Option<u64>,
+    seed: u32,
+) -> Found {
     let Some(header) = GroupHeader::peek(bytes) else { return Found::Nothing };
-    if header.slot != slot || header.seg_seq != seg_seq || header.padded_bytes() > room {
+    let ours = header.slot == slot && seg_seq.is_none_or(|seg_seq| seg_seq == header.seg_seq);
+    if !ours || header.padded_bytes() > room {
         return Found::Nothing;
     }
     if header.bytes as usize > bytes.len() {

@@ -1,0 +1,253 @@
+//! What the log's owner says to it and hears from it.
+
+use crate::batch::Header as BatchHeader;
+use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// One disk operation that the driver must perform, in the order of [`Log::poll_io`].
+#[derive(Clone, Debug)]
+pub enum Io {
+    /// Write at a byte position of the medium. Durable only when a later [`Io::Flush`] is done. It may
+    /// lie beyond the end: the medium grows, and what was skipped reads as zeros.
+    Write { op: OpId, at: u64, bytes: Bytes },
+    /// Make every write that was asked for before durable (`fdatasync`).
+    Flush { op: OpId },
+    /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. May overtake writes and
+    /// flushes, and other reads.
+    Read { op: OpId, at: u64, len: u32 },
+    /// Write zeros, growing the file if need be: so that later writes there are cheap. In its turn, as
+    /// writes are; nothing depends on it.
+    Zero { op: OpId, at: u64, len: u32 },
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IoResult {
+    Done,
+    Read(Bytes),
+    /// The device said no. A failed write or flush is never repeated: see the module `commit`.
+    Failed,
+}
+
+/// Whether the medium is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The medium is empty: write superblocks with these figures.
+    Format { store: [u8; 16], slot_bytes: u32, slots: u32 },
+    /// The medium has been used before: its superblock says everything.
+    Recover,
+}
+
+/// What the log needs to know and cannot find out.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub start: Start,
+    /// Length of the medium in bytes at the start.
+    pub medium_bytes: u64,
+    pub node: NodeId,
+    /// Flushes a second on average, and how many may come at once. `None`: no cap.
+    pub flush_cap: Option<FlushCap>,
+    /// Write a checkpoint after this many bytes, so that a start reads no more than that.
+    pub checkpoint_bytes: u64,
+    /// Bytes of memory for the newest groups, from which the tail is read.
+    pub tail_cache_bytes: usize,
+    /// Bytes of memory for slots' footers.
+    pub footer_cache_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushCap {
+    pub per_second: u32,
+    pub burst: u32,
+}
+
+/// Where a frame goes: partitions whose data dies together share a lane, so that slots become free whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Lane {
+    Data = 0,
+    Meta = 3,
+}
+
+impl Lane {
+    pub(crate) const ALL: [Lane; 2] = [Lane::Data, Lane::Meta];
+
+    pub(crate) fn of(byte: u8) -> Option<Lane> {
+        Lane::ALL.into_iter().find(|&lane| lane as u8 == byte)
+    }
+}
+
+/// How long a partition's records are kept: Kafka's `retention.ms` and `retention.bytes`; -1 is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub ms: i64,
+    pub bytes: i64,
+    /// Whether records may be expired before their time when the disk budget runs out.
+    pub yields_to_pressure: bool,
+}
+
+impl Retention {
+    pub const FOR_EVER: Retention = Retention { ms: -1, bytes: -1, yields_to_pressure: false };
+}
+
+/// A record batch to append. The log stamps base offset and leader epoch into the copy on flash.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub partition: PartitionNumber,
+    pub leader_epoch: LeaderEpoch,
+    pub base_offset: Offset,
+    pub header: BatchHeader,
+    /// The whole batch, as it came.
+    pub batch: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// No such partition was made known.
+    UnknownPartition,
+    /// The disk budget is used up: retriable, and reads go on.
+    Full,
+    /// Two writes or flushes failed: the node is fenced until it is restarted.
+    Fenced,
+}
+
+/// What a reader asks for. Whole batches are returned, the first of which may begin before `from`.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchSpec {
+    pub partition: PartitionNumber,
+    pub from: Offset,
+    /// Only batches that lie wholly below this offset.
+    pub end: Offset,
+    pub bytes_max: usize,
+    /// Return the first batch even if it is larger than `bytes_max` (KIP-74).
+    pub at_least_one: bool,
+}
+
+/// A question to the log that needs the disk; its answer is an [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Either the answer, or a ticket under which it will come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<T> {
+    Now(T),
+    Later(Ticket),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchError {
+    UnknownPartition,
+    /// `from` is below the log start offset or beyond the log end offset.
+    OutOfRange,
+    /// The bytes are quarantined up to this offset.
+    Damaged {
+        until: Offset,
+    },
+    /// The device could not read.
+    Device,
+}
+
+/// Whole record batches in offset order, each a slice of what was read; empty when there are none.
+pub type Batches = Vec<Bytes>;
+
+/// The place that a timestamp leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimestampHit {
+    pub offset: Offset,
+    pub timestamp: i64,
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// What happened. The node polls these after every call.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The start is over. Partitions are known, reads and appends are served.
+    Ready,
+    /// The medium cannot be used; nothing on it was changed.
+    Refused(OpenError),
+    /// A commit group is on flash: these partitions' durable ends have moved.
+    Durable { partitions: Vec<PartitionNumber> },
+    /// A fetch that needed the disk.
+    Fetched { ticket: Ticket, result: Result<Batches, FetchError> },
+    /// A search by timestamp that needed the disk.
+    Found { ticket: Ticket, result: Result<Option<TimestampHit>, FetchError> },
+    /// Retention or pressure moved a log start offset.
+    Trimmed { partition: PartitionNumber, log_start: Offset },
+    /// A write or flush failed: these partitions' records that were not yet acknowledged are being
+    /// written again elsewhere; nothing is lost. Said once a failure.
+    WriteFailed,
+    /// The log cannot write any more.
+    Fenced,
+}
+
+/// Why a medium is refused. `Display` is a sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// There is nothing on it but zeros: new, or a format was cut short. It may be formatted.
+    Blank,
+    NotALog,
+    NewerFormat {
+        found: u16,
+        known: u16,
+    },
+    SuperblocksDiffer,
+    MediumTooShort {
+        bytes: u64,
+        needed: u64,
+    },
+    Device,
+    Settings(String),
+}
+
+/// What one partition holds.
+#[derive(Clone, Debug)]
+pub struct PartitionView<'a> {
+    pub log_start: Offset,
+    /// Where the next record goes.
+    pub log_end: Offset,
+    /// Everything below is on flash.
+    pub durable_end: Offset,
+    pub bytes: u64,
+    pub max_timestamp: i64,
+    pub producers: &'a crate::batch::Producers,
+}
+
+/// Counters and levels for status, console and metrics.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Stats {
+    pub slot_bytes: u64,
+    pub slots: u32,
+    pub slots_free: u32,
+    /// Bytes of record batches that were appended.
+    pub payload_bytes: u64,
+    /// Bytes that were written for them and for everything else, zeroing left out.
+    pub written_bytes: u64,
+    pub zeroed_bytes: u64,
+    pub groups: u64,
+    pub flushes: u64,
+    pub flush_ns_last: u64,
+    pub flush_ns_max: u64,
+    pub flush_ns_total: u64,
+    /// How long a commit waits for company at present.
+    pub window_ns: u64,
+    /// Commits that waited for the flush cap, and for how long in all.
+    pub cap_waits: u64,
+    pub cap_wait_ns_total: u64,
+    pub checkpoints: u64,
+    /// Writes and flushes that failed.
+    pub write_failures: u64,
+    /// Ranges of offsets that are lost to damage.
+    pub damaged_ranges: u32,
+    /// Groups that had been acknowledged and were not found, or not whole, at the start.
+    pub damaged_groups: u64,
+    /// Groups after the last acknowledged one that a cut tore: nothing that was promised is in them.
+    pub torn_groups_dropped: u64,
+    /// Bytes that the start read beside slot headers and checkpoint.
+    pub start_bytes_read: u64,
+    /// Times that the wall clock jumped ahead and retention was kept from following.
+    pub clock_jumps: u64,
+    /// Batches refused because the disk budget is used up.
+    pub full_refusals: u64,
+}

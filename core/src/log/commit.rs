@@ -1,0 +1,294 @@
+//! What follows when a commit ended: durable, or failed.
+//!
+//! A failed write or flush is never repeated: the kernel may have dropped the pages already, and a flush
+//! that then succeeds says nothing about them. The slots that the commit wrote to are abandoned, a new
+//! `boot_epoch` begins whose `epoch_base` disowns the groups that failed, and the frames are written
+//! again from memory into other slots. Offsets stay. A second failure in a row fences the log.
+
+use super::layout::checkpoint::LaneTail;
+use super::layout::footer::SlotIndex;
+use super::layout::frame::Kind;
+use super::layout::group::Place;
+use super::space::{State, ZERO_BYTES};
+use super::writer::{Pending, Writer};
+use super::{Event, IoResult, Lane, Log, Phase};
+use crate::types::{Offset, PartitionNumber, Time};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+#[derive(Debug)]
+struct Group {
+    lane: Lane,
+    place: Place,
+    bytes: Bytes,
+    frames: Vec<Pending>,
+}
+
+/// The commit in flight.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    started: Time,
+    pub outstanding: u32,
+    failed: bool,
+    groups: Vec<Group>,
+    /// Footers that are on their way.
+    pub sealed: Vec<(u32, SlotIndex)>,
+    last_seq: u64,
+    /// The lanes as they were before.
+    tails: [LaneTail; 4],
+}
+
+impl Commit {
+    pub(crate) fn new(now: Time, writer: &Writer) -> Commit {
+        Commit {
+            started: now,
+            outstanding: 0,
+            failed: false,
+            groups: Vec::new(),
+            sealed: Vec::new(),
+            last_seq: writer.durable_seq,
+            tails: core::array::from_fn(|lane| writer.lanes[lane].tail),
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        lane: Lane,
+        seq: u64,
+        place: Place,
+        bytes: Bytes,
+        frames: Vec<Pending>,
+    ) {
+        self.outstanding += 1;
+        self.last_seq = seq;
+        self.groups.push(Group { lane, place, bytes, frames });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.outstanding == 0
+    }
+
+    pub(crate) fn frames_count(&self) -> usize {
+        self.groups.iter().map(|group| group.frames.len()).sum()
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &Pending> {
+        self.groups.iter().flat_map(|group| &group.frames)
+    }
+}
+
+impl Log {
+    /// A write or the flush of the commit in flight ended.
+    pub(crate) fn commit_done(&mut self, now: Time, result: IoResult) {
+        let commit =
+            self.commit.as_mut().expect("operations of a commit end while it is in flight");
+        commit.outstanding -= 1;
+        if !matches!(result, IoResult::Done) {
+            commit.failed = true;
+            self.stats.write_failures += 1;
+        }
+        if commit.outstanding > 0 {
+            return;
+        }
+        let commit = self.commit.take().expect("it was there a moment ago");
+        if commit.failed {
+            self.commit_failed(now, commit);
+        } else {
+            self.commit_durable(now, commit);
+        }
+    }
+
+    fn commit_durable(&mut self, now: Time, commit: Commit) {
+        let flush = now.since(commit.started);
+        self.stats.flushes += 1;
+        self.stats.flush_ns_last = flush.0;
+        self.stats.flush_ns_max = self.stats.flush_ns_max.max(flush.0);
+        self.stats.flush_ns_total += flush.0;
+        self.window.done(now, flush, self.writer.pending());
+        self.writer.durable_seq = commit.last_seq;
+        self.writer.failures_in_row = 0;
+        let moved = self.move_durable_ends(&commit);
+        let written: usize = commit.groups.iter().map(|group| group.bytes.len()).sum();
+        for group in commit.groups {
+            self.tail.push(group.place, group.bytes);
+        }
+        for (slot, index) in commit.sealed {
+            self.footers.insert(slot, index);
+        }
+        if let Some(slots) = self.checkpointer.root_durable() {
+            self.space.pinned = slots;
+            self.stats.checkpoints += 1;
+            self.sweep();
+        }
+        if let Some(root) = self.checkpointer.next_root() {
+            self.writer.push(now, Lane::Meta, root);
+        }
+        if !moved.is_empty() {
+            self.events.push_back(Event::Durable { partitions: moved });
+        }
+        self.zero_ahead(written as u32);
+        self.relieve_pressure(now);
+    }
+
+    fn move_durable_ends(&mut self, commit: &Commit) -> Vec<PartitionNumber> {
+        let mut moved = BTreeMap::new();
+        for frame in commit.frames() {
+            let number = frame.header.partition;
+            let Some(partition) = self.partitions.get_mut(&number) else { continue };
+            match frame.header.kind {
+                Kind::Batch | Kind::Replace => {
+                    partition.durable_end = partition.durable_end.max(frame.end_offset());
+                    moved.entry(number).or_insert(false);
+                }
+                Kind::LogStart => {
+                    partition.log_start_durable = frame.header.base_offset;
+                    moved.insert(number, true);
+                }
+                _ => {}
+            }
+        }
+        let mut freed = false;
+        for number in moved.iter().filter(|&(_, &trimmed)| trimmed).map(|(number, _)| number) {
+            let Some(partition) = self.partitions.get_mut(number) else { continue };
+            for slot in partition.drop_dead_runs() {
+                self.space.slot_mut(slot).live -= 1;
+                freed = true;
+            }
+        }
+        if freed {
+            self.sweep();
+        }
+        moved.into_keys().collect()
+    }
+
+    /// Frees what is dead; asks for a checkpoint when that frees more and slots are short.
+    pub(crate) fn sweep(&mut self) {
+        let footers = &mut self.footers;
+        let more = self.space.sweep(self.checkpointer.as_of(), |slot| footers.forget(slot));
+        if more && self.space.free() <= self.space.pressure() {
+            self.checkpointer.wanted = true;
+        }
+    }
+
+    fn commit_failed(&mut self, now: Time, commit: Commit) {
+        self.writer.failures_in_row += 1;
+        if self.writer.failures_in_row >= 2 {
+            return self.fence();
+        }
+        log::warn!(
+            "a write or flush of the log failed: its slots are abandoned, writing goes on elsewhere"
+        );
+        self.undo(&commit);
+        self.abandon(&commit);
+        self.checkpointer.abort();
+        let writer = &mut self.writer;
+        writer.boot_epoch += 1;
+        writer.epoch_base = writer.durable_seq;
+        writer.epoch_first = writer.next_group_seq;
+        for lane in Lane::ALL {
+            writer.lanes[lane as usize].tail = commit.tails[lane as usize];
+            let waiting = core::mem::take(&mut writer.lanes[lane as usize].pending);
+            writer.lanes[lane as usize].pending_bytes = 0;
+            let failed = commit.groups.iter().filter(|group| group.lane == lane);
+            let again = failed.flat_map(|group| group.frames.iter().cloned());
+            for frame in again.chain(waiting) {
+                if frame.header.kind != Kind::Checkpoint {
+                    writer.push(now, lane, frame);
+                }
+            }
+        }
+        writer.forget(&self.partitions);
+        for (slot, index) in commit.sealed {
+            self.footers.insert(slot, index);
+        }
+        self.events.push_back(Event::WriteFailed);
+    }
+
+    /// Takes back what the commit added to the index.
+    fn undo(&mut self, commit: &Commit) {
+        for group in commit.groups.iter().rev() {
+            let mut firsts: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
+            for frame in group.frames.iter().filter(|frame| frame.header.kind == Kind::Batch) {
+                let base = frame.header.base_offset;
+                firsts.entry(frame.header.partition).or_insert((base, 0)).1 +=
+                    frame.header.body_bytes;
+            }
+            let slot = group.place.slot;
+            for (number, (base, bytes)) in firsts {
+                if let Some(index) = self.open_index_mut(slot) {
+                    index.cut(number, group.place.at, base);
+                }
+                let Some(partition) = self.partitions.get_mut(&number) else { continue };
+                partition.bytes -= u64::from(bytes);
+                let run = partition.runs.back_mut().expect("the commit added to a run");
+                run.bytes -= bytes;
+                if run.base_offset >= base {
+                    partition.runs.pop_back();
+                    self.space.slot_mut(slot).live -= 1;
+                }
+            }
+        }
+    }
+
+    fn open_index_mut(&mut self, slot: u32) -> Option<&mut SlotIndex> {
+        let open = self.writer.lanes.iter_mut().filter_map(|lane| lane.open.as_mut());
+        let open = open.map(|open| (open.slot, &mut open.index));
+        let sealed = self.writer.sealed.iter_mut().map(|(slot, index)| (*slot, index));
+        open.chain(sealed).find(|&(open, _)| open == slot).map(|(_, index)| index)
+    }
+
+    /// Never writes again to the slots of a commit that failed.
+    fn abandon(&mut self, commit: &Commit) {
+        let slots: BTreeSet<u32> = commit.groups.iter().map(|group| group.place.slot).collect();
+        let durable_seq = self.writer.durable_seq;
+        let space = &mut self.space;
+        let mut abandon = |slot: u32, mut index: SlotIndex| {
+            let state = space.slot_mut(slot);
+            state.state = State::Abandoned;
+            state.last_seq = state.last_seq.min(durable_seq);
+            index.last_seq = index.last_seq.min(durable_seq);
+            self.footers.keep(slot, index);
+        };
+        for lane in &mut self.writer.lanes {
+            if let Some(open) = lane.open.take_if(|open| slots.contains(&open.slot)) {
+                abandon(open.slot, open.index);
+            }
+        }
+        for (slot, index) in core::mem::take(&mut self.writer.sealed) {
+            if slots.contains(&slot) {
+                abandon(slot, index);
+            } else {
+                self.writer.sealed.push((slot, index));
+            }
+        }
+    }
+
+    pub(crate) fn fence(&mut self) {
+        log::error!(
+            "the log is fenced: the medium takes no more writes; reads go on until a restart"
+        );
+        self.phase = Phase::Fenced;
+        self.events.push_back(Event::Fenced);
+    }
+
+    /// Zeroes the slot up to `end` before it is written there for the first time, and a little more.
+    pub(crate) fn zero_for(&mut self, slot: u32, end: u32) {
+        if let Some((from, _)) = self.space.unzeroed(slot, end) {
+            let until = (end.next_multiple_of(ZERO_BYTES)).min(self.geometry.slot_bytes);
+            self.disk.zero(self.geometry.place(slot, from), until - from);
+            self.space.slot_mut(slot).zeroed = until;
+        }
+    }
+
+    /// Zeroes another piece of the slot that will be opened next: about as much as was just written, so
+    /// that it is ready when it is needed, and no commit waits long.
+    fn zero_ahead(&mut self, written: u32) {
+        let Some(slot) = self.space.next_free() else { return };
+        if let Some((from, rest)) = self.space.unzeroed(slot, self.geometry.slot_bytes) {
+            let len = written.max(ZERO_BYTES).next_multiple_of(ZERO_BYTES).min(rest);
+            self.disk.zero(self.geometry.place(slot, from), len);
+            self.space.slot_mut(slot).zeroed = from + len;
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The checkpoint: everything that a start would otherwise have to read out of all slots.
+//!
+//! It is a stream of bytes that stands in frames of kind checkpoint: parts, then the root, which names
+//! them and holds the rest of the stream. A checkpoint counts once its root is durable.
+//!
+//! ```text
+//! root:    u64 as_of, the group_seq up to which it stands for everything
+//!          uvarint parts; for each: uvarint slot, u64 seg_seq, uvarint where its frame begins, uvarint
+//!            bytes of the frame
+//!          the last piece of the stream
+//! stream:  u32 boot_epoch, u64 next seg_seq
+//!          4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq
+//!          uvarint slots in use; for each: uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq,
+//!            u64 lowest group_seq, u64 highest group_seq
+//!          uvarint partitions; for each: uvarint number, u8 lane, varlong log start, varlong log end,
+//!            varlong largest timestamp,
+//!            uvarint epochs; for each: varlong epoch, varlong first offset,
+//!            uvarint damaged ranges; for each: varlong from, varlong until,
+//!            uvarint bytes of producers, the producers,
+//!            uvarint runs; for each: uvarint slot, uvarint bytes, varlong base offset less the one
+//!              before, varlong largest timestamp less the one before
+//! ```
+//!
+//! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
+
+use super::super::partition::{Partition, Run};
+use super::super::{Lane, Retention};
+use crate::batch::Producers;
+use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// The `partition` of the root's frame.
+pub(crate) const ROOT: PartitionNumber = PartitionNumber(u32::MAX);
+
+/// Where a part stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartPlace {
+    pub slot: u32,
+    pub seg_seq: u64,
+    pub at: u32,
+    pub bytes: u32,
+}
+
+/// A slot in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotImage {
+    pub lane: u8,
+    pub sealed: bool,
+    pub seg_seq: u64,
+    pub first_seq: u64,
+    pub last_seq: u64,
+}
+
+/// The last group and slot of a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneTail {
+    pub group_seq: u64,
+    pub group_crc: u32,
+    pub seg_seq: u64,
+}
+
+/// What a checkpoint says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub as_of: u64,
+    pub boot_epoch: u32,
+    pub next_seg_seq: u64,
+    pub lanes: [LaneTail; 4],
+    pub slots: BTreeMap<u32, SlotImage>,
+    pub partitions: BTreeMap<PartitionNumber, Partition>,
+}
+
+/// The begin of a stream; [`put_partition`] follows for each partition.
+pub(crate) fn put_head(image: &Image, partitions: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&image.boot_epoch.to_be_bytes());
+    out.extend_from_slice(&image.next_seg_seq.to_be_bytes());
+    for lane in &image.lanes {
+        out.extend_from_slice(&lane.group_seq.to_be_bytes());
+        out.extend_from_slice(&lane.group_crc.to_be_bytes());
+        out.extend_from_slice(&lane.seg_seq.to_be_bytes());
+    }
+    put_uvarint(out, image.slots.len() as u32);
+    for (&slot, image) in &image.slots {
+        put_uvarint(out, slot);
+        out.extend_from_slice(&[image.lane, u8::from(image.sealed)]);
+        out.extend_from_slice(&image.seg_seq.to_be_bytes());
+        out.extend_from_slice(&image.first_seq.to_be_bytes());
+        out.extend_from_slice(&image.last_seq.to_be_bytes());
+    }
+    put_uvarint(out, partitions as u32);
+}
+
+pub(crate) fn put_partition(number: PartitionNumber, partition: &Partition, out: &mut Vec<u8>) {
+    put_uvarint(out, number.0);
+    out.push(partition.lane as u8);
+    put_varlong(out, partition.log_start.0);
+    put_varlong(out, partition.log_end.0);
+    put_varlong(out, partition.max_timestamp);
+    put_uvarint(out, partition.epochs.len() as u32);
+    for (epoch, start) in &partition.epochs {
+        put_varlong(out, i64::from(epoch.0));
+        put_varlong(out, start.0);
+    }
+    put_uvarint(out, partition.damaged.len() as u32);
+    for (from, until) in &partition.damaged {
+        put_varlong(out, from.0);
+        put_varlong(out, until.0);
+    }
+    let mut producers = Vec::new();
+    if !partition.producers.is_empty() {
+        partition.producers.encode(&mut producers);
+    }
+    put_uvarint(out, producers.len() as u32);
+    out.extend_from_slice(&producers);
+    put_uvarint(out, partition.runs.len() as u32);
+    let (mut base_offset, mut max_timestamp) = (0i64, 0i64);
+    for run in &partition.runs {
+        put_uvarint(out, run.slot);
+        put_uvarint(out, run.bytes);
+        put_varlong(out, run.base_offset.0.wrapping_sub(base_offset));
+        put_varlong(out, run.max_timestamp.wrapping_sub(max_timestamp));
+        (base_offset, max_timestamp) = (run.base_offset.0, run.max_timestamp);
+    }
+}
+
+/// The body of the root.
+pub(crate) fn root(as_of: u64, parts: &[PartPlace], last: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(16 + parts.len() * 24 + last.len());
+    out.extend_from_slice(&as_of.to_be_bytes());
+    put_uvarint(&mut out, parts.len() as u32);
+    for part in parts {
+        put_uvarint(&mut out, part.slot);
+        out.extend_from_slice(&part.seg_seq.to_be_bytes());
+        put_uvarint(&mut out, part.at);
+        put_uvarint(&mut out, part.bytes);
+    }
+    out.extend_from_slice(last);
+    Bytes::from(out)
+}
+
+/// What a root says: for which group_seq it stands, where its parts are, and the end of the stream.
+pub(crate) fn parse_root(body: Bytes) -> Result<(u64, Vec<PartPlace>, Bytes)> {
+    let mut input = Reader::new(body);
+    let as_of = input.u64()?;
+    let mut parts = Vec::new();
+    for _ in 0..input.uvarint()? {
+        parts.push(PartPlace {
+            slot: input.uvarint()?,
+            seg_seq: input.u64()?,
+            at: input.uvarint()?,
+            bytes: input.uvarint()?,
+        });
+    }
+    let rest = input.bytes(input.remaining())?;
+    Ok((as_of, parts, rest))
+}
+
+pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
+    let input = &mut Reader::new(stream);
+    let mut image =
+        Image { as_of, boot_epoch: input.u32()?, next_seg_seq: input.u64()?, ..Image::default() };
+    for lane in &mut image.lanes {
+        *lane =
+            LaneTail { group_seq: input.u64()?, group_crc: input.u32()?, seg_seq: input.u64()? };
+    }
+    for _ in 0..input.uvarint()? {
+        let slot = input.uvarint()?;
+        let entry = SlotImage {
+            lane: input.u8()?,
+            sealed: input.u8()? == 1,
+            seg_seq: input.u64()?,
+            first_seq: input.u64()?,
+            last_seq: input.u64()?,
+        };
+        image.slots.insert(slot, entry);
+    }
+    for _ in 0..input.uvarint()? {
+        let number = PartitionNumber(input.uvarint()?);
+        image.partitions.insert(number, parse_partition(input)?);
+    }
+    input.finish()?;
+    Ok(image)
+}
+
+fn parse_partition(input: &mut Reader) -> Result<Partition> {
+    let lane = Lane::of(input.u8()?).ok_or(Malformed)?;
+    let log_start = Offset(input.varlong()?);
+    let mut partition = Partition::new(lane, Retention::FOR_EVER, log_start);
+    partition.log_end = Offset(input.varlong()?);
+    partition.durable_end = partition.log_end;
+    partition.max_timestamp = input.varlong()?;
+    for _ in 0..input.uvarint()? {
+        let epoch = LeaderEpoch(i32::try_from(input.varlong()?).map_err(|_| Malformed)?);
+        partition.epochs.push((epoch, Offset(input.varlong()?)));
+    }
+    for _ in 0..input.uvarint()? {
+        partition.damaged.push((Offset(input.varlong()?), Offset(input.varlong()?)));
+    }
+    let producers_bytes = input.uvarint()? as usize;
+    if producers_bytes > 0 {
+        partition.producers = Producers::decode(input.slice(producers_bytes)?)?;
+    }
+    let (mut base_offset, mut max_timestamp) = (0i64, 0i64);
+    for _ in 0..input.uvarint()? {
+        let (slot, bytes) = (input.uvarint()?, input.uvarint()?);
+        base_offset = base_offset.wrapping_add(input.varlong()?);
+        max_timestamp = max_timestamp.wrapping_add(input.varlong()?);
+        partition.bytes += u64::from(bytes);
+        let base_offset = Offset(base_offset);
+        partition.runs.push_back(Run { slot, bytes, base_offset, max_timestamp });
+    }
+    Ok(partition)
+}

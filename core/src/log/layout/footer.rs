@@ -1,0 +1,313 @@
+//! The footer: what a sealed slot holds, partition by partition. It ends with the slot.
+//!
+//! ```text
+//! payload, then zeros up to the trailer:
+//!   uvarint partitions; for each, in order of number:
+//!     uvarint partition, varlong log start when last seen, varlong end, uvarint batch bytes,
+//!     varlong largest timestamp,
+//!     uvarint leader epochs; for each: varlong epoch, varlong its first offset here,
+//!     uvarint extents; for each: varlong base offset less the one before, uvarint begin less the
+//!       end of the one before, uvarint bytes, varlong largest timestamp less the one before
+//! trailer, the last 52 bytes of the slot:
+//!   at  bytes  field
+//!    0      4  magic "WFTR"
+//!    4      2  format version, 1
+//!    6      1  lane
+//!    7      1  zero
+//!    8      4  slot
+//!   12      4  bytes of the payload, which begins at a block
+//!   16      8  seg_seq
+//!   24      8  lowest group_seq in the slot
+//!   32      8  highest group_seq in the slot
+//!   40      4  where the groups end
+//!   44      4  CRC-32C of the group with the highest group_seq
+//!   48      4  CRC-32C over store UUID, the trailer before and the payload
+//! ```
+//!
+//! An extent is a run of frames of one partition without anything between, so that one read gets them;
+//! it is cut at 64 KiB, so that a read in the middle does not have to walk far.
+
+use super::group::GroupHeader;
+use super::{BLOCK, Fields, checksum, head};
+use crate::bytes::{self, Reader, put_uvarint, put_varlong, varlong_len};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+use ::bytes::Bytes;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+const MAGIC: [u8; 4] = *b"WFTR";
+pub(crate) const TRAILER_BYTES: usize = 52;
+const EXTENT_BYTES: u32 = 64 << 10;
+/// The most that one more frame of a new partition adds to the payload: five fields of ten bytes at
+/// most, an epoch, an extent, and counts that grow.
+pub(crate) const FRAME_FOOTER_BYTES_MAX: usize = 128;
+
+/// Frames of one partition that follow each other on flash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub base_offset: Offset,
+    /// Where in the slot the first frame begins.
+    pub at: u32,
+    pub bytes: u32,
+    pub max_timestamp: i64,
+}
+
+impl Extent {
+    const NONE: Extent = Extent { base_offset: Offset(0), at: 0, bytes: 0, max_timestamp: 0 };
+
+    pub(crate) fn end(&self) -> u32 {
+        self.at + self.bytes
+    }
+
+    fn put(&self, prev: &Extent, out: &mut Vec<u8>) {
+        put_varlong(out, self.base_offset.0.wrapping_sub(prev.base_offset.0));
+        put_uvarint(out, self.at - prev.end());
+        put_uvarint(out, self.bytes);
+        put_varlong(out, self.max_timestamp.wrapping_sub(prev.max_timestamp));
+    }
+
+    fn encoded_bytes(&self, prev: &Extent) -> usize {
+        varlong_len(self.base_offset.0.wrapping_sub(prev.base_offset.0))
+            + uvarint_len(self.at - prev.end())
+            + uvarint_len(self.bytes)
+            + varlong_len(self.max_timestamp.wrapping_sub(prev.max_timestamp))
+    }
+}
+
+fn uvarint_len(value: u32) -> usize {
+    (32 - value.leading_zeros() as usize).div_ceil(7).max(1)
+}
+
+/// A batch frame on flash, as it is added to an index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    pub at: u32,
+    pub frame_bytes: u32,
+    pub batch_bytes: u32,
+    pub base_offset: Offset,
+    pub end_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+    pub max_timestamp: i64,
+}
+
+/// What a slot holds of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub log_start: Offset,
+    pub end: Offset,
+    pub batch_bytes: u32,
+    pub max_timestamp: i64,
+    pub epochs: Vec<(LeaderEpoch, Offset)>,
+    pub extents: Vec<Extent>,
+}
+
+/// What a slot holds, in memory while it is open or cached, as footer when it is sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotIndex {
+    pub lane: u8,
+    pub seg_seq: u64,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub last_crc: u32,
+    /// Where the groups end.
+    pub data_end: u32,
+    pub parts: BTreeMap<PartitionNumber, Part>,
+    encoded_bytes: usize,
+    extents: usize,
+}
+
+impl SlotIndex {
+    pub(crate) fn new(lane: u8, seg_seq: u64) -> SlotIndex {
+        SlotIndex { lane, seg_seq, data_end: BLOCK, ..SlotIndex::default() }
+    }
+
+    /// A group was written up to `end`.
+    pub(crate) fn add_group(&mut self, group: &GroupHeader, end: u32) {
+        if self.first_seq == 0 {
+            self.first_seq = group.group_seq;
+        }
+        self.last_seq = group.group_seq;
+        self.last_crc = group.crc;
+        self.data_end = end;
+    }
+
+    pub(crate) fn set_log_start(&mut self, partition: PartitionNumber, log_start: Offset) {
+        self.part(partition).log_start = log_start;
+    }
+
+    fn part(&mut self, partition: PartitionNumber) -> &mut Part {
+        let encoded_bytes = &mut self.encoded_bytes;
+        self.parts.entry(partition).or_insert_with(|| {
+            *encoded_bytes += 52;
+            Part { max_timestamp: -1, ..Part::default() }
+        })
+    }
+
+    pub(crate) fn add(&mut self, partition: PartitionNumber, spot: Spot) {
+        let part = self.part(partition);
+        let mut grown = 0;
+        if part.epochs.last().is_none_or(|&(epoch, _)| epoch < spot.leader_epoch) {
+            part.epochs.push((spot.leader_epoch, spot.base_offset));
+            grown += 16;
+        }
+        part.end = spot.end_offset;
+        part.batch_bytes += spot.batch_bytes;
+        part.max_timestamp = part.max_timestamp.max(spot.max_timestamp);
+        let mut extent = Extent {
+            base_offset: spot.base_offset,
+            at: spot.at,
+            bytes: spot.frame_bytes,
+            max_timestamp: spot.max_timestamp,
+        };
+        let mut shrunk = 0;
+        let last = part.extents.last().copied();
+        let adjoins =
+            |last: &Extent| last.end() == spot.at && last.bytes + spot.frame_bytes <= EXTENT_BYTES;
+        if let Some(last) = last.filter(adjoins) {
+            part.extents.pop();
+            shrunk = last.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
+            extent = Extent {
+                bytes: last.bytes + spot.frame_bytes,
+                max_timestamp: last.max_timestamp.max(spot.max_timestamp),
+                ..last
+            };
+        }
+        grown += extent.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
+        part.extents.push(extent);
+        self.encoded_bytes = self.encoded_bytes + grown - shrunk;
+        self.extents += usize::from(shrunk == 0);
+    }
+
+    /// Takes back what a failed write added to a partition from `at` on.
+    pub(crate) fn cut(&mut self, partition: PartitionNumber, at: u32, end: Offset) {
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        part.extents.retain(|extent| extent.at < at);
+        part.epochs.retain(|&(_, start)| start < end);
+        part.end = end;
+    }
+
+    /// Bytes of the footer at most, once `frames` more are in the slot.
+    pub(crate) fn footer_bytes(&self, frames: usize) -> usize {
+        super::pad(16 + self.encoded_bytes + frames * FRAME_FOOTER_BYTES_MAX + TRAILER_BYTES)
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.parts.len() * 160 + self.extents * size_of::<Extent>()
+    }
+
+    /// The footer, whose last byte is the last of the slot.
+    pub(crate) fn encode(&self, store: &[u8; 16], slot: u32) -> Bytes {
+        let mut out = Vec::with_capacity(self.footer_bytes(0));
+        put_uvarint(&mut out, self.parts.len() as u32);
+        for (number, part) in &self.parts {
+            put_uvarint(&mut out, number.0);
+            put_varlong(&mut out, part.log_start.0);
+            put_varlong(&mut out, part.end.0);
+            put_uvarint(&mut out, part.batch_bytes);
+            put_varlong(&mut out, part.max_timestamp);
+            put_uvarint(&mut out, part.epochs.len() as u32);
+            for (epoch, start) in &part.epochs {
+                put_varlong(&mut out, i64::from(epoch.0));
+                put_varlong(&mut out, start.0);
+            }
+            put_uvarint(&mut out, part.extents.len() as u32);
+            let mut prev = &Extent::NONE;
+            for extent in &part.extents {
+                extent.put(prev, &mut out);
+                prev = extent;
+            }
+        }
+        let payload_bytes = out.len();
+        let mut trailer = [0; TRAILER_BYTES];
+        trailer[0..4].copy_from_slice(&MAGIC);
+        trailer[4..6].copy_from_slice(&super::superblock::VERSION.to_be_bytes());
+        trailer[6] = self.lane;
+        trailer[8..12].copy_from_slice(&slot.to_be_bytes());
+        trailer[12..16].copy_from_slice(&(payload_bytes as u32).to_be_bytes());
+        trailer[16..24].copy_from_slice(&self.seg_seq.to_be_bytes());
+        trailer[24..32].copy_from_slice(&self.first_seq.to_be_bytes());
+        trailer[32..40].copy_from_slice(&self.last_seq.to_be_bytes());
+        trailer[40..44].copy_from_slice(&self.data_end.to_be_bytes());
+        trailer[44..48].copy_from_slice(&self.last_crc.to_be_bytes());
+        let crc = checksum(store, &[&trailer[..48], &out]);
+        trailer[48..52].copy_from_slice(&crc.to_be_bytes());
+        out.resize(super::pad(payload_bytes + TRAILER_BYTES) - TRAILER_BYTES, 0);
+        out.extend_from_slice(&trailer);
+        Bytes::from(out)
+    }
+}
+
+/// What the end of a slot says.
+#[derive(Debug)]
+pub(crate) enum Tail {
+    Footer(SlotIndex),
+    /// The footer is so many bytes long: read them from the end of the slot.
+    Longer(u32),
+    /// No footer of this use of the slot.
+    Nothing,
+}
+
+/// Reads the footer of use `seg_seq` of a slot from the slot's last bytes; of any use if `None`.
+pub(crate) fn parse(end: &Bytes, store: &[u8; 16], slot: u32, seg_seq: Option<u64>) -> Tail {
+    let Some(at) = end.len().checked_sub(TRAILER_BYTES) else { return Tail::Nothing };
+    let Some(trailer) = head::<TRAILER_BYTES>(&end[at..]) else { return Tail::Nothing };
+    let fields = Fields(trailer);
+    let payload_bytes = fields.u32(12) as usize;
+    if trailer[..4] != MAGIC
+        || fields.u32(8) != slot
+        || fields.u8(6) >= 4
+        || seg_seq.is_some_and(|seg_seq| seg_seq != fields.u64(16))
+        || payload_bytes > super::SLOT_BYTES_MAX as usize
+    {
+        return Tail::Nothing;
+    }
+    let region = super::pad(payload_bytes + TRAILER_BYTES);
+    let Some(start) = end.len().checked_sub(region) else {
+        return Tail::Longer(region as u32);
+    };
+    let payload = end.slice(start..start + payload_bytes);
+    if fields.u32(48) != checksum(store, &[&trailer[..48], &payload]) {
+        return Tail::Nothing;
+    }
+    let mut index = SlotIndex::new(fields.u8(6), fields.u64(16));
+    index.first_seq = fields.u64(24);
+    index.last_seq = fields.u64(32);
+    index.data_end = fields.u32(40);
+    index.last_crc = fields.u32(44);
+    match parse_payload(&mut Reader::new(payload), &mut index) {
+        Ok(()) => Tail::Footer(index),
+        Err(bytes::Malformed) => Tail::Nothing,
+    }
+}
+
+fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()> {
+    for _ in 0..input.uvarint()? {
+        let number = PartitionNumber(input.uvarint()?);
+        let mut part = Part {
+            log_start: Offset(input.varlong()?),
+            end: Offset(input.varlong()?),
+            batch_bytes: input.uvarint()?,
+            max_timestamp: input.varlong()?,
+            epochs: vec![],
+            extents: vec![],
+        };
+        for _ in 0..input.uvarint()? {
+            part.epochs.push((LeaderEpoch(input.varlong()? as i32), Offset(input.varlong()?)));
+        }
+        let mut prev = Extent::NONE;
+        for _ in 0..input.uvarint()? {
+            let base_offset = Offset(prev.base_offset.0.wrapping_add(input.varlong()?));
+            let at = prev.end().checked_add(input.uvarint()?).ok_or(bytes::Malformed)?;
+            let bytes = input.uvarint()?;
+            at.checked_add(bytes).ok_or(bytes::Malformed)?;
+            let max_timestamp = prev.max_timestamp.wrapping_add(input.varlong()?);
+            prev = Extent { base_offset, at, bytes, max_timestamp };
+            part.extents.push(prev);
+        }
+        index.extents += part.extents.len();
+        index.parts.insert(number, part);
+    }
+    Ok(())
+}

@@ -1,0 +1,465 @@
+//! Fetches and searches by timestamp.
+//!
+//! A question is looked at again each time something that it waited for is there: first the footer of the
+//! slot that holds its offset, then the bytes. One answer comes from one read of one slot, of at most
+//! [`READ_BYTES_MAX`]; who wants more asks again. Every frame's checksum is verified before its batch is
+//! handed out, but for what comes from the tail in memory.
+
+use super::layout::footer::Extent;
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::frame_seed;
+use super::layout::group::Place;
+use super::{
+    Answer, Batches, Event, FetchError, FetchSpec, IoResult, Log, Phase, Purpose, Ticket,
+    TimestampHit,
+};
+use crate::batch::{self, Header as BatchHeader};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// The most that one read gets, but for a single larger batch.
+pub(crate) const READ_BYTES_MAX: u32 = 1 << 20;
+
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    Fetch(FetchSpec),
+    /// `from` moves on when an extent turns out not to have it.
+    Find {
+        partition: PartitionNumber,
+        timestamp: i64,
+        from: Offset,
+    },
+}
+
+/// Extents of one slot that one read gets.
+#[derive(Clone, Debug)]
+struct Span {
+    slot: u32,
+    seg_seq: u64,
+    extents: Vec<Extent>,
+    /// Where the partition's data goes on after the last extent.
+    end: Offset,
+}
+
+#[derive(Debug)]
+struct Job {
+    question: Question,
+    span: Option<Span>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    last: u64,
+    open: BTreeMap<Ticket, Job>,
+}
+
+#[derive(Debug)]
+enum Found {
+    Batches(Batches),
+    Hit(Option<TimestampHit>),
+}
+
+enum Look {
+    Answer(Found),
+    /// The footer of that slot is needed.
+    Footer(u32),
+    Read(Span),
+    /// Not here: look again from there.
+    Onward(Offset),
+}
+
+impl Log {
+    pub fn fetch(&mut self, spec: FetchSpec) -> Result<Answer<Batches>, FetchError> {
+        match self.ask(Question::Fetch(spec))? {
+            Answer::Now(Found::Batches(batches)) => Ok(Answer::Now(batches)),
+            Answer::Now(Found::Hit(_)) => unreachable!("a fetch is answered with batches"),
+            Answer::Later(ticket) => Ok(Answer::Later(ticket)),
+        }
+    }
+
+    /// The first record whose timestamp is at least this. Inside a compressed batch the batch's base
+    /// offset is the answer: the core does not decompress.
+    pub fn find_timestamp(
+        &mut self,
+        number: PartitionNumber,
+        timestamp: i64,
+    ) -> Result<Answer<Option<TimestampHit>>, FetchError> {
+        let question = Question::Find { partition: number, timestamp, from: Offset::ZERO };
+        match self.ask(question)? {
+            Answer::Now(Found::Hit(hit)) => Ok(Answer::Now(hit)),
+            Answer::Now(Found::Batches(_)) => unreachable!("a search is answered with a hit"),
+            Answer::Later(ticket) => Ok(Answer::Later(ticket)),
+        }
+    }
+
+    fn ask(&mut self, mut question: Question) -> Result<Answer<Found>, FetchError> {
+        if matches!(self.phase, Phase::Starting(_) | Phase::Refused) {
+            return Err(FetchError::UnknownPartition);
+        }
+        loop {
+            let look = self.look(&question)?;
+            match look {
+                Look::Answer(found) => return Ok(Answer::Now(found)),
+                Look::Onward(next) => question.move_on(next),
+                Look::Footer(_) | Look::Read(_) => {
+                    self.jobs.last += 1;
+                    let ticket = Ticket(self.jobs.last);
+                    self.wait_for(ticket, question, look);
+                    return Ok(Answer::Later(ticket));
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, ticket: Ticket, question: Question, look: Look) {
+        let mut job = Job { question, span: None };
+        match look {
+            Look::Footer(slot) => self.load_footer(slot, ticket),
+            Look::Read(span) => {
+                let (at, len) = span.bounds();
+                self.disk.read(Purpose::Data(ticket), self.geometry.place(span.slot, at), len);
+                job.span = Some(span);
+            }
+            Look::Answer(_) | Look::Onward(_) => unreachable!("an answer is not waited for"),
+        }
+        self.jobs.open.insert(ticket, job);
+    }
+
+    /// Looks at a question again: what it waited for is there.
+    pub(crate) fn resume(&mut self, ticket: Ticket) {
+        let Some(Job { mut question, .. }) = self.jobs.open.remove(&ticket) else { return };
+        loop {
+            match self.look(&question) {
+                Ok(Look::Answer(found)) => return self.answer(ticket, question, Ok(found)),
+                Ok(Look::Onward(next)) => question.move_on(next),
+                Ok(look) => return self.wait_for(ticket, question, look),
+                Err(error) => return self.answer(ticket, question, Err(error)),
+            }
+        }
+    }
+
+    pub(crate) fn answer_failed(&mut self, ticket: Ticket, error: FetchError) {
+        if let Some(job) = self.jobs.open.remove(&ticket) {
+            self.answer(ticket, job.question, Err(error));
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, question: Question, found: Result<Found, FetchError>) {
+        self.events.push_back(match (question, found) {
+            (Question::Fetch(_), Ok(Found::Batches(batches))) => {
+                Event::Fetched { ticket, result: Ok(batches) }
+            }
+            (Question::Find { .. }, Ok(Found::Hit(hit))) => {
+                Event::Found { ticket, result: Ok(hit) }
+            }
+            (Question::Fetch(_), Err(error)) => Event::Fetched { ticket, result: Err(error) },
+            (Question::Find { .. }, Err(error)) => Event::Found { ticket, result: Err(error) },
+            (_, Ok(_)) => unreachable!("a question gets its own kind of answer"),
+        });
+    }
+
+    /// The bytes that a question waited for are there.
+    pub(crate) fn data_done(&mut self, ticket: Ticket, result: IoResult) {
+        let Some(job) = self.jobs.open.get_mut(&ticket) else { return };
+        let Some(span) = job.span.take() else { return };
+        let mut question = job.question;
+        let IoResult::Read(bytes) = result else {
+            return self.answer_failed(ticket, FetchError::Device);
+        };
+        let used_anew = self.space.slot(span.slot).seg_seq != span.seg_seq;
+        if used_anew || self.bounds(&question).is_err() {
+            return self.resume(ticket);
+        }
+        let (start, _) = span.bounds();
+        let chunks: Vec<Option<Bytes>> = span
+            .extents
+            .iter()
+            .map(|extent| {
+                let from = (extent.at - start) as usize;
+                let range = from..from + extent.bytes as usize;
+                (range.end <= bytes.len()).then(|| bytes.slice(range))
+            })
+            .collect();
+        let seed = frame_seed(&self.geometry.store, span.seg_seq);
+        match self.judge_chunks(&question, &span, &chunks, Some(seed)) {
+            Ok(Look::Answer(found)) => {
+                self.jobs.open.remove(&ticket);
+                self.answer(ticket, question, Ok(found));
+            }
+            Ok(Look::Onward(next)) => {
+                question.move_on(next);
+                self.jobs.open.insert(ticket, Job { question, span: None });
+                self.resume(ticket);
+            }
+            Ok(_) => unreachable!("chunks are answered or passed over"),
+            Err(error) => self.answer_failed(ticket, error),
+        }
+    }
+
+    /// The offsets among which an answer may lie.
+    fn bounds(&self, question: &Question) -> Result<(Offset, Offset), FetchError> {
+        let partition =
+            self.partitions.get(&question.partition()).ok_or(FetchError::UnknownPartition)?;
+        match question {
+            Question::Fetch(spec) => {
+                if spec.from < partition.log_start || spec.from > partition.log_end {
+                    return Err(FetchError::OutOfRange);
+                }
+                Ok((spec.from, spec.end.min(partition.durable_end)))
+            }
+            Question::Find { from, .. } => {
+                Ok(((*from).max(partition.log_start), partition.durable_end))
+            }
+        }
+    }
+
+    fn look(&mut self, question: &Question) -> Result<Look, FetchError> {
+        let (from, end) = self.bounds(question)?;
+        let number = question.partition();
+        let partition = &self.partitions[&number];
+        let run = match question {
+            Question::Fetch(_) => partition.run_at(from),
+            Question::Find { timestamp, .. } => (0..partition.runs.len()).find(|&run| {
+                partition.run_end(run) > from && partition.runs[run].max_timestamp >= *timestamp
+            }),
+        };
+        let Some(run) = run.filter(|_| from < end) else {
+            return Ok(Look::Answer(question.nothing()));
+        };
+        let run_end = partition.run_end(run);
+        if let (Question::Fetch(_), Some(until)) = (question, partition.damage_at(from)) {
+            return Err(FetchError::Damaged { until });
+        }
+        let slot = partition.runs[run].slot;
+        let Some(index) = self.index_of(slot) else { return Ok(Look::Footer(slot)) };
+        let seg_seq = index.seg_seq;
+        let Some(part) = index.parts.get(&number) else {
+            return question.pass_over(run_end);
+        };
+        let chosen = question.choose(&part.extents, from, end, part.end);
+        let Some((first, extents)) = chosen else { return question.pass_over(run_end) };
+        let next = part.extents.get(first + extents.len());
+        let span =
+            Span { slot, seg_seq, end: next.map_or(part.end, |next| next.base_offset), extents };
+        let cached = span.extents.iter().map_while(|extent| {
+            self.tail.get(Place { slot, at: extent.at }, extent.bytes).map(Some)
+        });
+        let cached: Vec<Option<Bytes>> = cached.collect();
+        if cached.is_empty() {
+            return Ok(Look::Read(span));
+        }
+        self.judge_chunks(question, &span, &cached, None)
+    }
+
+    fn judge_chunks(
+        &mut self,
+        question: &Question,
+        span: &Span,
+        chunks: &[Option<Bytes>],
+        seed: Option<u32>,
+    ) -> Result<Look, FetchError> {
+        let (from, end) = self.bounds(question)?;
+        let walk = Walk { partition: question.partition(), from, end, seed };
+        match question {
+            Question::Fetch(spec) => {
+                let batches = walk.batches(spec, span, chunks).inspect_err(|_| {
+                    self.stats.damaged_ranges += 1;
+                    log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
+                })?;
+                Ok(Look::Answer(Found::Batches(batches)))
+            }
+            Question::Find { timestamp, .. } => Ok(match walk.hit(*timestamp, chunks) {
+                Some(hit) => Look::Answer(Found::Hit(Some(hit))),
+                None => Look::Onward(span.end.max(from.plus(1))),
+            }),
+        }
+    }
+}
+
+impl Question {
+    fn partition(&self) -> PartitionNumber {
+        match self {
+            Question::Fetch(spec) => spec.partition,
+            Question::Find { partition, .. } => *partition,
+        }
+    }
+
+    fn nothing(&self) -> Found {
+        match self {
+            Question::Fetch(_) => Found::Batches(Vec::new()),
+            Question::Find { .. } => Found::Hit(None),
+        }
+    }
+
+    fn move_on(&mut self, next: Offset) {
+        match self {
+            Question::Fetch(_) => unreachable!("a fetch is answered where it asked"),
+            Question::Find { from, .. } => *from = next,
+        }
+    }
+
+    /// The index does not have what the partition's runs say.
+    fn pass_over(&self, until: Offset) -> Result<Look, FetchError> {
+        match self {
+            Question::Fetch(_) => Err(FetchError::Damaged { until }),
+            Question::Find { .. } => Ok(Look::Onward(until)),
+        }
+    }
+
+    /// The extents to read, and the index of the first.
+    fn choose(
+        &self,
+        extents: &[Extent],
+        from: Offset,
+        end: Offset,
+        last: Offset,
+    ) -> Option<(usize, Vec<Extent>)> {
+        match self {
+            Question::Fetch(spec) => {
+                let first = extents.partition_point(|e| e.base_offset <= from).saturating_sub(1);
+                let begin = extents.get(first)?;
+                let mut bytes = 0usize;
+                let chosen = extents[first..].iter().take_while(|extent| {
+                    let fits = bytes < spec.bytes_max
+                        && extent.base_offset < end
+                        && extent.end() - begin.at <= READ_BYTES_MAX;
+                    let first = bytes == 0;
+                    bytes += extent.bytes as usize;
+                    first || fits
+                });
+                Some((first, chosen.copied().collect()))
+            }
+            Question::Find { timestamp, .. } => {
+                let ends = extents.iter().skip(1).map(|next| next.base_offset).chain([last]);
+                let mut ends = extents.iter().zip(ends);
+                let found = ends
+                    .position(|(extent, end)| end > from && extent.max_timestamp >= *timestamp)?;
+                Some((found, alloc::vec![extents[found]]))
+            }
+        }
+    }
+}
+
+impl Span {
+    /// Where the read begins in the slot, and its length.
+    fn bounds(&self) -> (u32, u32) {
+        let start = self.extents.first().map_or(0, |extent| extent.at);
+        let end = self.extents.last().map_or(0, Extent::end);
+        (start, end - start)
+    }
+}
+
+/// A walk over the frames of extents.
+struct Walk {
+    partition: PartitionNumber,
+    from: Offset,
+    end: Offset,
+    /// `None`: from memory, not verified.
+    seed: Option<u32>,
+}
+
+impl Walk {
+    fn frame(&self, chunk: &Bytes, at: usize) -> Option<FrameHeader> {
+        let bytes = chunk.get(at..)?;
+        let header = match self.seed {
+            Some(seed) => FrameHeader::verify(bytes, seed)?,
+            None => FrameHeader::peek(bytes)?,
+        };
+        let batch = matches!(header.kind, Kind::Batch | Kind::Replace);
+        (batch && header.partition == self.partition).then_some(header)
+    }
+
+    fn batches(
+        &self,
+        spec: &FetchSpec,
+        span: &Span,
+        chunks: &[Option<Bytes>],
+    ) -> Result<Batches, FetchError> {
+        let mut batches = Batches::new();
+        let mut total = 0;
+        for (number, chunk) in chunks.iter().enumerate() {
+            let chunk = chunk.clone().unwrap_or_default();
+            let next = span.extents.get(number + 1).map_or(span.end, |next| next.base_offset);
+            let mut at = 0;
+            while at < chunk.len().max(1) {
+                let Some(header) = self.frame(&chunk, at) else {
+                    // Behind a damaged frame, others may be whole, if its length still is.
+                    match self.behind(&chunk, at) {
+                        Some((behind, base)) if base <= self.from => at = behind,
+                        _ if !batches.is_empty() => return Ok(batches),
+                        Some((_, until)) => return Err(FetchError::Damaged { until }),
+                        None if next <= self.from => break,
+                        None => return Err(FetchError::Damaged { until: next }),
+                    }
+                    continue;
+                };
+                let body = at + FRAME_HEADER_BYTES..at + header.frame_bytes();
+                at = body.end;
+                if header.end_offset() <= self.from {
+                    continue;
+                }
+                total += body.len();
+                let fits = total <= spec.bytes_max || (batches.is_empty() && spec.at_least_one);
+                if header.end_offset() > self.end || !fits {
+                    return Ok(batches);
+                }
+                batches.push(chunk.slice(body));
+            }
+        }
+        Ok(batches)
+    }
+
+    /// The whole frame behind a damaged one.
+    fn behind(&self, chunk: &Bytes, at: usize) -> Option<(usize, Offset)> {
+        let damaged = FrameHeader::peek(chunk.get(at..)?)?;
+        let behind = at.checked_add(damaged.frame_bytes())?;
+        Some((behind, self.frame(chunk, behind)?.base_offset))
+    }
+
+    fn hit(&self, timestamp: i64, chunks: &[Option<Bytes>]) -> Option<TimestampHit> {
+        for chunk in chunks.iter().flatten() {
+            let mut at = 0;
+            while let Some(header) = self.frame(chunk, at) {
+                let body = &chunk[at + FRAME_HEADER_BYTES..at + header.frame_bytes()];
+                at += header.frame_bytes();
+                if header.end_offset() <= self.from {
+                    continue;
+                }
+                if header.end_offset() > self.end {
+                    return None;
+                }
+                let batch = BatchHeader::parse(body).ok()?;
+                if batch.max_timestamp >= timestamp
+                    && let Some(hit) = self.in_batch(&batch, body, timestamp)
+                {
+                    return Some(hit);
+                }
+            }
+        }
+        None
+    }
+
+    fn in_batch(&self, header: &BatchHeader, body: &[u8], timestamp: i64) -> Option<TimestampHit> {
+        let leader_epoch = LeaderEpoch(header.partition_leader_epoch);
+        let plain = header.codec() == Some(batch::Codec::None);
+        if !plain || header.is_log_append_time() {
+            let first = header.base_timestamp;
+            return Some(TimestampHit {
+                offset: header.base_offset,
+                timestamp: if first >= timestamp { first } else { header.max_timestamp },
+                leader_epoch,
+            });
+        }
+        let section = body.get(batch::HEADER_BYTES..)?;
+        batch::records(section, header.records_count)
+            .map_while(Result::ok)
+            .map(|record| TimestampHit {
+                offset: header.base_offset.plus(i64::from(record.offset_delta)),
+                timestamp: header.base_timestamp.saturating_add(record.timestamp_delta),
+                leader_epoch,
+            })
+            .find(|hit| hit.timestamp >= timestamp && hit.offset >= self.from)
+    }
+}

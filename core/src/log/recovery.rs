@@ -1,0 +1,552 @@
+//! The start: from a medium to a log, one step after the other.
+//!
+//! - Superblock: read, or its copies when it is bad. Format: both written, flushed, done.
+//! - Headers: the header of every slot that is on the medium, and a look at its first group.
+//! - Newest: the newest slot of each lane is visited; its groups point to the last checkpoint.
+//! - Checkpoint: root and parts, the newest that is whole.
+//! - Visit: every slot that the checkpoint does not know as sealed. A visit reads the footer, which says
+//!   where the slot ends, and then the groups. Without a checkpoint a good footer stands for its slot.
+//! - Judge: see `accept`. Then Replay reads the slots that were visited again, in order of `seg_seq`, and
+//!   applies the groups that count; keeping them in memory meanwhile would cost as much as they hold.
+//! - Seal: slots without a footer get one, rebuilt; a flush; done. Nothing is ever appended to them.
+//!
+//! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written after it
+//! (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
+
+use super::accept::{self, Candidate, Verdict};
+use super::checkpoint::Durable;
+use super::disk::{Disk, Purpose};
+use super::layout::checkpoint::{self as format, Image};
+use super::layout::footer::SlotIndex;
+use super::layout::frame::FrameHeader;
+use super::layout::group::{self, Found, GROUP_HEADER_BYTES, Place};
+use super::layout::slot::SlotHeader;
+use super::layout::{BLOCK, Geometry, frame_seed, group_seed, superblock};
+use super::replay::Replay;
+use super::scan::{self, Scan, Step as ScanStep};
+use super::visit::{Visit, Visited};
+use super::{IoResult, OpenError, Settings, Start};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Slot headers that are read at the same time.
+const HEADERS_AT_ONCE: u32 = 64;
+/// The header, and behind its block the header of the first group.
+const PEEK_BYTES: u32 = BLOCK + GROUP_HEADER_BYTES as u32;
+
+#[derive(Debug)]
+enum Step {
+    /// Waiting for so many writes and a flush.
+    Format(u32),
+    Superblock,
+    /// The copies that were not read yet, and what the first superblock was.
+    Copies {
+        left: Vec<u64>,
+        reading: u64,
+        first: Result<Geometry, superblock::Bad>,
+    },
+    Headers {
+        next: u32,
+        waiting: u32,
+    },
+    /// Looking for the newest groups.
+    Newest,
+    Root {
+        place: Place,
+        len: u32,
+    },
+    Parts {
+        as_of: u64,
+        places: Vec<format::PartPlace>,
+        stream: Vec<u8>,
+        last: Bytes,
+    },
+    Visit,
+    Replay {
+        scan: Scan,
+        slot: u32,
+        index: SlotIndex,
+        rest: VecDeque<u32>,
+    },
+    Seal(u32),
+}
+
+/// How a start ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Done,
+    Refused(OpenError),
+}
+
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    settings: Settings,
+    step: Step,
+    pub geometry: Geometry,
+    pub headers: BTreeMap<u32, SlotHeader>,
+    /// Slots that hold something, but no header that can be read.
+    headless: Vec<u32>,
+    /// Slots still to be visited, the next one last.
+    to_visit: Vec<u32>,
+    visit: Option<Visit>,
+    pub visited: BTreeMap<u32, Visited>,
+    /// Where checkpoints may be, the most promising last, and those that were tried.
+    roots: Vec<Place>,
+    tried: BTreeSet<Place>,
+    pub image: Option<Image>,
+    pub checkpoint: Option<Durable>,
+    pub verdict: Verdict,
+    accepted: BTreeSet<Place>,
+    pub replay: Replay,
+    /// The footers of the slots that were visited.
+    pub indexes: Vec<(u32, SlotIndex)>,
+    pub bytes_read: u64,
+    repair: Option<u64>,
+}
+
+impl Recovery {
+    pub(crate) fn begin(settings: &Settings, disk: &mut Disk) -> Result<Recovery, OpenError> {
+        let mut recovery = Recovery {
+            settings: settings.clone(),
+            step: Step::Superblock,
+            geometry: Geometry { store: [0; 16], node: settings.node.0, slot_bytes: 0, slots: 0 },
+            headers: BTreeMap::new(),
+            headless: Vec::new(),
+            to_visit: Vec::new(),
+            visit: None,
+            visited: BTreeMap::new(),
+            roots: Vec::new(),
+            tried: BTreeSet::new(),
+            image: None,
+            checkpoint: None,
+            verdict: Verdict::default(),
+            accepted: BTreeSet::new(),
+            replay: Replay { whole: true, ..Replay::default() },
+            indexes: Vec::new(),
+            bytes_read: 0,
+            repair: None,
+        };
+        match settings.start {
+            Start::Recover => disk.read(Purpose::Start(0), 0, BLOCK),
+            Start::Format { store, slot_bytes, slots } => {
+                if !superblock::is_usable(slot_bytes, slots) {
+                    let what = alloc::format!("{slots} slots of {slot_bytes} bytes are no log");
+                    return Err(OpenError::Settings(what));
+                }
+                let geometry = Geometry { store, slot_bytes, slots, ..recovery.geometry };
+                recovery.geometry = geometry;
+                let block = superblock::encode(&geometry);
+                disk.write(Purpose::Start(0), 0, block.clone());
+                disk.write(Purpose::Start(0), u64::from(slot_bytes), block);
+                disk.flush(Purpose::Start(0));
+                recovery.step = Step::Format(3);
+            }
+        }
+        Ok(recovery)
+    }
+
+    /// An operation of the start ended; `tag` is the slot for headers.
+    pub(crate) fn done(&mut self, disk: &mut Disk, tag: u32, result: IoResult) -> Option<Outcome> {
+        let bytes = match result {
+            IoResult::Read(bytes) => Some(bytes),
+            IoResult::Done => Some(Bytes::new()),
+            IoResult::Failed => None,
+        };
+        match self.step {
+            Step::Format(_) | Step::Seal(_) => self.written(bytes.is_some()),
+            Step::Superblock => self.superblock(disk, bytes),
+            Step::Copies { .. } => self.copy(disk, bytes),
+            Step::Headers { .. } => self.header(disk, tag, bytes),
+            Step::Newest | Step::Visit => self.visited(disk, bytes),
+            Step::Root { .. } => self.root(disk, bytes),
+            Step::Parts { .. } => self.part(disk, bytes),
+            Step::Replay { .. } => self.replayed(disk, bytes),
+        }
+    }
+
+    fn written(&mut self, done: bool) -> Option<Outcome> {
+        let (Step::Format(left) | Step::Seal(left)) = &mut self.step else { return None };
+        if !done {
+            return Some(Outcome::Refused(OpenError::Device));
+        }
+        *left -= 1;
+        (*left == 0).then_some(Outcome::Done)
+    }
+
+    fn superblock(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let first = bytes.map_or(Err(superblock::Bad::Invalid), |bytes| superblock::parse(&bytes));
+        let mut left: Vec<u64> = match first {
+            Ok(geometry) => alloc::vec![u64::from(geometry.slot_bytes)],
+            Err(superblock::Bad::Newer(found)) => return Some(newer(found)),
+            Err(_) => superblock::copies().collect(),
+        };
+        let reading = left.pop().expect("there is a place for a copy");
+        self.step = Step::Copies { left, reading, first };
+        disk.read(Purpose::Start(0), reading, BLOCK);
+        None
+    }
+
+    fn copy(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let Step::Copies { left, reading, first } = &mut self.step else { return None };
+        let copy = bytes.map_or(Err(superblock::Bad::Invalid), |bytes| superblock::parse(&bytes));
+        let here = copy.is_ok_and(|copy| u64::from(copy.slot_bytes) == *reading);
+        match (&*first, copy) {
+            (Ok(first), Ok(copy)) if *first != copy => {
+                return Some(Outcome::Refused(OpenError::SuperblocksDiffer));
+            }
+            (_, Err(superblock::Bad::Newer(found))) => return Some(newer(found)),
+            (Ok(geometry), copy) => {
+                self.geometry = *geometry;
+                self.repair = copy.is_err().then_some(*reading);
+            }
+            (Err(_), Ok(geometry)) if here => {
+                self.geometry = geometry;
+                self.repair = Some(0);
+            }
+            (Err(bad), _) => {
+                let blank = *bad == superblock::Bad::Blank;
+                let Some(next) = left.pop() else {
+                    let error = if blank { OpenError::Blank } else { OpenError::NotALog };
+                    return Some(Outcome::Refused(error));
+                };
+                *reading = next;
+                disk.read(Purpose::Start(0), next, BLOCK);
+                return None;
+            }
+        }
+        if self.geometry.node != self.settings.node.0 {
+            let what = alloc::format!(
+                "the log belongs to node {}, this is node {}",
+                self.geometry.node,
+                self.settings.node.0
+            );
+            return Some(Outcome::Refused(OpenError::Settings(what)));
+        }
+        self.step = Step::Headers { next: 0, waiting: 0 };
+        self.more_headers(disk)
+    }
+
+    fn more_headers(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        let Step::Headers { next, waiting } = &mut self.step else { return None };
+        let present = self.geometry.slots_on(self.settings.medium_bytes);
+        while *waiting < HEADERS_AT_ONCE && *next < present {
+            disk.read(Purpose::Start(*next), self.geometry.place(*next, 0), PEEK_BYTES);
+            *next += 1;
+            *waiting += 1;
+        }
+        if *waiting == 0 { self.begin_newest(disk) } else { None }
+    }
+
+    fn header(&mut self, disk: &mut Disk, slot: u32, bytes: Option<Bytes>) -> Option<Outcome> {
+        if let Step::Headers { waiting, .. } = &mut self.step {
+            *waiting -= 1;
+        }
+        let bytes = bytes.unwrap_or_default();
+        match SlotHeader::parse(&bytes, &self.geometry.store, slot) {
+            Some(header) => {
+                self.headers.insert(slot, header);
+            }
+            // A slot that was never used is all zeros.
+            None if bytes.is_empty() || bytes.iter().any(|&byte| byte != 0) => {
+                self.headless.push(slot);
+            }
+            None => {}
+        }
+        self.more_headers(disk)
+    }
+
+    fn begin_newest(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        self.step = Step::Newest;
+        let mut newest: BTreeMap<u8, (u64, u32)> = BTreeMap::new();
+        for (&slot, header) in &self.headers {
+            let entry = newest.entry(header.lane).or_default();
+            *entry = (*entry).max((header.seg_seq, slot));
+        }
+        self.to_visit = newest.into_values().map(|(_, slot)| slot).collect();
+        self.to_visit.extend(&self.headless);
+        self.next_visit(disk)
+    }
+
+    /// Goes on with the next visit, or to the step after.
+    fn next_visit(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        while let Some(slot) = self.to_visit.pop() {
+            if self.visited.contains_key(&slot) {
+                continue;
+            }
+            let footer_only = matches!(self.step, Step::Visit) && self.image.is_none();
+            let seg_seq = self.headers.get(&slot).map(|header| header.seg_seq);
+            let visit = Visit::new(&self.geometry, slot, seg_seq, footer_only);
+            visit.ask(disk, &self.geometry);
+            self.visit = Some(visit);
+            return None;
+        }
+        match self.step {
+            Step::Newest => {
+                if self.is_lane_unseen() {
+                    return self.next_visit(disk);
+                }
+                self.find_roots();
+                self.next_root(disk)
+            }
+            _ => self.judge(disk),
+        }
+    }
+
+    /// A lane's newest slot may have been opened by the commit that was cut: then the one before it is
+    /// the newest that holds a group. Whether there is one to visit.
+    fn is_lane_unseen(&mut self) -> bool {
+        for lane in 0..4 {
+            let slots = self.headers.iter().filter(|(_, header)| header.lane == lane);
+            let mut slots: Vec<(u64, u32)> = slots.map(|(&slot, h)| (h.seg_seq, slot)).collect();
+            slots.sort_unstable();
+            while let Some((_, slot)) = slots.pop() {
+                match self.visited.get(&slot) {
+                    Some(visited) if !visited.groups.is_empty() => break,
+                    Some(_) => {}
+                    None => {
+                        self.to_visit.push(slot);
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn visited(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let mut visit = self.visit.take()?;
+        let bytes = bytes.unwrap_or_default();
+        self.bytes_read += bytes.len() as u64;
+        match visit.feed(&self.geometry, &bytes) {
+            None => {
+                visit.ask(disk, &self.geometry);
+                self.visit = Some(visit);
+                None
+            }
+            Some(visited) => {
+                self.visited.insert(visit.slot, visited);
+                self.next_visit(disk)
+            }
+        }
+    }
+
+    /// Orders the places where checkpoints may be: the newest group that says so is right, unless that
+    /// checkpoint is damaged.
+    fn find_roots(&mut self) {
+        let mut roots: Vec<(u64, Place)> = Vec::new();
+        for visited in self.visited.values() {
+            for group in &visited.groups {
+                roots.extend(group.header.checkpoint.map(|root| (group.header.group_seq, root)));
+            }
+            roots.extend(&visited.roots);
+        }
+        roots.sort_unstable();
+        self.roots = roots.into_iter().map(|(_, root)| root).collect();
+    }
+
+    fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        while let Some(place) = self.roots.pop() {
+            let inside = place.slot < self.geometry.slots && place.at < self.geometry.slot_bytes;
+            if inside && self.tried.insert(place) {
+                let len = (1 << 20).min(self.geometry.slot_bytes - place.at);
+                self.step = Step::Root { place, len };
+                disk.read(Purpose::Start(0), self.geometry.place(place.slot, place.at), len);
+                return None;
+            }
+        }
+        // Groups that name no checkpoint were written before the first: everything is replayed.
+        self.replay.whole = self.tried.is_empty();
+        self.begin_visits(disk)
+    }
+
+    fn root(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let Step::Root { place, len } = self.step else { return None };
+        let bytes = bytes.unwrap_or_default();
+        let room = (self.geometry.slot_bytes - place.at) as usize;
+        let seg_seq = self.headers.get(&place.slot).map(|header| header.seg_seq);
+        let seed = group_seed(&self.geometry.store);
+        let (header, group) = match group::find(&bytes, room, place.slot, seg_seq, seed) {
+            Found::Group(header, group) => (header, group),
+            Found::Longer(longer) if longer > len as usize => {
+                self.step = Step::Root { place, len: longer as u32 };
+                let at = self.geometry.place(place.slot, place.at);
+                disk.read(Purpose::Start(0), at, longer as u32);
+                return None;
+            }
+            _ => return self.next_root(disk),
+        };
+        let seed = frame_seed(&self.geometry.store, header.seg_seq);
+        let root = scan::frames(&group, seed).find(|(frame, ..)| frame.partition == format::ROOT);
+        let parsed = root.and_then(|(_, _, body)| format::parse_root(body).ok());
+        let Some((as_of, mut places, last)) = parsed else { return self.next_root(disk) };
+        places.reverse();
+        self.checkpoint = Some(Durable {
+            as_of,
+            root: place,
+            slots: places.iter().map(|part| part.slot).chain([place.slot]).collect(),
+        });
+        self.step = Step::Parts { as_of, places, stream: Vec::new(), last };
+        self.next_part(disk)
+    }
+
+    fn next_part(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        let Step::Parts { as_of, places, stream, last, .. } = &mut self.step else { return None };
+        if let Some(part) = places.last() {
+            let end = part.at.checked_add(part.bytes);
+            let inside = part.slot < self.geometry.slots
+                && end.is_some_and(|end| end <= self.geometry.slot_bytes);
+            if inside {
+                let at = self.geometry.place(part.slot, part.at);
+                disk.read(Purpose::Start(0), at, part.bytes);
+                return None;
+            }
+        } else {
+            stream.extend_from_slice(last);
+            self.bytes_read += stream.len() as u64;
+            if let Ok(image) = format::parse(*as_of, Bytes::from(core::mem::take(stream))) {
+                self.image = Some(image);
+                return self.begin_visits(disk);
+            }
+        }
+        self.bad_checkpoint(disk)
+    }
+
+    fn bad_checkpoint(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        log::warn!("a checkpoint is damaged: looking for the one before");
+        self.checkpoint = None;
+        self.next_root(disk)
+    }
+
+    fn part(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let Step::Parts { places, stream, .. } = &mut self.step else { return None };
+        let place = places.pop().expect("a part is read while it is on the list");
+        let bytes = bytes.unwrap_or_default();
+        let seed = frame_seed(&self.geometry.store, place.seg_seq);
+        match FrameHeader::verify(&bytes, seed) {
+            Some(header) => {
+                let body = super::layout::frame::FRAME_HEADER_BYTES..header.frame_bytes();
+                stream.extend_from_slice(&bytes[body]);
+                self.next_part(disk)
+            }
+            None => self.bad_checkpoint(disk),
+        }
+    }
+
+    fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        self.step = Step::Visit;
+        let image = self.image.as_ref();
+        let is_known = |slot: u32, header: &SlotHeader| {
+            image
+                .and_then(|image| image.slots.get(&slot))
+                .is_some_and(|entry| entry.sealed && entry.seg_seq == header.seg_seq)
+        };
+        let slots = self.headers.iter().filter(|&(&slot, header)| !is_known(slot, header));
+        self.to_visit = slots.map(|(&slot, _)| slot).collect();
+        self.next_visit(disk)
+    }
+
+    fn judge(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        // Without a checkpoint, footers stand for their slots: which groups those hold is not known, so
+        // below the highest of them none is missed.
+        let alone = self.visited.values().filter_map(|visited| visited.stands_alone.as_ref());
+        let alone = alone.map(|index| index.last_seq).max().unwrap_or(0);
+        let covered = self.image.as_ref().map_or(alone, |image| image.as_of);
+        let mut found: Vec<Candidate> = Vec::new();
+        for (&slot, visited) in &self.visited {
+            // Groups that the checkpoint stands for are in slots that it knows; others are of a use that
+            // was over by then.
+            let counts = |group: &&Candidate| {
+                let Some(image) = &self.image else { return true };
+                let entry = image.slots.get(&slot);
+                group.header.group_seq > covered
+                    || entry.is_some_and(|entry| Some(entry.seg_seq) == visited.seg_seq)
+            };
+            found.extend(visited.groups.iter().filter(counts));
+        }
+        self.verdict = accept::judge(found, covered);
+        self.accepted = self.verdict.accepted.iter().map(Candidate::place).collect();
+        if let Some(image) = &mut self.image {
+            self.replay.begin(image, &self.headers);
+        }
+        let mut order: Vec<(u64, u32)> = self
+            .visited
+            .iter()
+            .filter_map(|(&slot, visited)| Some((visited.seg_seq?, slot)))
+            .collect();
+        order.sort_unstable();
+        self.next_replay(disk, order.into_iter().map(|(_, slot)| slot).collect())
+    }
+
+    fn next_replay(&mut self, disk: &mut Disk, mut rest: VecDeque<u32>) -> Option<Outcome> {
+        while let Some(slot) = rest.pop_front() {
+            let visited = &mut self.visited.get_mut(&slot).expect("it is on the list");
+            if let Some(index) = visited.stands_alone.take() {
+                self.replay.footer(slot, &index);
+                self.indexes.push((slot, index));
+                continue;
+            }
+            let place = |group: &Candidate| self.accepted.contains(&group.place());
+            let Some(seg_seq) = visited.seg_seq else { continue };
+            let Some(group) = visited.groups.iter().find(|group| place(group)) else { continue };
+            let index = SlotIndex::new(group.header.lane, seg_seq);
+            let scan = Scan::new(&self.geometry, slot, Some(seg_seq));
+            let (at, len) = scan.wants();
+            disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
+            self.step = Step::Replay { scan, slot, index, rest };
+            return None;
+        }
+        self.seal(disk);
+        None
+    }
+
+    fn replayed(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
+        let Step::Replay { scan, slot, index, rest } = &mut self.step else { return None };
+        let bytes = bytes.unwrap_or_default();
+        self.bytes_read += bytes.len() as u64;
+        let (replay, accepted, store) = (&mut self.replay, &self.accepted, &self.geometry.store);
+        let slot = *slot;
+        let step = scan.feed(&bytes, |header, at, group| {
+            if accepted.contains(&Place { slot, at }) {
+                replay.group(store, &header, at, &group, index);
+            }
+        });
+        match step {
+            ScanStep::Read(at, len) => {
+                disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
+                None
+            }
+            ScanStep::End => {
+                let (index, rest) = (core::mem::take(index), core::mem::take(rest));
+                self.indexes.push((slot, index));
+                self.next_replay(disk, rest)
+            }
+        }
+    }
+
+    /// Writes the footers that are missing. What was found and counts becomes durable with the flush, even
+    /// if it was only in the system's cache.
+    fn seal(&mut self, disk: &mut Disk) {
+        self.replay.finish();
+        let mut operations = 1;
+        for (slot, index) in &self.indexes {
+            if self.visited.get(slot).is_some_and(|visited| visited.has_footer) {
+                continue;
+            }
+            let footer = index.encode(&self.geometry.store, *slot);
+            let at = self.geometry.slot_bytes - footer.len() as u32;
+            disk.write(Purpose::Start(0), self.geometry.place(*slot, at), footer);
+            operations += 1;
+        }
+        if let Some(at) = self.repair.take() {
+            disk.write(Purpose::Start(0), at, superblock::encode(&self.geometry));
+            operations += 1;
+        }
+        disk.flush(Purpose::Start(0));
+        self.step = Step::Seal(operations);
+    }
+}
+
+fn newer(found: u16) -> Outcome {
+    Outcome::Refused(OpenError::NewerFormat { found, known: superblock::VERSION })
+}

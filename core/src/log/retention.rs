@@ -1,0 +1,184 @@
+//! What is expired: by `retention.ms`, by `retention.bytes`, and when the disk budget runs out.
+//!
+//! Granularity. In sealed slots a partition's data goes a slot at a time, by its largest timestamp, which
+//! stands in memory. In the slot that is still open it goes by extents, but only when a record is older
+//! than `retention.ms` by an eighth, so that a quiet topic does not cost a commit for each record. A
+//! record thus outlives its time by an eighth of it while its slot is open; in a slot that was sealed
+//! since, until the newest record of its partition there expires, at most `retention.ms` more.
+//!
+//! The clock. A Raspberry Pi has no battery clock, and a wall clock that jumps ahead would expire
+//! everything at once. So retention keeps a clock of its own: it begins at the newest record on flash,
+//! never is ahead of the wall clock, and runs at most [`CATCH_UP`] times as fast as the monotonic clock. A
+//! gateway that was off for a month catches up in half a day; a clock that is wrong by a year for a
+//! minute costs at most an hour of the oldest records, and is said aloud meanwhile.
+
+use super::layout::frame::Kind;
+use super::partition::Partition;
+use super::space::State;
+use super::writer::Pending;
+use super::{Event, Log, Phase};
+use crate::types::{Offset, PartitionNumber, Time, WallTime};
+use alloc::vec::Vec;
+
+/// How much faster than time itself retention's clock may run.
+const CATCH_UP: u64 = 60;
+/// What the wall clock may be ahead before it is called a jump, in milliseconds.
+const JUMP_MS: i64 = 10 * 60 * 1000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    /// Retention's clock, and when it was set.
+    clock: Option<(i64, Time)>,
+    jumped: bool,
+}
+
+impl Keeper {
+    /// The time that retention goes by; `newest` is the newest record's on flash. True once a jump.
+    fn advance(&mut self, now: Time, wall: WallTime, newest: i64) -> (i64, bool) {
+        let clock = match self.clock {
+            None if newest >= 0 => newest.min(wall.0),
+            None => wall.0,
+            Some((clock, set)) => {
+                let step_ms = now.since(set).0 / 1_000_000 * CATCH_UP;
+                clock.saturating_add(i64::try_from(step_ms).unwrap_or(i64::MAX)).min(wall.0)
+            }
+        };
+        let ahead = wall.0.saturating_sub(clock) > JUMP_MS;
+        let jumped = ahead && !self.jumped;
+        self.jumped = ahead;
+        self.clock = Some((clock, now));
+        (clock, jumped)
+    }
+}
+
+impl Log {
+    pub(crate) fn expire_partitions(&mut self, now: Time, wall: Option<WallTime>) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let newest = self.partitions.values().map(|partition| partition.max_timestamp).max();
+        let clock = wall.map(|wall| {
+            let (clock, jumped) = self.keeper.advance(now, wall, newest.unwrap_or(-1));
+            if jumped {
+                self.stats.clock_jumps += 1;
+                log::warn!(
+                    "the wall clock is {} minutes ahead of the log: retention follows slowly",
+                    wall.0.saturating_sub(clock) / 60_000
+                );
+            }
+            clock
+        });
+        let numbers: Vec<PartitionNumber> = self.partitions.keys().copied().collect();
+        for number in numbers {
+            if let Some(log_start) = self.retention_point(number, clock) {
+                self.move_log_start(now, number, log_start);
+            }
+        }
+        self.relieve_pressure(now);
+    }
+
+    /// The first offset that retention keeps, if that is beyond the log start.
+    fn retention_point(&self, number: PartitionNumber, clock: Option<i64>) -> Option<Offset> {
+        let partition = self.partitions.get(&number)?;
+        let retention = partition.retention;
+        let oldest = clock.filter(|_| retention.ms >= 0).map(|c| c.saturating_sub(retention.ms));
+        let bytes_max = u64::try_from(retention.bytes).ok();
+        if oldest.is_none() && bytes_max.is_none() {
+            return None;
+        }
+        let mut bytes = partition.bytes;
+        let mut log_start = partition.log_start;
+        for (index, run) in partition.runs.iter().enumerate() {
+            let too_old = oldest.is_some_and(|oldest| run.max_timestamp < oldest);
+            let too_much = bytes_max.is_some_and(|max| bytes - u64::from(run.bytes) >= max);
+            if !too_old && !too_much {
+                let slack = retention.ms / 8;
+                let overdue = oldest.map(|oldest| oldest.saturating_sub(slack));
+                let kept = self.kept_in_open(number, partition, index, overdue, bytes);
+                log_start = log_start.max(kept);
+                break;
+            }
+            bytes -= u64::from(run.bytes);
+            log_start = log_start.max(partition.run_end(index));
+        }
+        let log_start = log_start.min(partition.durable_end);
+        (log_start > partition.log_start).then_some(log_start)
+    }
+
+    /// The first offset that is kept of a run in a slot that is still open.
+    fn kept_in_open(
+        &self,
+        number: PartitionNumber,
+        partition: &Partition,
+        index: usize,
+        overdue: Option<i64>,
+        mut bytes: u64,
+    ) -> Offset {
+        let run = partition.runs[index];
+        let open = self.writer.lanes[partition.lane as usize].open.as_ref();
+        let part =
+            open.filter(|open| open.slot == run.slot).and_then(|o| o.index.parts.get(&number));
+        let Some(part) = part else { return partition.log_start };
+        let bytes_max = u64::try_from(partition.retention.bytes).ok();
+        let mut dropping = bytes_max.is_some_and(|max| live_bytes(partition, part) > max + max / 8);
+        let mut kept = partition.log_start;
+        let mut ends = part.extents.iter().skip(1).map(|next| next.base_offset);
+        for extent in &part.extents {
+            let end = ends.next().unwrap_or(part.end);
+            if end > partition.log_start {
+                let too_old = overdue.is_some_and(|overdue| extent.max_timestamp < overdue);
+                dropping &= bytes_max.is_some_and(|max| bytes - u64::from(extent.bytes) >= max);
+                if !too_old && !dropping {
+                    break;
+                }
+                kept = end;
+            }
+            bytes = bytes.saturating_sub(u64::from(extent.bytes));
+        }
+        kept
+    }
+
+    fn move_log_start(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        partition.set_log_start(log_start);
+        let lane = partition.lane;
+        self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
+        self.events.push_back(Event::Trimmed { partition: number, log_start });
+    }
+
+    /// When slots are short: expires what partitions that let it go have in the oldest slot. One slot at a
+    /// time, and the next only when what was expired before is free or cannot become so.
+    pub(crate) fn relieve_pressure(&mut self, now: Time) {
+        let short = self.space.free() <= self.space.pressure();
+        if !short || self.checkpointer.is_busy() {
+            return;
+        }
+        let waits = |partition: &Partition| partition.log_start != partition.log_start_durable;
+        if self.partitions.values().any(waits) {
+            return;
+        }
+        let yielding = self.partitions.iter().filter_map(|(&number, partition)| {
+            let run = partition.runs.front().filter(|_| partition.retention.yields_to_pressure)?;
+            let slot = self.space.slot(run.slot);
+            let goes = slot.state == State::Sealed && partition.run_end(0) <= partition.durable_end;
+            goes.then(|| (slot.seg_seq, number, partition.run_end(0)))
+        });
+        let mut yielding: Vec<(u64, PartitionNumber, Offset)> = yielding.collect();
+        let Some(oldest) = yielding.iter().map(|&(seg_seq, ..)| seg_seq).min() else { return };
+        yielding.retain(|&(seg_seq, ..)| seg_seq == oldest);
+        log::warn!(
+            "the disk budget is nearly used up: the oldest records of {} partitions go early",
+            yielding.len()
+        );
+        for (_, number, log_start) in yielding {
+            self.move_log_start(now, number, log_start);
+        }
+    }
+}
+
+/// Bytes of the partition, without those below the log start in its open slot.
+fn live_bytes(partition: &Partition, part: &super::layout::footer::Part) -> u64 {
+    let ends = part.extents.iter().skip(1).map(|next| next.base_offset).chain([part.end]);
+    let dead = part.extents.iter().zip(ends).filter(|&(_, end)| end <= partition.log_start);
+    partition.bytes.saturating_sub(dead.map(|(extent, _)| u64::from(extent.bytes)).sum())
+}

@@ -1,0 +1,125 @@
+//! Walking a slot group by group, for what has no footer that can be trusted.
+
+use super::layout::footer::{SlotIndex, Spot};
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
+use super::layout::{BLOCK, Geometry, group_seed};
+use crate::batch::Header as BatchHeader;
+use bytes::Bytes;
+
+/// One read of a scan; a larger group is read by itself.
+const SCAN_BYTES: u32 = 1 << 20;
+
+/// A scan of one use of a slot. Memory: one read.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    slot: u32,
+    /// `None`: the slot's header is lost, so groups of every use are handed out.
+    seg_seq: Option<u64>,
+    slot_bytes: u32,
+    store: [u8; 16],
+    /// Where the next read begins, and its length.
+    at: u32,
+    len: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Read so many bytes there in the slot and feed them.
+    Read(u32, u32),
+    End,
+}
+
+impl Scan {
+    pub(crate) fn new(geometry: &Geometry, slot: u32, seg_seq: Option<u64>) -> Scan {
+        let slot_bytes = geometry.slot_bytes;
+        let len = SCAN_BYTES.min(slot_bytes - BLOCK);
+        Scan { slot, seg_seq, slot_bytes, store: geometry.store, at: BLOCK, len }
+    }
+
+    pub(crate) fn wants(&self) -> (u32, u32) {
+        (self.at, self.len)
+    }
+
+    /// Takes what was read and hands out the whole groups in it. Where no group begins, the next block
+    /// is tried: behind a damaged group there may be others. Bytes that could not be read are passed
+    /// over in the same way.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &Bytes,
+        mut visit: impl FnMut(GroupHeader, u32, Bytes),
+    ) -> Step {
+        let seed = group_seed(&self.store);
+        let end = self.at + self.len;
+        let begin = self.at;
+        while self.at < end {
+            let rest = bytes.slice((self.at - begin).min(bytes.len() as u32) as usize..);
+            let room = (self.slot_bytes - self.at) as usize;
+            match group::find(&rest, room, self.slot, self.seg_seq, seed) {
+                Found::Group(header, group) => {
+                    let at = self.at;
+                    self.at += header.padded_bytes() as u32;
+                    visit(header, at, group);
+                }
+                Found::Longer(len) if self.at > begin || len > self.len as usize => {
+                    self.len = (len as u32).max(SCAN_BYTES.min(self.slot_bytes - self.at));
+                    return Step::Read(self.at, self.len);
+                }
+                _ => self.at += BLOCK,
+            }
+        }
+        self.len = SCAN_BYTES.min(self.slot_bytes.saturating_sub(self.at));
+        if self.len == 0 { Step::End } else { Step::Read(self.at, self.len) }
+    }
+}
+
+/// A frame in a group, and where in the group it begins.
+pub(crate) fn frames(group: &Bytes, seed: u32) -> impl Iterator<Item = (FrameHeader, u32, Bytes)> {
+    let mut at = GROUP_HEADER_BYTES;
+    core::iter::from_fn(move || {
+        let header = FrameHeader::verify(group.get(at..)?, seed)?;
+        let begin = at;
+        at += header.frame_bytes();
+        Some((header, begin as u32, group.slice(begin + FRAME_HEADER_BYTES..at)))
+    })
+}
+
+impl SlotIndex {
+    /// Adds a group that was found at `at`.
+    pub(crate) fn add_frames(&mut self, group: &GroupHeader, at: u32, bytes: &Bytes, seed: u32) {
+        for (header, begin, body) in frames(bytes, seed) {
+            self.add_frame(&header, at + begin, &body);
+        }
+        self.add_group(group, at + group.padded_bytes() as u32);
+    }
+
+    /// Adds a frame that was found at `at`; gives what it is if it is a batch.
+    pub(crate) fn add_frame(
+        &mut self,
+        header: &FrameHeader,
+        at: u32,
+        body: &Bytes,
+    ) -> Option<(Spot, BatchHeader)> {
+        match header.kind {
+            Kind::Batch | Kind::Replace => {
+                let batch = BatchHeader::parse(body).ok()?;
+                let spot = Spot {
+                    at,
+                    frame_bytes: header.frame_bytes() as u32,
+                    batch_bytes: header.body_bytes,
+                    base_offset: header.base_offset,
+                    end_offset: header.end_offset(),
+                    leader_epoch: header.leader_epoch,
+                    max_timestamp: batch.max_timestamp,
+                };
+                self.add(header.partition, spot);
+                Some((spot, batch))
+            }
+            Kind::LogStart => {
+                self.set_log_start(header.partition, header.base_offset);
+                None
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The slots: which are free, which hold what, and how many must be kept back.
+
+use super::layout::BLOCK;
+use alloc::vec;
+use alloc::vec::Vec;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Free,
+    Open,
+    Sealed,
+    /// A write to it failed. What is in it is still read; it is not written again until the next start.
+    Abandoned,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub state: State,
+    pub lane: u8,
+    pub seg_seq: u64,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    /// Partitions that have live data in it.
+    pub live: u32,
+    /// Up to where the slot was written once already, so that writing there costs the file system's
+    /// journal nothing.
+    pub zeroed: u32,
+}
+
+impl Slot {
+    const NEW: Slot = Slot {
+        state: State::Free,
+        lane: 0,
+        seg_seq: 0,
+        first_seq: 0,
+        last_seq: 0,
+        live: 0,
+        zeroed: 0,
+    };
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    slots: Vec<Slot>,
+    /// Where the search for a free slot goes on: use goes around, so that wear is even.
+    cursor: u32,
+    free: u32,
+    /// Slots that hold the last durable checkpoint.
+    pub pinned: Vec<u32>,
+    pub next_seg_seq: u64,
+}
+
+impl Space {
+    /// A medium of which the first `present` slots exist already.
+    pub(crate) fn new(slots: u32, present: u32, slot_bytes: u32) -> Space {
+        let mut space = Space {
+            slots: vec![Slot::NEW; slots as usize],
+            next_seg_seq: 1,
+            free: slots,
+            ..Space::default()
+        };
+        for slot in space.slots.iter_mut().take(present as usize) {
+            slot.zeroed = slot_bytes;
+        }
+        space
+    }
+
+    pub(crate) fn slot(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+
+    pub(crate) fn slot_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.slots[slot as usize]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        (0u32..).zip(&self.slots)
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// Slots that appends of user data must leave: for cleaning the larger of 4 slots and 2 %, for the
+    /// meta lane 4 slots, and 4 % in all at least. On media of less than 32 slots an eighth each.
+    pub(crate) fn reserve(&self) -> u32 {
+        let small = (self.count() / 8).clamp(1, 4);
+        let cleaning = small.max(self.count() / 50);
+        (cleaning + small).max(self.count() / 25)
+    }
+
+    /// When no more than this is free, data is expired before its time: 8 %, and above the reserve.
+    pub(crate) fn pressure(&self) -> u32 {
+        (self.count() * 2 / 25).max(self.reserve() + (self.count() / 16).clamp(1, 4))
+    }
+
+    /// The slot that [`Space::take`] gives next.
+    pub(crate) fn next_free(&self) -> Option<u32> {
+        let count = self.count();
+        (0..count)
+            .map(|step| (self.cursor + step) % count)
+            .find(|&slot| self.slot(slot).state == State::Free)
+    }
+
+    /// Opens a free slot for a lane.
+    pub(crate) fn take(&mut self, lane: u8) -> Option<u32> {
+        let slot = self.next_free()?;
+        self.cursor = (slot + 1) % self.count();
+        let seg_seq = self.next_seg_seq;
+        self.next_seg_seq += 1;
+        let zeroed = self.slot(slot).zeroed;
+        self.free -= 1;
+        *self.slot_mut(slot) = Slot { state: State::Open, lane, seg_seq, zeroed, ..Slot::NEW };
+        Some(slot)
+    }
+
+    /// At the start, when the slots are what they were: goes on after the slot that was opened last.
+    pub(crate) fn resume(&mut self, last: Option<u32>) {
+        self.cursor = last.map_or(0, |slot| (slot + 1) % self.count());
+        self.free = self.slots.iter().filter(|slot| slot.state == State::Free).count() as u32;
+    }
+
+    /// Slots without live data that the last checkpoint does not need become free; whether a new
+    /// checkpoint would make more so.
+    ///
+    /// A slot with groups above the checkpoint is kept: a start has to read them.
+    pub(crate) fn sweep(&mut self, checkpointed: u64, mut freed: impl FnMut(u32)) -> bool {
+        let mut more = false;
+        for (number, slot) in (0u32..).zip(self.slots.iter_mut()) {
+            if slot.state != State::Sealed || slot.live > 0 || self.pinned.contains(&number) {
+                continue;
+            }
+            if slot.last_seq <= checkpointed {
+                slot.state = State::Free;
+                self.free += 1;
+                freed(number);
+            } else {
+                more = true;
+            }
+        }
+        more
+    }
+
+    /// How much to zero before writing up to `end`.
+    pub(crate) fn unzeroed(&self, slot: u32, end: u32) -> Option<(u32, u32)> {
+        let zeroed = self.slot(slot).zeroed;
+        (zeroed < end).then(|| (zeroed, end - zeroed))
+    }
+}
+
+/// Zeroing is done in pieces of about this many bytes, so that no commit waits long behind one.
+pub(crate) const ZERO_BYTES: u32 = 16 * BLOCK;

@@ -1,0 +1,139 @@
+//! From a finished start to a running log.
+
+use super::checkpoint::Checkpointer;
+use super::layout::checkpoint::LaneTail;
+use super::layout::footer::SlotIndex;
+use super::recovery::{Outcome, Recovery};
+use super::space::{Slot, Space, State};
+use super::writer::Writer;
+use super::{Event, IoResult, Log, Phase};
+
+impl Log {
+    pub(crate) fn start_done(&mut self, tag: u32, result: IoResult) {
+        let Phase::Starting(recovery) = &mut self.phase else { return };
+        match recovery.done(&mut self.disk, tag, result) {
+            None => {}
+            Some(Outcome::Refused(error)) => {
+                self.phase = Phase::Refused;
+                self.events.push_back(Event::Refused(error));
+            }
+            Some(Outcome::Done) => {
+                if let Phase::Starting(recovery) =
+                    core::mem::replace(&mut self.phase, Phase::Running)
+                {
+                    self.adopt(*recovery);
+                    self.events.push_back(Event::Ready);
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, mut recovery: Recovery) {
+        self.geometry = recovery.geometry;
+        self.space = space_of(&recovery, self.settings.medium_bytes);
+        self.writer = writer_of(&recovery);
+        let covered = recovery.replay.covered;
+        let since = recovery.verdict.accepted.iter().map(|group| &group.header);
+        let since = since.filter(|group| group.group_seq > covered);
+        let written = since.map(|group| group.padded_bytes() as u64).sum();
+        let durable = recovery.checkpoint.take();
+        self.space.pinned = durable.as_ref().map_or_else(Default::default, |d| d.slots.clone());
+        self.checkpointer = Checkpointer::new(self.settings.checkpoint_bytes, durable, written);
+        self.stats.torn_groups_dropped = recovery.verdict.torn;
+        self.stats.damaged_groups = recovery.verdict.missing;
+        self.stats.damaged_ranges = recovery.replay.damaged_ranges;
+        self.stats.start_bytes_read = recovery.bytes_read;
+        if recovery.verdict.missing > 0 {
+            log::error!(
+                "{} commit groups that were acknowledged are damaged; what they held is lost here",
+                recovery.verdict.missing
+            );
+        }
+        self.partitions = core::mem::take(&mut recovery.replay.partitions);
+        for (slot, index) in recovery.indexes {
+            self.footers.insert(slot, index);
+        }
+        self.sweep();
+    }
+}
+
+fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
+    let geometry = &recovery.geometry;
+    let present = geometry.slots_on(medium_bytes);
+    let mut space = Space::new(geometry.slots, present, geometry.slot_bytes);
+    if let Some(last) = present.checked_sub(1) {
+        let zeroed = medium_bytes.saturating_sub(geometry.place(last, 0));
+        space.slot_mut(last).zeroed = zeroed.min(u64::from(geometry.slot_bytes)) as u32;
+    }
+    let mut use_slot = |slot: u32, lane: u8, seg_seq: u64, first_seq: u64, last_seq: u64| {
+        let zeroed = space.slot(slot).zeroed;
+        *space.slot_mut(slot) =
+            Slot { state: State::Sealed, lane, seg_seq, first_seq, last_seq, live: 0, zeroed };
+    };
+    for (&slot, entry) in recovery.image.iter().flat_map(|image| &image.slots) {
+        let header = recovery.headers.get(&slot);
+        if header.is_none_or(|header| header.seg_seq == entry.seg_seq) {
+            use_slot(slot, entry.lane, entry.seg_seq, entry.first_seq, entry.last_seq);
+        }
+    }
+    for (slot, index) in &recovery.indexes {
+        use_slot(*slot, index.lane, index.seg_seq, index.first_seq, index.last_seq);
+    }
+    // A root that was whole but in a commit that was cut still is a checkpoint, so its slot is kept.
+    for &slot in recovery.checkpoint.iter().flat_map(|checkpoint| &checkpoint.slots) {
+        space.slot_mut(slot).state = State::Sealed;
+        if let Some(header) = recovery.headers.get(&slot) {
+            (space.slot_mut(slot).lane, space.slot_mut(slot).seg_seq) =
+                (header.lane, header.seg_seq);
+        }
+    }
+    for partition in recovery.replay.partitions.values() {
+        for run in &partition.runs {
+            space.slot_mut(run.slot).live += 1;
+        }
+    }
+    let headers = recovery.headers.iter().map(|(&slot, header)| (header.seg_seq, slot));
+    let visited = recovery.visited.iter().filter_map(|(&slot, v)| Some((v.seg_seq?, slot)));
+    let newest = headers.chain(visited).max();
+    let next = recovery.image.as_ref().map_or(1, |image| image.next_seg_seq);
+    space.next_seg_seq = newest.map_or(next, |(seg_seq, _)| next.max(seg_seq + 1));
+    space.resume(newest.map(|(_, slot)| slot));
+    space
+}
+
+fn writer_of(recovery: &Recovery) -> Writer {
+    let groups = || recovery.visited.values().flat_map(|visited| &visited.groups);
+    let boot_epoch = groups()
+        .map(|group| group.header.boot_epoch)
+        .chain(recovery.headers.values().map(|header| header.boot_epoch))
+        .chain(recovery.image.iter().map(|image| image.boot_epoch))
+        .max();
+    let indexes = recovery.indexes.iter().map(|(_, index)| index);
+    let sealed_seq = indexes.clone().map(|index| index.last_seq).max().unwrap_or(0);
+    let last_seq = recovery.verdict.last_seq.max(sealed_seq);
+    let seen = groups().map(|group| group.header.group_seq).fold(last_seq, u64::max);
+    let mut writer = Writer {
+        boot_epoch: boot_epoch.map_or(1, |epoch| epoch + 1),
+        epoch_base: last_seq,
+        epoch_first: seen + 1,
+        next_group_seq: seen + 1,
+        durable_seq: last_seq,
+        ..Writer::default()
+    };
+    if let Some(image) = &recovery.image {
+        for (lane, tail) in writer.lanes.iter_mut().zip(image.lanes) {
+            lane.tail = tail;
+        }
+    }
+    for index in indexes {
+        let tail = &mut writer.lanes[usize::from(index.lane)].tail;
+        if index.last_seq > tail.group_seq {
+            *tail = tail_of(index);
+        }
+    }
+    writer
+}
+
+fn tail_of(index: &SlotIndex) -> LaneTail {
+    LaneTail { group_seq: index.last_seq, group_crc: index.last_crc, seg_seq: index.seg_seq }
+}

@@ -1,0 +1,125 @@
+//! What a start looks for in one slot: its footer, then its groups.
+
+use super::accept::Candidate;
+use super::disk::{Disk, Purpose};
+use super::layout::checkpoint::ROOT;
+use super::layout::footer::{self, SlotIndex, Tail};
+use super::layout::frame::Kind;
+use super::layout::group::Place;
+use super::layout::{Geometry, frame_seed};
+use super::scan::{self, Scan, Step};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// What was found in a slot.
+#[derive(Debug, Default)]
+pub(crate) struct Visited {
+    /// Which use of the slot; `None` when there is nothing in it.
+    pub seg_seq: Option<u64>,
+    pub has_footer: bool,
+    /// The footer, when the groups were not read.
+    pub stands_alone: Option<SlotIndex>,
+    /// The groups whose checksum holds, but for those behind the end that the footer states.
+    pub groups: Vec<Candidate>,
+    /// Checkpoints' roots: the groups' sequences and places.
+    pub roots: Vec<(u64, Place)>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Tail(u32),
+    Walk(Scan),
+}
+
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub slot: u32,
+    footer_only: bool,
+    stage: Stage,
+    found: Visited,
+    /// The highest group that the footer knows.
+    last_seq: u64,
+}
+
+/// The first read of a footer: most are smaller.
+const TAIL_BYTES: u32 = 64 << 10;
+
+impl Visit {
+    /// Visits a slot in its use `seg_seq`; `None` if the header is lost. With `footer_only`, a good footer
+    /// is enough.
+    pub(crate) fn new(
+        geometry: &Geometry,
+        slot: u32,
+        seg_seq: Option<u64>,
+        footer_only: bool,
+    ) -> Visit {
+        Visit {
+            slot,
+            footer_only,
+            stage: Stage::Tail(TAIL_BYTES.min(geometry.slot_bytes)),
+            found: Visited { seg_seq, ..Visited::default() },
+            last_seq: u64::MAX,
+        }
+    }
+
+    /// Asks for the next read.
+    pub(crate) fn ask(&self, disk: &mut Disk, geometry: &Geometry) {
+        let (at, len) = match &self.stage {
+            Stage::Tail(len) => (geometry.slot_bytes - len, *len),
+            Stage::Walk(scan) => scan.wants(),
+        };
+        disk.read(Purpose::Start(0), geometry.place(self.slot, at), len);
+    }
+
+    /// Takes what was read; `None` while there is more to read.
+    pub(crate) fn feed(&mut self, geometry: &Geometry, bytes: &Bytes) -> Option<Visited> {
+        match &mut self.stage {
+            Stage::Tail(asked) => {
+                match footer::parse(bytes, &geometry.store, self.slot, self.found.seg_seq) {
+                    Tail::Longer(longer) if longer > *asked && longer < geometry.slot_bytes => {
+                        *asked = longer;
+                        return None;
+                    }
+                    Tail::Footer(index) if self.found.seg_seq.is_some() => {
+                        self.found.has_footer = true;
+                        self.last_seq = index.last_seq;
+                        if self.footer_only {
+                            self.found.stands_alone = Some(index);
+                            return Some(core::mem::take(&mut self.found));
+                        }
+                    }
+                    _ => {}
+                }
+                self.stage = Stage::Walk(Scan::new(geometry, self.slot, self.found.seg_seq));
+                None
+            }
+            Stage::Walk(scan) => {
+                let (found, last_seq, slot) = (&mut self.found, self.last_seq, self.slot);
+                let step = scan.feed(bytes, |header, at, group| {
+                    if header.group_seq > last_seq {
+                        return;
+                    }
+                    found.groups.push(Candidate { header, at });
+                    let seed = frame_seed(&geometry.store, header.seg_seq);
+                    let root = header.lane == 3
+                        && scan::frames(&group, seed).any(|(frame, ..)| {
+                            frame.kind == Kind::Checkpoint && frame.partition == ROOT
+                        });
+                    if root {
+                        found.roots.push((header.group_seq, Place { slot, at }));
+                    }
+                });
+                (step == Step::End).then(|| finish(core::mem::take(&mut self.found)))
+            }
+        }
+    }
+}
+
+/// Without a header, the newest use of the slot is the one that counts.
+fn finish(mut found: Visited) -> Visited {
+    if found.seg_seq.is_none() {
+        found.seg_seq = found.groups.iter().map(|group| group.header.seg_seq).max();
+        found.groups.retain(|group| Some(group.header.seg_seq) == found.seg_seq);
+    }
+    found
+}

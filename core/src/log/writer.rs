@@ -1,0 +1,366 @@
+//! From pending frames to groups in slots.
+//!
+//! A commit is one group of each lane that has frames, each one write, and one flush for all. A group
+//! takes frames in the order in which they came, up to [`GROUP_BYTES_MAX`] or what is left of the slot,
+//! and then sorts them by partition, so that a reader of one partition finds its frames side by side.
+//! The batch is copied once, from the request's buffer into the group's, where base offset and leader
+//! epoch are stamped.
+
+use super::commit::Commit;
+use super::layout::checkpoint::LaneTail;
+use super::layout::footer::{FRAME_FOOTER_BYTES_MAX, SlotIndex, Spot};
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
+use super::layout::slot::SlotHeader;
+use super::layout::{BLOCK, Geometry, frame_seed, group_seed, pad};
+use super::partition::Partition;
+use super::space::Space;
+use super::{Append, Lane, Log, Purpose};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// The most that one group holds, but for a single larger batch: about what a card writes in 50 ms.
+pub(crate) const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// A frame that waits for its group.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub header: FrameHeader,
+    pub max_timestamp: i64,
+    pub body: Bytes,
+}
+
+impl Pending {
+    pub(crate) fn batch(append: &Append) -> Pending {
+        Pending {
+            header: FrameHeader {
+                kind: Kind::Batch,
+                partition: append.partition,
+                base_offset: append.base_offset,
+                last_offset_delta: append.header.last_offset_delta,
+                leader_epoch: append.leader_epoch,
+                body_bytes: append.batch.len() as u32,
+            },
+            max_timestamp: append.header.max_timestamp,
+            body: append.batch.clone(),
+        }
+    }
+
+    /// A frame without a body that says something about a partition.
+    pub(crate) fn mark(kind: Kind, partition: PartitionNumber, offset: Offset) -> Pending {
+        Pending::with_body(kind, partition, offset, Bytes::new())
+    }
+
+    pub(crate) fn with_body(
+        kind: Kind,
+        partition: PartitionNumber,
+        base_offset: Offset,
+        body: Bytes,
+    ) -> Pending {
+        let header = FrameHeader {
+            kind,
+            partition,
+            base_offset,
+            last_offset_delta: 0,
+            leader_epoch: LeaderEpoch(0),
+            body_bytes: body.len() as u32,
+        };
+        Pending { header, max_timestamp: -1, body }
+    }
+
+    pub(crate) fn end_offset(&self) -> Offset {
+        self.header.end_offset()
+    }
+}
+
+/// The slot that a lane writes to.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub slot: u32,
+    /// Where the next group begins.
+    pub at: u32,
+    pub index: SlotIndex,
+    /// The header still has to be written, together with the first group.
+    header: Option<SlotHeader>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct LaneWriter {
+    pub open: Option<Open>,
+    pub pending: VecDeque<Pending>,
+    pub pending_bytes: usize,
+    pub tail: LaneTail,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    /// By the lane's byte.
+    pub lanes: [LaneWriter; 4],
+    /// When the first pending frame came, or something else asked for a commit.
+    pub since: Option<Time>,
+    pub boot_epoch: u32,
+    pub epoch_base: u64,
+    pub epoch_first: u64,
+    pub next_group_seq: u64,
+    /// The highest group_seq that is known to be flushed.
+    pub durable_seq: u64,
+    /// Sealed slots whose footers go out with the next commit.
+    pub sealed: Vec<(u32, SlotIndex)>,
+    pub failures_in_row: u32,
+}
+
+impl Writer {
+    pub(crate) fn push(&mut self, now: Time, lane: Lane, pending: Pending) {
+        let lane = &mut self.lanes[lane as usize];
+        lane.pending_bytes += pending.header.frame_bytes();
+        lane.pending.push_back(pending);
+        self.wake(now);
+    }
+
+    /// Asks for a commit.
+    pub(crate) fn wake(&mut self, now: Time) {
+        self.since = self.since.or(Some(now));
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.pending.len()).sum()
+    }
+
+    /// Drops what waits for partitions that are gone.
+    pub(crate) fn forget(&mut self, known: &BTreeMap<PartitionNumber, Partition>) {
+        for lane in &mut self.lanes {
+            lane.pending.retain(|pending| {
+                pending.header.kind == Kind::Checkpoint
+                    || known.contains_key(&pending.header.partition)
+            });
+            lane.pending_bytes = lane.pending.iter().map(|p| p.header.frame_bytes()).sum();
+        }
+    }
+
+    /// Whether user data of that size still fits, with the reserve left alone.
+    pub(crate) fn has_room(&self, space: &Space, geometry: &Geometry, batch: &Bytes) -> bool {
+        let lane = &self.lanes[Lane::Data as usize];
+        let frames = lane.pending.len() + 1;
+        let wanted = lane.pending_bytes + batch.len() + frames * FRAME_HEADER_BYTES;
+        let left = lane.open.as_ref().map_or(0, |open| open.left(geometry, frames));
+        let wanted = pad(wanted + GROUP_HEADER_BYTES);
+        if wanted <= left {
+            return true;
+        }
+        // A slot that is opened holds three quarters of itself at least: header, footer and the batch
+        // that did not fit any more take the rest.
+        let slots = wanted.div_ceil(geometry.slot_bytes as usize / 4 * 3) as u32;
+        space.free() >= space.reserve() + slots
+    }
+}
+
+impl Open {
+    /// Bytes left for a group of so many frames.
+    fn left(&self, geometry: &Geometry, frames: usize) -> usize {
+        (geometry.slot_bytes as usize)
+            .saturating_sub(self.at as usize + self.index.footer_bytes(frames))
+    }
+}
+
+impl Log {
+    /// When the next commit may be closed; `None` while one is in flight or there is nothing to commit.
+    pub(crate) fn closes_at(&self) -> Option<Time> {
+        if self.commit.is_some() {
+            return None;
+        }
+        let since = self.writer.since?;
+        Some(self.window.closes_at(since, self.writer.pending()))
+    }
+
+    /// Closes the open groups and asks for their writes and the flush.
+    pub(crate) fn close_commit(&mut self, now: Time) {
+        let since = self.writer.since.take().unwrap_or(now);
+        let barrier = self.checkpointer.is_due();
+        let mut commit = Commit::new(now, &self.writer);
+        self.write_footers(&mut commit);
+        for lane in Lane::ALL {
+            // A checkpoint stands for everything up to a group, so nothing may be left over.
+            while !self.writer.lanes[lane as usize].pending.is_empty() {
+                if !self.write_group(lane, &mut commit) {
+                    return self.fence();
+                }
+                if !barrier {
+                    break;
+                }
+            }
+        }
+        if barrier {
+            self.take_checkpoint();
+        }
+        if self.writer.pending() > 0 {
+            self.writer.wake(now);
+        }
+        if !commit.is_empty() {
+            let capped = self.window.cap_wait(since);
+            self.stats.cap_waits += u64::from(capped.0 > 0);
+            self.stats.cap_wait_ns_total += capped.0;
+            self.window.closed(now, commit.frames_count());
+            self.disk.flush(Purpose::Commit);
+            commit.outstanding += 1;
+            self.commit = Some(commit);
+        }
+    }
+
+    fn write_footers(&mut self, commit: &mut Commit) {
+        for (slot, index) in core::mem::take(&mut self.writer.sealed) {
+            let footer = index.encode(&self.geometry.store, slot);
+            let at = self.geometry.slot_bytes - footer.len() as u32;
+            self.disk.write(Purpose::Commit, self.geometry.place(slot, at), footer);
+            commit.outstanding += 1;
+            commit.sealed.push((slot, index));
+        }
+    }
+
+    /// Writes one group of a lane that has frames; false when there is no slot for it.
+    fn write_group(&mut self, lane: Lane, commit: &mut Commit) -> bool {
+        let Some(count) = self.make_room(lane) else { return false };
+        let lane_writer = &mut self.writer.lanes[lane as usize];
+        let mut frames: Vec<Pending> = lane_writer.pending.drain(..count).collect();
+        frames.sort_by_key(|frame| frame.header.partition);
+        let open = lane_writer.open.as_mut().expect("make_room opened a slot");
+
+        let bytes: usize = frames.iter().map(|frame| frame.header.frame_bytes()).sum();
+        lane_writer.pending_bytes -= bytes;
+        let header_bytes = if open.header.is_some() { BLOCK as usize } else { 0 };
+        let mut out = Vec::with_capacity(header_bytes + pad(GROUP_HEADER_BYTES + bytes));
+        if let Some(header) = open.header.take() {
+            out.extend_from_slice(&header.encode(&self.geometry.store));
+        }
+        let at = open.at - header_bytes as u32;
+        out.resize(header_bytes + GROUP_HEADER_BYTES, 0);
+        let seed = frame_seed(&self.geometry.store, open.index.seg_seq);
+        for frame in &frames {
+            let spot = Spot {
+                at: at + out.len() as u32,
+                frame_bytes: frame.header.frame_bytes() as u32,
+                batch_bytes: frame.header.body_bytes,
+                base_offset: frame.header.base_offset,
+                end_offset: frame.end_offset(),
+                leader_epoch: frame.header.leader_epoch,
+                max_timestamp: frame.max_timestamp,
+            };
+            frame.header.put(seed, &frame.body, &mut out);
+            let place = Place { slot: open.slot, at: spot.at };
+            match frame.header.kind {
+                Kind::Checkpoint => {
+                    self.checkpointer.placed(frame, place, open.index.seg_seq, open.at);
+                }
+                Kind::LogStart => {
+                    open.index.set_log_start(frame.header.partition, frame.header.base_offset);
+                }
+                _ => {
+                    open.index.add(frame.header.partition, spot);
+                    if let Some(partition) = self.partitions.get_mut(&frame.header.partition)
+                        && partition.add_to_run(open.slot, &spot)
+                    {
+                        self.space.slot_mut(open.slot).live += 1;
+                    }
+                }
+            }
+        }
+        let mut header = GroupHeader {
+            lane: lane as u8,
+            bytes: 0,
+            frames: frames.len() as u32,
+            slot: open.slot,
+            boot_epoch: self.writer.boot_epoch,
+            seg_seq: open.index.seg_seq,
+            group_seq: self.writer.next_group_seq,
+            durable_seq: self.writer.durable_seq,
+            prev_group_seq: lane_writer.tail.group_seq,
+            prev_group_crc: lane_writer.tail.group_crc,
+            checkpoint: self.checkpointer.durable_root(),
+            epoch_base: self.writer.epoch_base,
+            epoch_first: self.writer.epoch_first,
+            crc: 0,
+        };
+        header.finish(&mut out, header_bytes, group_seed(&self.geometry.store));
+        self.writer.next_group_seq += 1;
+        let end = at + out.len() as u32;
+        open.index.add_group(&header, end);
+        let slot = self.space.slot_mut(open.slot);
+        slot.last_seq = header.group_seq;
+        slot.first_seq = open.index.first_seq;
+        lane_writer.tail = LaneTail {
+            group_seq: header.group_seq,
+            group_crc: header.crc,
+            seg_seq: open.index.seg_seq,
+        };
+        let place = Place { slot: open.slot, at: open.at };
+        open.at = end;
+
+        self.checkpointer.written += out.len() as u64;
+        self.stats.groups += 1;
+        self.zero_for(place.slot, end);
+        let out = Bytes::from(out);
+        let group = out.slice(header_bytes..);
+        self.disk.write(Purpose::Commit, self.geometry.place(place.slot, at), out);
+        commit.add(lane, header.group_seq, place, group, frames);
+        true
+    }
+
+    /// How many pending frames go into the lane's next group; opens another slot if this one is full.
+    fn make_room(&mut self, lane: Lane) -> Option<usize> {
+        loop {
+            let writer = &self.writer.lanes[lane as usize];
+            if let Some(open) = &writer.open {
+                let count = fitting(writer, open, &self.geometry);
+                // Not worth a group of its own: the little that is left of a slot.
+                let rest = open.left(&self.geometry, 0) * 16 < self.geometry.slot_bytes as usize;
+                let fresh = open.header.is_some();
+                if count > 0 && (fresh || count == writer.pending.len() || !rest) {
+                    return Some(count);
+                }
+                assert!(!fresh, "a batch fits an empty slot: the owner bounds its size");
+                self.seal_open(lane);
+            }
+            self.open_slot(lane)?;
+        }
+    }
+
+    fn open_slot(&mut self, lane: Lane) -> Option<()> {
+        let slot = self.space.take(lane as u8)?;
+        self.tail.forget_slot(slot);
+        self.footers.forget(slot);
+        let seg_seq = self.space.slot(slot).seg_seq;
+        let writer = &mut self.writer.lanes[lane as usize];
+        let header = SlotHeader {
+            lane: lane as u8,
+            slot,
+            boot_epoch: self.writer.boot_epoch,
+            seg_seq,
+            prev_seg_seq: writer.tail.seg_seq,
+        };
+        let index = SlotIndex::new(lane as u8, seg_seq);
+        writer.open = Some(Open { slot, at: BLOCK, index, header: Some(header) });
+        Some(())
+    }
+
+    fn seal_open(&mut self, lane: Lane) {
+        if let Some(open) = self.writer.lanes[lane as usize].open.take() {
+            self.space.slot_mut(open.slot).state = super::space::State::Sealed;
+            self.writer.sealed.push((open.slot, open.index));
+        }
+    }
+}
+
+/// How many of the lane's pending frames fit one group in the open slot.
+fn fitting(writer: &LaneWriter, open: &Open, geometry: &Geometry) -> usize {
+    let left = open.left(geometry, 0);
+    let mut bytes = GROUP_HEADER_BYTES;
+    for (count, frame) in writer.pending.iter().enumerate() {
+        bytes += frame.header.frame_bytes();
+        let fits = pad(bytes) + pad((count + 1) * FRAME_FOOTER_BYTES_MAX) <= left;
+        if !fits || (count > 0 && bytes > GROUP_BYTES_MAX) {
+            return count;
+        }
+    }
+    writer.pending.len()
+}
