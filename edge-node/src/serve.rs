@@ -245,6 +245,9 @@ fn refusal(error: &OpenError, store: &Store) -> String {
     let path = store.log_path();
     let path = path.display();
     match error {
+        OpenError::Blank => {
+            format!("{path} holds nothing: its format was cut short. Delete it and start again")
+        }
         OpenError::NotALog => format!(
             "{path} is no flash log of weir; it was left untouched. Give weir a folder of its own by \
              --data DIR"
