@@ -55,6 +55,9 @@ pub enum Command {
     /// The mirrors to central clusters
     #[command(subcommand)]
     Mirror(Mirror),
+    /// Measure a gateway: produce, or consume, as fast as it goes
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[derive(Args, Debug, Default)]

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and who does it.
 
 mod args;
+mod bench;
 mod connect;
 mod consume;
 mod group;
@@ -61,6 +62,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Consume(args) => consume::command(args),
         Command::Status(target) => status::status(&target),
         Command::Top(args) => status::top(&args),
+        Command::Bench(bench) => bench::command(bench),
         Command::Mirror(mirror) => status::mirror(&mirror),
     }
 }

@@ -8,12 +8,13 @@ mod tree;
 mod tests;
 
 use crate::units;
-use section::{Errors, Section};
+use section::{Errors, Section, nearest};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tree::{Source, Table};
 use weir_bridge::{mirror, settings};
+use weir_core::metadata::configs;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -147,12 +148,20 @@ fn read(values: Table) -> Result<Config, String> {
         mirrors: root.sections("mirror").into_iter().map(bridge::route).collect(),
         http: http(root.section("http")),
         flash: flash(root.section("flash")),
-        topic_defaults: root.section("topic_defaults").into_strings(),
+        topic_defaults: root.section("topic_defaults").into_strings(topic_config),
     };
     single_node(root.section("cluster"), root.section("peer"), config.node.id);
     root.finish();
     let errors = errors.take();
     if errors.is_empty() { Ok(config) } else { Err(errors.join("\n")) }
+}
+
+fn topic_config(name: &str, value: &str) -> Result<(), String> {
+    let known: Vec<String> = configs::DEFINITIONS.iter().map(|d| d.name.to_string()).collect();
+    if !known.iter().any(|known| known == name) {
+        return Err(format!("unknown topic config{}", nearest(name, &known)));
+    }
+    configs::validate(name, value)
 }
 
 const ADDRESS: &str = "an address as \"host:port\"";

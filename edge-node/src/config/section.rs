@@ -221,8 +221,12 @@ impl Section {
         sections
     }
 
-    /// Takes all keys of a section whose keys are not ours, such as Kafka's topic configs.
-    pub fn into_strings(mut self) -> BTreeMap<String, String> {
+    /// Takes all keys of a section whose keys are not ours, such as Kafka's topic configs; `check` says
+    /// what is wrong with a key and its value.
+    pub fn into_strings(
+        mut self,
+        check: impl Fn(&str, &str) -> Result<(), String>,
+    ) -> BTreeMap<String, String> {
         let mut strings = BTreeMap::new();
         for (key, Value { kind, source }) in std::mem::take(&mut self.values) {
             let text = match kind {
@@ -239,6 +243,10 @@ impl Section {
                     continue;
                 }
             };
+            if let Err(sentence) = check(&key, &text) {
+                let error = format!("{source}: {}: {sentence}", self.path_of(&key));
+                self.errors.borrow_mut().push(error);
+            }
             strings.insert(key, text);
         }
         strings

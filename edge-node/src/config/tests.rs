@@ -134,6 +134,11 @@ fn a_wrong_value_is_named_with_what_it_should_be() {
         ("kafka = 1", "kafka must be a section [kafka], not a number"),
         ("mirror = \"x\"", "a list of sections [[mirror]]"),
         ("[topic_defaults]\nretention.ms = 1", "write \"retention"),
+        ("[topic_defaults]\n\"retention.mss\" = 1", "did you mean \"retention.ms\"?"),
+        (
+            "[topic_defaults]\n\"retention.ms\" = \"long\"",
+            "weir.toml:2: topic_defaults.retention.ms",
+        ),
         ("[mqtt\n", "weir.toml:1:"),
         ("[[mqtt.rule]]\ntopic = \"x\"", "weir.toml:1: mqtt.rule[0]: needs a filter"),
         ("[[mirror]]\nname=\"a\"\nbootstrap=[\"x:1\"]\ntopics=[\"(\"]", "topics"),
