@@ -31,10 +31,13 @@ mod gap;
 mod position;
 mod reader;
 mod rebatch;
+mod recover;
 mod route;
 mod session;
 mod settings;
 mod status;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use gap::GAP;
@@ -44,7 +47,9 @@ pub use rebatch::{
 pub use settings::{Route, StartAt, TopicFilter};
 pub use status::{Handle, PartitionStatus, RouteStatus, State, Status, UnknownRoute};
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use futures_lite::FutureExt;
@@ -52,6 +57,11 @@ use futures_lite::FutureExt;
 use crate::client::{Bootstrap, Client, Settings, join_all};
 use budget::Turns;
 use route::Running;
+use status::RouteHandle;
+
+/// How long a transaction that is under way may take when the mirror is stopped. One that does not end is
+/// ended by the next start, or by the target after a minute.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Mirrors every route until `stop` gets a message or is closed. An error is a wrong section, as a
 /// sentence. Packing batches takes the caller's thread: give it one of its own.
@@ -61,7 +71,7 @@ pub async fn run(
     handle: Handle,
     stop: Receiver<()>,
 ) -> Result<(), String> {
-    let turns = Turns::default();
+    let (turns, stopping) = (Turns::default(), Stopping::default());
     let mut running = Vec::new();
     for settings in routes {
         settings.check()?;
@@ -77,8 +87,12 @@ pub async fn run(
             retry_for: Duration::from_secs(5),
             ..Settings::new(source.clone(), "weir-mirror")
         });
-        let row = handle.register(status);
-        running.push(Running::new(settings, filter, source, row, turns.clone()));
+        let shared = Shared {
+            handle: handle.register(status),
+            turns: turns.clone(),
+            stopping: stopping.clone(),
+        };
+        running.push(Running::new(settings, filter, source, shared));
     }
     let routes = async {
         join_all(running.into_iter().map(Running::run)).await;
@@ -86,7 +100,26 @@ pub async fn run(
     };
     let stopped = async {
         let _ = stop.recv().await;
+        stopping.wanted.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        while stopping.committing.load(Ordering::Relaxed) > 0 && start.elapsed() < STOP_WITHIN {
+            smol::Timer::after(Duration::from_millis(10)).await;
+        }
     };
     routes.or(stopped).await;
     Ok(())
+}
+
+/// What a stop has to know: whether it is wanted, and how many transactions are under way.
+#[derive(Clone, Debug, Default)]
+struct Stopping {
+    wanted: Arc<AtomicBool>,
+    committing: Arc<AtomicUsize>,
+}
+
+/// What routes share with the others and with their observers.
+struct Shared {
+    handle: RouteHandle,
+    turns: Turns,
+    stopping: Stopping,
 }

@@ -225,19 +225,22 @@ impl Reader {
     fn open<'a>(&self, open: &'a mut BTreeMap<Key, Rebatcher>, index: usize) -> &'a mut Rebatcher {
         let partition = &self.partitions[index];
         open.entry(partition.key.clone()).or_insert_with(|| {
-            let origin = Origin {
-                cluster: self.cluster.clone(),
-                target_cluster: self.target_cluster.clone(),
-                topic: partition.key.0.clone(),
-                partition: partition.key.1,
-            };
             let rules = Rules {
                 pass_through_bytes: self.pass_through_bytes,
                 batch_bytes: BATCH_BYTES,
                 refused: partition.refused.clone(),
             };
-            Rebatcher::new(origin, rules, partition.position)
+            Rebatcher::new(self.origin(&partition.key), rules, partition.position)
         })
+    }
+
+    pub fn origin(&self, key: &Key) -> Origin {
+        Origin {
+            cluster: self.cluster.clone(),
+            target_cluster: self.target_cluster.clone(),
+            topic: key.0.clone(),
+            partition: key.1,
+        }
     }
 
     /// Packs what was read and moves the positions behind it.

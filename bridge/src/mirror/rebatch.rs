@@ -64,6 +64,15 @@ pub(super) struct Refused {
     pub records: Vec<(i64, String)>,
 }
 
+impl Refused {
+    /// Whether all of it lies before a position.
+    pub fn is_behind(&self, position: i64) -> bool {
+        let ends = [self.unpack_until, self.split_until, self.timeless_until];
+        ends.iter().all(|end| *end <= position)
+            && self.records.iter().all(|(offset, _)| *offset < position)
+    }
+}
+
 /// A batch for the target, all but the producer's stamp.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {

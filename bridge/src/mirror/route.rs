@@ -23,6 +23,7 @@ use super::session::{Ended, Session, next_load_bytes};
 use super::settings::{Route, TRANSACTION_BYTES_MIN, TopicFilter};
 use super::status::{RouteHandle, State};
 use super::writer::{Failure, Writer};
+use super::{Shared, Stopping};
 use crate::client::{Client, Error, ErrorKind};
 
 /// The source is this gateway or near it: no reason to wait for minutes.
@@ -41,6 +42,7 @@ pub(super) struct Running {
     pub handle: RouteHandle,
     pub turns: Turns,
     pub turn: usize,
+    pub stopping: Stopping,
     pub bucket: Bucket,
     /// What the next load may have, by how quick the link has been.
     pub load_bytes: usize,
@@ -51,13 +53,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub fn new(
-        settings: Route,
-        filter: TopicFilter,
-        source: Client,
-        handle: RouteHandle,
-        turns: Turns,
-    ) -> Running {
+    pub fn new(settings: Route, filter: TopicFilter, source: Client, shared: Shared) -> Running {
+        let Shared { handle, turns, stopping } = shared;
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
         let turn = turns.register(settings.priority);
         Running {
@@ -66,6 +63,7 @@ impl Running {
             handle,
             turns,
             turn,
+            stopping,
             bucket: Bucket::new(settings.bytes_per_second, Instant::now()),
             load_bytes: FIRST_LOAD_BYTES.min(settings.transaction_bytes),
             refused: BTreeMap::new(),
@@ -101,6 +99,13 @@ impl Running {
     pub fn committed(&mut self, load: &Load, writer: &Writer, took: Duration) {
         self.backoff.reset();
         self.load_bytes = next_load_bytes(self.load_bytes, took, self.settings.transaction_bytes);
+        for part in &load.parts {
+            if let Some(refused) = self.refused.get(&part.key)
+                && refused.is_behind(part.next)
+            {
+                self.refused.remove(&part.key);
+            }
+        }
         for part in load.parts.iter().filter(|part| part.gaps > 0) {
             *self.gaps.entry(part.key.clone()).or_default() += part.gaps;
             let (topic, partition) = &part.key;
@@ -112,12 +117,11 @@ impl Running {
             status.transactions += 1;
             status.gaps += load.parts.iter().map(|part| part.gaps).sum::<u64>();
             status.loops += load.parts.iter().map(|part| part.loops).sum::<u64>();
-            for row in &mut status.partitions {
-                let written = writer
-                    .written
-                    .iter()
-                    .find(|((topic, index), _)| **topic == *row.topic && *index == row.partition);
-                if let Some((_, written)) = written {
+            for part in &load.parts {
+                let (topic, partition) = &part.key;
+                let mut rows = status.partitions.iter_mut();
+                let row = rows.find(|row| *row.topic == **topic && row.partition == *partition);
+                if let (Some(row), Some(written)) = (row, writer.written.get(&part.key)) {
                     row.source_position = written.position;
                     row.lag = (row.source_end - written.position).max(0);
                     row.target_offset = written.metadata.target_next();
@@ -171,21 +175,27 @@ impl Running {
     /// Remembers what the target will not take, so that it comes in another shape next time: unpacked, then
     /// in smaller batches, and a single record at last as a gap.
     fn refuse(&mut self, key: Key, piece: &Piece, error: &Error) {
+        // Small loads: what is good before and behind it should not wait for every attempt.
+        self.load_bytes = TRANSACTION_BYTES_MIN;
         let refused = self.refused.entry(key).or_default();
         let until = piece.last + 1;
         if piece.passed {
-            refused.unpack_until = until;
+            refused.unpack_until = refused.unpack_until.max(until);
         } else if error.code() == Some(ErrorCode::INVALID_TIMESTAMP)
             && refused.timeless_until < until
         {
             refused.timeless_until = until;
         } else if piece.header.records_count > 1 {
-            refused.split_until = until;
-            refused.split_records = piece.header.records_count / 2;
+            let half = piece.header.records_count / 2;
+            // Never larger again before all of it has arrived, or two pieces would undo each other's.
+            refused.split_records = match refused.split_records {
+                0 => half,
+                before => before.min(half),
+            };
+            refused.split_until = refused.split_until.max(until);
         } else {
-            let known = &mut refused.records;
-            known.retain(|(offset, _)| *offset > piece.first - RECORDS_REFUSED_SPAN);
-            known.push((piece.first, format!("refused by the target: {error}")));
+            let reason = format!("refused by the target: {error}");
+            refused.records.push((piece.first, reason));
         }
     }
 
@@ -205,6 +215,3 @@ impl Running {
         timer.or(self.handle.woken()).await;
     }
 }
-
-/// Refused records that lie further back have been passed long ago.
-const RECORDS_REFUSED_SPAN: i64 = 10_000;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use weir_core::error::ErrorCode;
@@ -10,6 +11,7 @@ use weir_core::types::TopicId;
 use super::gap::Gap;
 use super::position::Metadata;
 use super::reader::{Key, Load, ReadPartition, Reader};
+use super::recover::last_mirrored;
 use super::route::Running;
 use super::settings::{StartAt, TRANSACTION_BYTES_MIN};
 use super::status::{PartitionStatus, State};
@@ -135,9 +137,13 @@ impl<'a> Session<'a> {
             let start = Instant::now();
             let (reader, writer, route) = (&mut self.reader, &mut self.writer, &mut *self.route);
             let commit = async {
-                writer.commit(&load, all).await?;
-                route.committed(&load, writer, start.elapsed());
-                Ok::<(), Failure>(())
+                route.stopping.committing.fetch_add(1, Ordering::Relaxed);
+                let committed = writer.commit(&load, all).await;
+                route.stopping.committing.fetch_sub(1, Ordering::Relaxed);
+                if committed.is_ok() {
+                    route.committed(&load, writer, start.elapsed());
+                }
+                committed
             };
             // The next load is read while this one is on its way.
             let (committed, next) =
@@ -159,6 +165,9 @@ impl<'a> Session<'a> {
         loop {
             if route.handle.paused() {
                 return false;
+            }
+            if route.stopping.wanted.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
             }
             let now = Instant::now();
             let wait = route.bucket.wait(now);
@@ -204,9 +213,9 @@ impl<'a> Session<'a> {
             .collect();
         for topic in grown {
             match self.ensure_target(&topic).await {
-                Ok(()) => {
+                Ok(existed) => {
                     self.topics_failed.remove(&topic.name);
-                    self.add(&topic).await?;
+                    self.add(&topic, existed).await?;
                 }
                 // One topic that the target refuses does not stop the others.
                 Err(error) if matches!(error.kind, ErrorKind::Code(_)) => {
@@ -219,16 +228,18 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Creates the topic on the target, or gives it as many partitions as the source's has.
-    async fn ensure_target(&self, topic: &Topic) -> Result<(), Error> {
+    /// Creates the topic on the target, or gives it as many partitions as the source's has. Returns whether
+    /// it was there before.
+    async fn ensure_target(&self, topic: &Topic) -> Result<bool, Error> {
         let name = format!("{}{}", self.route.settings.prefix, topic.name);
         let count = topic.partitions.len() as i32;
         let target = &self.writer.target;
         match target.topic(&name).await {
             Ok(found) if found.partitions.len() < topic.partitions.len() => {
-                return target.create_partitions(&name, count).await;
+                target.create_partitions(&name, count).await?;
+                return Ok(true);
             }
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(error) if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {}
             Err(error) => return Err(error),
         }
@@ -243,11 +254,11 @@ impl<'a> Session<'a> {
             other => other?,
         }
         log::info!("mirror {}: created topic {name}", self.route.settings.name);
-        Ok(())
+        Ok(false)
     }
 
     /// Takes a topic's partitions in, each at its committed position or where the route starts.
-    async fn add(&mut self, topic: &Topic) -> Result<(), Ended> {
+    async fn add(&mut self, topic: &Topic, existed: bool) -> Result<(), Ended> {
         let name: Arc<str> = topic.name.as_str().into();
         let target_topic = format!("{}{}", self.route.settings.prefix, topic.name);
         for partition in &topic.partitions {
@@ -260,8 +271,14 @@ impl<'a> Session<'a> {
             let mut gap = None;
             let mut written = Written::new(target_topic.clone(), start, topic.id);
             match self.committed.remove(&(target_topic.clone(), partition.index)) {
-                None if self.route.settings.start == StartAt::Latest => written.position = end,
-                None => {}
+                None => {
+                    let found = match existed {
+                        true => self.recover(&key, &target_topic).await?,
+                        false => None,
+                    };
+                    let latest = self.route.settings.start == StartAt::Latest;
+                    written.position = found.unwrap_or(if latest { end } else { start });
+                }
                 Some((position, text)) => {
                     let metadata = Metadata::decode(&text).unwrap_or_default();
                     if is_another(metadata.topic_id, topic.id) {
@@ -286,6 +303,12 @@ impl<'a> Session<'a> {
             self.writer.written.insert(key, written);
         }
         Ok(())
+    }
+
+    async fn recover(&self, key: &Key, target_topic: &str) -> Result<Option<i64>, Ended> {
+        let origin = self.reader.origin(key);
+        let found = last_mirrored(&self.writer.target, target_topic, &origin).await;
+        found.map_err(|error| Ended::Target(error.into()))
     }
 
     /// Shows every partition as it is now.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// Part of the transactional id and of the group that holds the position, so renaming a route mirrors
-    /// everything again. Letters, digits, `.`, `_` and `-`.
+    /// Part of the transactional id and of the group that holds the positions: keep it. Letters, digits,
+    /// `.`, `_` and `-`.
     pub name: String,
     /// `host:port` of some brokers of the target.
     pub bootstrap: Vec<String>,
