@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use weir_bridge::client::{
-    Acks, Batch, Batches, Bootstrap, Client, FetchFrom, FetchLimits, LATEST, NewTopic, OwnedRecord,
-    Settings, decode_records,
+    Acks, Batch, Batches, Bootstrap, Broker, Client, FetchFrom, FetchLimits, LATEST, NewTopic,
+    OwnedRecord, Settings, decode_records,
 };
 use weir_bridge::mirror::{self, Route};
 use weir_core::batch::{Builder, Codec, seal};
 use weir_core::rng::Rng;
+use weir_core::wire::group::DeleteGroupsRequest;
 use weir_core::wire::topics::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use weir_tests::{Kafka, folder};
 
@@ -103,7 +104,16 @@ fn client(bootstrap: &str) -> Client {
 }
 
 async fn create(client: &Client, name: &str, partitions: i32) {
-    let topic = NewTopic { name: name.into(), partitions, replication_factor: -1, configs: vec![] };
+    create_with(client, name, partitions, &[]).await;
+}
+
+async fn create_with(client: &Client, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+    let topic = NewTopic {
+        name: name.into(),
+        partitions,
+        replication_factor: -1,
+        configs: configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+    };
     client.create_topic(&topic).await.unwrap();
 }
 
@@ -296,6 +306,77 @@ fn a_trimmed_source_leaves_a_gap_marker_and_provenance_is_told() {
     });
 }
 
+#[test]
+fn what_the_target_refuses_comes_in_another_shape_or_as_a_gap() {
+    let source = Kafka::started("mirror-source");
+    let target = Kafka::started("mirror-target");
+    let mut mirror = Mirror::new("mirror", &source, &target.bootstrap(), "");
+    let (from, to) = (client(&source.bootstrap()), client(&target.bootstrap()));
+    smol::block_on(async {
+        create(&from, "plant-a", 1).await;
+        let configs = [("max.message.bytes", "10000"), ("message.timestamp.after.max.ms", "1000")];
+        create_with(&to, "gw1.plant-a", 1, &configs).await;
+        from.produce("plant-a", 0, batch(0..100, true), Acks::All).await.unwrap();
+        let mut builder = Builder::new();
+        let value = "x".repeat(100);
+        let hour = 3_600_000;
+        for number in 100..103 {
+            let value = format!("{number}:{value}");
+            builder.push(first_timestamp() + hour, None, Some(value.as_bytes()), &[]);
+        }
+        let far_future = Bytes::from(builder.build(None));
+        from.produce("plant-a", 0, far_future, Acks::All).await.unwrap();
+        let mut builder = Builder::new();
+        let mut rng = Rng::new(1);
+        let huge: Vec<u8> = (0..30_000).map(|_| rng.below(256) as u8).collect();
+        builder.push(first_timestamp(), None, Some(&huge), &[]);
+        from.produce("plant-a", 0, builder.build(None).into(), Acks::All).await.unwrap();
+        from.produce("plant-a", 0, batch(104..200, false), Acks::All).await.unwrap();
+        mirror.start();
+        let start = Instant::now();
+        let found = loop {
+            let found = records(&to, "gw1.plant-a", 0).await;
+            if found.len() >= 200 {
+                break found;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", mirror.status());
+            smol::Timer::after(Duration::from_millis(200)).await;
+        };
+        assert_eq!(numbers(&found[..103]), (0..103).collect::<Vec<_>>());
+        assert_eq!(found[101].timestamp, -1);
+        assert_eq!(found[103].key.as_deref(), Some(mirror::GAP.as_bytes()));
+        assert_eq!(numbers(&found[104..]), (104..200).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn positions_that_the_target_has_forgotten_are_found_in_its_records() {
+    let source = Kafka::started("mirror-source");
+    let target = Kafka::started("mirror-target");
+    let more = r#","pass_through_bytes":0"#;
+    let mut mirror = Mirror::new("mirror", &source, &target.bootstrap(), more);
+    let (from, to) = (client(&source.bootstrap()), client(&target.bootstrap()));
+    smol::block_on(async {
+        create(&from, "plant-a", 2).await;
+        produce(&from, "plant-a", 2, 1_000, Duration::ZERO).await;
+        mirror.start();
+        check(&to, &mirror, "gw1.plant-a", 2, 1_000).await;
+        let status: serde_json::Value = serde_json::from_str(&mirror.status()).unwrap();
+        let group = status["routes"][0]["transactional_id"].as_str().unwrap().to_string();
+        mirror.kill();
+        assert_eq!(to.committed(&group, None, true).await.unwrap().len(), 2);
+        let forget = DeleteGroupsRequest { groups_names: vec![group.clone()] };
+        let answer = to.request(Broker::Group(&group), &forget).await.unwrap();
+        assert!(!answer.results[0].error_code.is_error());
+        mirror.start();
+        for partition in [0, 1] {
+            let batch = batch(1_000..1_100, false);
+            from.produce("plant-a", partition, batch, Acks::All).await.unwrap();
+        }
+        check(&to, &mirror, "gw1.plant-a", 2, 1_100).await;
+    });
+}
+
 async fn delete_records(client: &Client, topic: &str, offset: i64) {
     let request = DeleteRecordsRequest {
         topics: vec![DeleteRecordsTopic {
@@ -304,7 +385,7 @@ async fn delete_records(client: &Client, topic: &str, offset: i64) {
         }],
         timeout_ms: 10_000,
     };
-    let to = weir_bridge::client::Broker::Leader(topic, 0);
+    let to = Broker::Leader(topic, 0);
     let answer = client.request(to, &request).await.unwrap();
     assert_eq!(answer.topics[0].partitions[0].low_watermark, offset);
 }
