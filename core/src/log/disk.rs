@@ -1,6 +1,6 @@
 //! The operations that the driver is asked for, and what each was for.
 
-use super::{Io, Ticket};
+use super::{Io, IoResult, Ticket};
 use crate::types::OpId;
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
@@ -20,42 +20,57 @@ pub(crate) enum Purpose {
     Footer(u32),
 }
 
+/// How often a read is tried. Unlike a write or a flush it may be repeated: it changes nothing, and cards
+/// fail reads now and then that succeed a moment later.
+const READ_ATTEMPTS: u32 = 3;
+
+#[derive(Debug)]
+struct Asked {
+    purpose: Purpose,
+    /// Of a read: where, how much, and how often it was tried.
+    read: Option<(u64, u32, u32)>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     queue: VecDeque<Io>,
-    asked: BTreeMap<OpId, Purpose>,
+    asked: BTreeMap<OpId, Asked>,
     next_op: u64,
     pub written_bytes: u64,
     pub zeroed_bytes: u64,
 }
 
 impl Disk {
-    fn ask(&mut self, purpose: Purpose) -> OpId {
+    fn ask(&mut self, purpose: Purpose, read: Option<(u64, u32, u32)>) -> OpId {
         self.next_op += 1;
         let op = OpId(self.next_op);
-        self.asked.insert(op, purpose);
+        self.asked.insert(op, Asked { purpose, read });
         op
     }
 
     pub(crate) fn write(&mut self, purpose: Purpose, at: u64, bytes: Bytes) {
         self.written_bytes += bytes.len() as u64;
-        let op = self.ask(purpose);
+        let op = self.ask(purpose, None);
         self.queue.push_back(Io::Write { op, at, bytes });
     }
 
     pub(crate) fn flush(&mut self, purpose: Purpose) {
-        let op = self.ask(purpose);
+        let op = self.ask(purpose, None);
         self.queue.push_back(Io::Flush { op });
     }
 
     pub(crate) fn read(&mut self, purpose: Purpose, at: u64, len: u32) {
-        let op = self.ask(purpose);
+        self.try_read(purpose, at, len, 1);
+    }
+
+    fn try_read(&mut self, purpose: Purpose, at: u64, len: u32, attempt: u32) {
+        let op = self.ask(purpose, Some((at, len, attempt)));
         self.queue.push_back(Io::Read { op, at, len });
     }
 
     pub(crate) fn zero(&mut self, at: u64, len: u32) {
         self.zeroed_bytes += u64::from(len);
-        let op = self.ask(Purpose::Zero);
+        let op = self.ask(Purpose::Zero, None);
         self.queue.push_back(Io::Zero { op, at, len });
     }
 
@@ -63,9 +78,17 @@ impl Disk {
         self.queue.pop_front()
     }
 
-    /// What an operation that ended was for; `None` for one that was not asked.
-    pub(crate) fn take(&mut self, op: OpId) -> Option<Purpose> {
-        self.asked.remove(&op)
+    /// What an operation that ended was for; `None` for one that was not asked, and for a read that failed
+    /// and is tried again.
+    pub(crate) fn take(&mut self, op: OpId, result: &IoResult) -> Option<Purpose> {
+        let asked = self.asked.remove(&op)?;
+        match asked.read {
+            Some((at, len, attempt)) if attempt < READ_ATTEMPTS && *result == IoResult::Failed => {
+                self.try_read(asked.purpose, at, len, attempt + 1);
+                None
+            }
+            _ => Some(asked.purpose),
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -128,7 +128,7 @@ impl Log {
     }
 
     pub fn done(&mut self, now: Time, op: OpId, result: IoResult) {
-        let Some(purpose) = self.disk.take(op) else { return };
+        let Some(purpose) = self.disk.take(op, &result) else { return };
         match purpose {
             Purpose::Start(step) => self.start_done(step, result),
             Purpose::Commit => self.commit_done(now, result),

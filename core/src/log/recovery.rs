@@ -436,10 +436,12 @@ impl Recovery {
     fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
         self.step = Step::Visit;
         let image = self.image.as_ref();
+        // A slot that was used before the checkpoint and is not in it was free by then, and still is.
         let is_known = |slot: u32, header: &SlotHeader| {
-            image
-                .and_then(|image| image.slots.get(&slot))
-                .is_some_and(|entry| entry.sealed && entry.seg_seq == header.seg_seq)
+            image.is_some_and(|image| match image.slots.get(&slot) {
+                Some(entry) => entry.sealed && entry.seg_seq == header.seg_seq,
+                None => header.seg_seq < image.next_seg_seq,
+            })
         };
         let slots = self.headers.iter().filter(|&(&slot, header)| !is_known(slot, header));
         self.to_visit = slots.map(|(&slot, _)| slot).collect();

@@ -127,7 +127,8 @@ impl Log {
             let end = ends.next().unwrap_or(part.end);
             if end > partition.log_start {
                 let too_old = overdue.is_some_and(|overdue| extent.max_timestamp < overdue);
-                dropping &= bytes_max.is_some_and(|max| bytes - u64::from(extent.bytes) >= max);
+                dropping &= bytes_max
+                    .is_some_and(|max| bytes.saturating_sub(u64::from(extent.bytes)) >= max);
                 if !too_old && !dropping {
                     break;
                 }

@@ -8,6 +8,9 @@ use super::space::{Slot, Space, State};
 use super::writer::Writer;
 use super::{Event, IoResult, Log, Phase};
 
+/// A start that had to look into more slots asks for a checkpoint: two lanes, before and after a cut.
+const VISITED_MAX: usize = 4;
+
 impl Log {
     pub(crate) fn start_done(&mut self, tag: u32, result: IoResult) {
         let Phase::Starting(recovery) = &mut self.phase else { return };
@@ -42,6 +45,9 @@ impl Log {
         self.stats.torn_groups_dropped = recovery.verdict.torn;
         self.stats.damaged_groups = recovery.verdict.missing;
         self.stats.damaged_ranges = recovery.replay.damaged_ranges;
+        // Each start that is cut leaves slots of its own, however little is in them: a checkpoint with the
+        // next commit keeps the next start short.
+        self.checkpointer.wanted = recovery.visited.len() > VISITED_MAX;
         self.stats.start_bytes_read = recovery.bytes_read;
         if recovery.verdict.missing > 0 {
             log::error!(

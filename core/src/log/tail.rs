@@ -35,10 +35,11 @@ impl Tail {
 
     /// `len` bytes of a slot, if they lie in a group that is kept.
     pub(crate) fn get(&self, place: Place, len: u32) -> Option<Bytes> {
-        let (start, group) = self.groups.range(..=place).next_back()?;
+        let first = Place { slot: place.slot, at: 0 };
+        let (start, group) = self.groups.range(first..=place).next_back()?;
         let from = (place.at - start.at) as usize;
         let end = from.checked_add(len as usize)?;
-        (start.slot == place.slot && end <= group.len()).then(|| group.slice(from..end))
+        (end <= group.len()).then(|| group.slice(from..end))
     }
 
     /// The slot is used anew.
