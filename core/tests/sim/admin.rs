@@ -1,0 +1,154 @@
+//! A simulated administrator: creates and deletes topics that come and go, and trims the others.
+
+use crate::checks::{AckedIsDurable, Bounded, Verdict};
+use crate::client::{Call, Context, Target, read};
+use bytes::Bytes;
+use weir_core::error::ErrorCode;
+use weir_core::types::Nanos;
+use weir_core::wire::topics::{
+    CreatableTopic, CreateTopicsRequest, DeleteRecordsPartition, DeleteRecordsRequest,
+    DeleteRecordsTopic, DeleteTopicsRequest,
+};
+
+pub struct Admin {
+    /// Topics with partitions that must be there before anything else.
+    fixed: Vec<(String, i32)>,
+    targets: Vec<Target>,
+    churn: bool,
+    trims: bool,
+}
+
+impl Admin {
+    pub fn new(fixed: Vec<(String, i32)>, targets: Vec<Target>, churn: bool, trims: bool) -> Admin {
+        Admin { fixed, targets, churn, trims }
+    }
+
+    pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
+        if in_flight > 0 {
+            return context.pause_ms(5, 50);
+        }
+        let missing = self
+            .fixed
+            .iter()
+            .find(|(name, _)| context.shared.topics.get(name) != Some(&Some(true)));
+        if let Some((name, partitions)) = missing.cloned() {
+            self.create(context, &name, partitions);
+            return context.pause_ms(1, 20);
+        }
+        match context.rng.below(10) {
+            0..3 if self.churn => {
+                let name = format!("churn-{}", context.rng.below(3));
+                match context.shared.topics.get(&name) {
+                    Some(Some(true)) => self.delete(context, &name),
+                    _ => {
+                        let partitions = 1 + context.rng.below(3) as i32;
+                        self.create(context, &name, partitions);
+                    }
+                }
+            }
+            3..6 if self.trims => self.trim(context),
+            _ => {}
+        }
+        context.pause_ms(20, 300)
+    }
+
+    fn create(&mut self, context: &mut Context<'_>, name: &str, num_partitions: i32) {
+        // Until the answer comes nobody knows, unless it is known to be there.
+        let state = context.shared.topics.entry(name.into()).or_insert(None);
+        if *state == Some(false) {
+            *state = None;
+        }
+        let name = name.to_string();
+        let topic = CreatableTopic {
+            name: name.clone(),
+            num_partitions,
+            replication_factor: 1,
+            ..Default::default()
+        };
+        let request =
+            CreateTopicsRequest { topics: vec![topic], timeout_ms: 30_000, validate_only: false };
+        context.ask(&request, 5, Call::Create(name));
+    }
+
+    fn delete(&mut self, context: &mut Context<'_>, name: &str) {
+        context.shared.topics.insert(name.into(), None);
+        let request = DeleteTopicsRequest {
+            topic_names: vec![name.into()],
+            timeout_ms: 30_000,
+            ..Default::default()
+        };
+        context.ask(&request, 5, Call::Delete(name.into()));
+    }
+
+    fn trim(&mut self, context: &mut Context<'_>) {
+        let place = context.rng.below(self.targets.len() as u64) as usize;
+        let target = self.targets[place].clone();
+        let history = context.shared.history(&target);
+        let span = history.high_watermark - history.log_start_max;
+        if span <= 0 {
+            return;
+        }
+        let offset = history.log_start_max + context.rng.below(span as u64 / 2 + 1) as i64;
+        context.shared.history(&target).log_start_max = offset;
+        let partitions = vec![DeleteRecordsPartition { partition_index: target.1, offset }];
+        let topics = vec![DeleteRecordsTopic { name: target.0.clone(), partitions }];
+        let request = DeleteRecordsRequest { topics, timeout_ms: 30_000 };
+        context.ask(&request, 2, Call::Trim(target, offset));
+    }
+
+    pub fn answer(&mut self, context: &mut Context<'_>, call: Call, frame: &Bytes) -> Verdict {
+        match call {
+            Call::Create(name) => {
+                let response = read::<CreateTopicsRequest>(frame, 5)?;
+                let code = response.topics.first().map(|topic| topic.error_code);
+                self.settled(context, name, code, true)
+            }
+            Call::Delete(name) => {
+                let response = read::<DeleteTopicsRequest>(frame, 5)?;
+                let code = response.responses.first().map(|topic| topic.error_code);
+                self.settled(context, name, code, false)
+            }
+            Call::Trim(target, offset) => {
+                let response = read::<DeleteRecordsRequest>(frame, 2)?;
+                let partition = response.topics.first().and_then(|topic| topic.partitions.first());
+                let Some(partition) = partition else {
+                    return Bounded::fails(format!("the trim of {target:?} got no answer"));
+                };
+                let history = context.shared.history(&target);
+                match partition.error_code {
+                    ErrorCode::NONE if partition.low_watermark >= offset => {
+                        history.log_start_min = history.log_start_min.max(offset);
+                        Ok(())
+                    }
+                    code if code.is_retriable() => Ok(()),
+                    code => {
+                        AckedIsDurable::fails(format!("trim of {target:?} to {offset}: {code:?}"))
+                    }
+                }
+            }
+            call => Bounded::fails(format!("an administrator never asked for {call:?}")),
+        }
+    }
+
+    /// An answer tells whether the topic is there, if it tells anything.
+    fn settled(
+        &mut self,
+        context: &mut Context<'_>,
+        name: String,
+        code: Option<ErrorCode>,
+        create: bool,
+    ) -> Verdict {
+        let there = match code {
+            Some(ErrorCode::NONE) => create,
+            Some(ErrorCode::TOPIC_ALREADY_EXISTS) => true,
+            Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => false,
+            Some(code) if code.is_retriable() => return Ok(()),
+            code => return AckedIsDurable::fails(format!("{name}: {code:?}")),
+        };
+        context.shared.topics.insert(name, Some(there));
+        Ok(())
+    }
+
+    /// What was in flight stays unknown.
+    pub fn lost(&mut self) {}
+}

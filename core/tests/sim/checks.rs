@@ -1,0 +1,175 @@
+//! The promises as checkers: each has the name of its promise and says what it saw when it fails.
+//!
+//! Every checker has a mutation in `mutations.rs` that it must catch.
+
+use crate::history::{Audit, BatchId, History};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub checker: &'static str,
+    pub what: String,
+}
+
+pub type Verdict = Result<(), Violation>;
+
+/// What was acknowledged is in the log, unchanged, at the offset that was named, after any cut.
+pub struct AckedIsDurable;
+
+/// Offsets have no holes, an idempotent producer's batches stand once each in the order of their
+/// sequence, and nothing that a start has dropped comes back.
+pub struct OrderKept;
+
+/// What a reader was given never changes or disappears but by trimming and retention, and the high
+/// watermark and committed group offsets never go back.
+pub struct CommittedStays;
+
+/// Queues, operations in flight and bytes on the disk keep their stated limits.
+pub struct Bounded;
+
+/// Every start ends in service, having read no more than its checkpoint promises.
+pub struct AlwaysStarts;
+
+impl AckedIsDurable {
+    pub fn check(history: &History, audit: &Audit) -> Verdict {
+        if audit.log_start < history.log_start_min {
+            let (start, trimmed) = (audit.log_start, history.log_start_min);
+            return Self::fails(format!("trimmed up to {trimmed} and starts at {start}"));
+        }
+        let found: BTreeMap<i64, BatchId> =
+            audit.batches.iter().map(|found| (found.base_offset, found.id)).collect();
+        for (offset, id) in history.acked.range(audit.log_start..) {
+            if audit.damaged.iter().any(|(from, to)| (from..to).contains(&offset)) {
+                continue;
+            }
+            match found.get(offset) {
+                Some(there) if there == id => {}
+                Some(there) => {
+                    return Self::fails(format!(
+                        "{id:?} was acknowledged at {offset}, where {there:?} is now"
+                    ));
+                }
+                None => {
+                    let end = audit.high_watermark;
+                    return Self::fails(format!(
+                        "{id:?} was acknowledged at {offset} and is gone; the log ends at {end}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "AckedIsDurable", what })
+    }
+}
+
+impl OrderKept {
+    pub fn check(history: &History, audit: &Audit) -> Verdict {
+        let mut end = None;
+        let mut seen = BTreeSet::new();
+        let mut sequences: BTreeMap<(i64, i16), i32> = BTreeMap::new();
+        for found in &audit.batches {
+            let offset = found.base_offset;
+            let hole = end.is_some_and(|end| end != offset);
+            if hole && !audit.damaged.iter().any(|(_, to)| *to == offset) {
+                return Self::fails(format!("a hole: {end:?} is followed by {offset}"));
+            }
+            end = Some(found.end());
+            let sent = &history.sent[&found.id];
+            if history.dropped.contains(&found.id) {
+                return Self::fails(format!("{:?} was dropped and is back at {offset}", found.id));
+            }
+            let repeated = !seen.insert(found.id);
+            if repeated && (sent.stamp.is_some() || sent.attempts == 1) {
+                return Self::fails(format!(
+                    "{:?} is in the log twice, again at {offset}",
+                    found.id
+                ));
+            }
+            if let Some(stamp) = sent.stamp {
+                let producer = (stamp.producer_id, stamp.producer_epoch);
+                let last = sequences.insert(producer, stamp.base_sequence);
+                if last.is_some_and(|last| last >= stamp.base_sequence) {
+                    return Self::fails(format!("{stamp:?} at {offset} comes after {last:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "OrderKept", what })
+    }
+}
+
+impl CommittedStays {
+    pub fn check(history: &History, audit: &Audit) -> Verdict {
+        let (start, end) = (audit.log_start, audit.high_watermark);
+        if start > history.log_start_max {
+            let allowed = history.log_start_max;
+            return Self::fails(format!("the log starts at {start}, trimmed was up to {allowed}"));
+        }
+        if end < history.high_watermark {
+            let before = history.high_watermark;
+            return Self::fails(format!("the high watermark went back from {before} to {end}"));
+        }
+        let found: BTreeMap<i64, BatchId> =
+            audit.batches.iter().map(|found| (found.base_offset, found.id)).collect();
+        for (offset, id) in history.served.range(start..) {
+            let damaged = audit.damaged.iter().any(|(from, to)| (from..to).contains(&offset));
+            if !damaged && found.get(offset) != Some(id) {
+                let there = found.get(offset);
+                return Self::fails(format!("{id:?} was served at {offset}, now it is {there:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "CommittedStays", what })
+    }
+}
+
+/// What a run may use at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub operations_outstanding_max: usize,
+    pub medium_bytes_max: u64,
+}
+
+impl Bounded {
+    pub fn check(limits: &Limits, operations_outstanding: usize, medium_bytes: u64) -> Verdict {
+        if operations_outstanding > limits.operations_outstanding_max {
+            return Self::fails(format!(
+                "{operations_outstanding} disk operations are outstanding"
+            ));
+        }
+        if medium_bytes > limits.medium_bytes_max {
+            return Self::fails(format!("the medium has grown to {medium_bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "Bounded", what })
+    }
+}
+
+impl AlwaysStarts {
+    pub fn check(ready: bool, read_bytes: u64, read_bytes_max: u64) -> Verdict {
+        if !ready {
+            return Self::fails("the start never ended".into());
+        }
+        if read_bytes > read_bytes_max {
+            return Self::fails(format!("a start read {read_bytes} of {read_bytes_max} bytes"));
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "AlwaysStarts", what })
+    }
+}

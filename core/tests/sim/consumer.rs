@@ -1,0 +1,320 @@
+//! A simulated member of a consumer group: joins, is assigned partitions, reads them, commits.
+//!
+//! ```text
+//! phase      event                                next phase
+//! Join       the group is complete                Sync
+//! Sync       the assignment came                  Positions
+//! Positions  the committed offsets came           Fetching
+//! any        fenced, unknown, rebalance, lost     Join
+//! ```
+
+use crate::checks::{Bounded, CommittedStays, Verdict};
+use crate::client::{Call, Context, Target, read, unframed};
+use crate::fetching::{Floor, fetch_request, take_fetched};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use weir_core::error::ErrorCode;
+use weir_core::types::{Nanos, Time};
+use weir_core::wire::fetch::FetchRequest;
+use weir_core::wire::group::{
+    HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse,
+    SyncGroupRequest, SyncGroupRequestAssignment,
+};
+use weir_core::wire::offsets::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+    OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+    OffsetFetchRequest, OffsetFetchRequestTopic,
+};
+use weir_core::wire::{self, ApiKey, Message};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Join,
+    Sync,
+    Positions,
+    Fetching,
+}
+
+pub struct Consumer {
+    group: String,
+    /// Everything that the group reads.
+    targets: Vec<Target>,
+    phase: Phase,
+    member_id: String,
+    generation_id: i32,
+    /// What the leader gives to each member.
+    plan: Vec<SyncGroupRequestAssignment>,
+    positions: BTreeMap<Target, i64>,
+    heard: Time,
+    /// What was known when the request that is in flight was sent.
+    floor: BTreeMap<Target, Floor>,
+    committed: BTreeMap<Target, i64>,
+}
+
+impl Consumer {
+    pub fn new(group: &str, targets: Vec<Target>) -> Consumer {
+        Consumer {
+            group: group.into(),
+            targets,
+            phase: Phase::Join,
+            member_id: String::new(),
+            generation_id: -1,
+            plan: Vec::new(),
+            positions: BTreeMap::new(),
+            heard: Time::ZERO,
+            floor: BTreeMap::new(),
+            committed: BTreeMap::new(),
+        }
+    }
+
+    pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
+        if in_flight > 0 {
+            return context.pause_ms(2, 20);
+        }
+        match self.phase {
+            Phase::Join => self.join(context),
+            Phase::Sync => self.sync(context),
+            Phase::Positions => self.ask_positions(context),
+            Phase::Fetching if context.now.since(self.heard) > Nanos::from_ms(1_000) => {
+                self.heard = context.now;
+                let request = HeartbeatRequest {
+                    group_id: self.group.clone(),
+                    generation_id: self.generation_id,
+                    member_id: self.member_id.clone(),
+                    ..Default::default()
+                };
+                context.ask(&request, 3, Call::Heartbeat);
+            }
+            Phase::Fetching if context.rng.percent(20) => self.commit(context),
+            Phase::Fetching => {
+                let offsets: Vec<_> = self.positions.clone().into_iter().collect();
+                self.floor = Floor::of(context.shared, &offsets);
+                let request = fetch_request(context.rng, &offsets);
+                context.ask(&request, 11, Call::Fetch(offsets));
+            }
+        }
+        context.pause_ms(2, 60)
+    }
+
+    fn join(&mut self, context: &mut Context<'_>) {
+        let protocol = JoinGroupRequestProtocol { name: "sim".into(), metadata: Bytes::new() };
+        let request = JoinGroupRequest {
+            group_id: self.group.clone(),
+            session_timeout_ms: 10_000,
+            rebalance_timeout_ms: 8_000,
+            member_id: self.member_id.clone(),
+            protocol_type: "consumer".into(),
+            protocols: vec![protocol],
+            ..Default::default()
+        };
+        context.ask(&request, 5, Call::Join);
+    }
+
+    fn sync(&mut self, context: &mut Context<'_>) {
+        let request = SyncGroupRequest {
+            group_id: self.group.clone(),
+            generation_id: self.generation_id,
+            member_id: self.member_id.clone(),
+            assignments: std::mem::take(&mut self.plan),
+            ..Default::default()
+        };
+        context.ask(&request, 3, Call::Sync);
+    }
+
+    fn ask_positions(&mut self, context: &mut Context<'_>) {
+        let mine = self.positions.keys();
+        let known = &context.shared.commits;
+        self.committed = mine
+            .filter_map(|target| {
+                let offset = known.get(&(self.group.clone(), target.clone()))?;
+                Some((target.clone(), *offset))
+            })
+            .collect();
+        let topics = self.positions.keys().map(|(name, index)| OffsetFetchRequestTopic {
+            name: name.clone(),
+            partition_indexes: vec![*index],
+        });
+        let request = OffsetFetchRequest {
+            group_id: self.group.clone(),
+            topics: Some(topics.collect()),
+            ..Default::default()
+        };
+        context.ask(&request, 5, Call::OffsetFetch);
+    }
+
+    fn commit(&mut self, context: &mut Context<'_>) {
+        let offsets: Vec<_> = self.positions.clone().into_iter().collect();
+        let topics = offsets.iter().map(|((name, index), offset)| OffsetCommitRequestTopic {
+            name: name.clone(),
+            partitions: vec![OffsetCommitRequestPartition {
+                partition_index: *index,
+                committed_offset: *offset,
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        let request = OffsetCommitRequest {
+            group_id: self.group.clone(),
+            generation_id_or_member_epoch: self.generation_id,
+            member_id: self.member_id.clone(),
+            topics: topics.collect(),
+            ..Default::default()
+        };
+        context.ask(&request, 7, Call::OffsetCommit(offsets));
+    }
+
+    pub fn answer(&mut self, context: &mut Context<'_>, call: Call, frame: &Bytes) -> Verdict {
+        match call {
+            Call::Join => self.joined(read::<JoinGroupRequest>(frame, 5)?),
+            Call::Sync => {
+                let response = read::<SyncGroupRequest>(frame, 3)?;
+                match response.error_code {
+                    ErrorCode::NONE => self.assigned(&response.assignment),
+                    code => self.rejoin(code),
+                }
+            }
+            Call::Heartbeat => match read::<HeartbeatRequest>(frame, 3)?.error_code {
+                ErrorCode::NONE => {}
+                code => self.rejoin(code),
+            },
+            Call::OffsetFetch => return self.positioned(context, frame),
+            Call::OffsetCommit(offsets) => return self.committed(context, &offsets, frame),
+            Call::Fetch(offsets) => {
+                let response = read::<FetchRequest>(frame, 11)?;
+                let moved = take_fetched(context.shared, &self.floor, &offsets, response)?;
+                self.positions.extend(moved);
+            }
+            call => return Bounded::fails(format!("a consumer never asked for {call:?}")),
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, response: JoinGroupResponse) {
+        match response.error_code {
+            ErrorCode::NONE => {
+                self.member_id = response.member_id;
+                self.generation_id = response.generation_id;
+                self.phase = Phase::Sync;
+                let (count, targets) = (response.members.len(), self.targets.len());
+                let members = response.members.into_iter().enumerate();
+                self.plan = members
+                    .map(|(place, member)| SyncGroupRequestAssignment {
+                        member_id: member.member_id,
+                        // Places in the list of targets, which all members have.
+                        assignment: (place..targets).step_by(count).map(|at| at as u8).collect(),
+                    })
+                    .collect();
+            }
+            ErrorCode::MEMBER_ID_REQUIRED => self.member_id = response.member_id,
+            code => self.rejoin(code),
+        }
+    }
+
+    fn assigned(&mut self, assignment: &Bytes) {
+        let mine = assignment.iter().filter_map(|place| self.targets.get(usize::from(*place)));
+        self.positions = mine.map(|target| (target.clone(), -1)).collect();
+        self.phase = Phase::Positions;
+    }
+
+    fn positioned(&mut self, context: &mut Context<'_>, frame: &Bytes) -> Verdict {
+        let response = read::<OffsetFetchRequest>(frame, 5)?;
+        if response.error_code != ErrorCode::NONE {
+            self.rejoin(response.error_code);
+            return Ok(());
+        }
+        for topic in response.topics {
+            for partition in topic.partitions {
+                let target = (topic.name.clone(), partition.partition_index);
+                if partition.error_code != ErrorCode::NONE {
+                    return Ok(());
+                }
+                let before = self.committed.get(&target).copied().unwrap_or(-1);
+                let now = partition.committed_offset;
+                if now < before {
+                    let group = &self.group;
+                    return CommittedStays::fails(format!(
+                        "{group} had {before} committed for {target:?}, now {now}"
+                    ));
+                }
+                if now >= 0 {
+                    let key = (self.group.clone(), target.clone());
+                    let known = context.shared.commits.entry(key).or_insert(now);
+                    *known = now.max(*known);
+                }
+                self.positions.insert(target, now.max(0));
+            }
+        }
+        self.phase = Phase::Fetching;
+        self.heard = context.now;
+        Ok(())
+    }
+
+    fn committed(
+        &mut self,
+        context: &mut Context<'_>,
+        offsets: &[(Target, i64)],
+        frame: &Bytes,
+    ) -> Verdict {
+        let response = read::<OffsetCommitRequest>(frame, 7)?;
+        for topic in response.topics {
+            for partition in topic.partitions {
+                let target = (topic.name.clone(), partition.partition_index);
+                let Some((_, offset)) = offsets.iter().find(|(asked, _)| *asked == target) else {
+                    return CommittedStays::fails(format!("{target:?} was not committed"));
+                };
+                match partition.error_code {
+                    ErrorCode::NONE => {
+                        let key = (self.group.clone(), target);
+                        let known = context.shared.commits.entry(key).or_insert(*offset);
+                        *known = (*offset).max(*known);
+                    }
+                    code => self.rejoin(code),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rejoin(&mut self, code: ErrorCode) {
+        if code == ErrorCode::UNKNOWN_MEMBER_ID {
+            self.member_id.clear();
+        }
+        let again = [
+            ErrorCode::UNKNOWN_MEMBER_ID,
+            ErrorCode::ILLEGAL_GENERATION,
+            ErrorCode::REBALANCE_IN_PROGRESS,
+        ];
+        if again.contains(&code) {
+            self.phase = Phase::Join;
+        }
+    }
+
+    /// The members of a classic group outlive their connections: the next one goes on where this was.
+    pub fn lost(&mut self) {
+        if self.phase == Phase::Sync {
+            self.phase = Phase::Join;
+        }
+    }
+}
+
+/// The answer of a broker that forgets to store a commit, if the frame is one.
+pub fn pretend_committed(frame: &Bytes) -> Option<Bytes> {
+    let (header, mut reader) = wire::decode_request_header(frame).ok()?;
+    if header.api_key != ApiKey::OffsetCommit as i16 {
+        return None;
+    }
+    let request = OffsetCommitRequest::decode(&mut reader, header.api_version).ok()?;
+    let topics = request.topics.into_iter().map(|topic| OffsetCommitResponseTopic {
+        name: topic.name,
+        partitions: topic.partitions.iter().map(|one| answered(one.partition_index)).collect(),
+        ..Default::default()
+    });
+    let response = OffsetCommitResponse { topics: topics.collect(), ..Default::default() };
+    let key = ApiKey::OffsetCommit;
+    let frame = wire::encode_response(&response, key, header.api_version, header.correlation_id);
+    Some(unframed(&frame))
+}
+
+fn answered(partition_index: i32) -> OffsetCommitResponsePartition {
+    OffsetCommitResponsePartition { partition_index, ..Default::default() }
+}

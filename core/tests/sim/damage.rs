@@ -1,0 +1,79 @@
+//! Damage to what was durable: it is quarantined where it is, and everything else is served.
+
+use crate::checks::{AckedIsDurable, Verdict, Violation};
+use crate::disk::Faults;
+use crate::flash::SECTOR;
+use crate::log_run::LogRun;
+use crate::plan::Plan;
+use crate::runner::{Tally, seeds};
+use std::collections::BTreeMap;
+use weir_core::rng::Rng;
+
+/// The last writes are spared: what nothing follows cannot be told from a torn tail.
+const SPARED_WRITES: usize = 8;
+
+/// Works, damages sectors of different slots, starts again and reads everything.
+fn damaged(seed: u64) -> Result<Tally, Violation> {
+    let mut plan = Plan::random(&mut Rng::new(seed));
+    plan.faults = Faults::default();
+    plan.retention = false;
+    let mut run = LogRun::new(seed, plan);
+    run.boot()?;
+    for _ in 0..40 {
+        run.work()?;
+        run.quiesce()?;
+    }
+    for number in run.numbers() {
+        for _ in 0..4 {
+            run.append_some(number)?;
+            run.quiesce()?;
+        }
+    }
+    let ends: BTreeMap<_, _> =
+        run.numbers().into_iter().map(|one| (one, run.bounds(one).1)).collect();
+    run.kill();
+    for _ in 0..1 + run.world.rng.below(3) {
+        hurt(&mut run);
+    }
+    run.disk.lied = true;
+    run.boot()?;
+    for (number, end) in ends {
+        let (_, now) = run.bounds(number);
+        if now < end {
+            let what = format!("{number:?} ended at {end}, with damage before it ends at {now}");
+            AckedIsDurable::fails(what)?;
+        }
+    }
+    run.audit_all()?;
+    works_on(&mut run)?;
+    Ok(run.tally())
+}
+
+/// One sector with noise or one flipped bit, in something that was written.
+fn hurt(run: &mut LogRun) {
+    let writes = run.disk.written.len().saturating_sub(SPARED_WRITES) as u64;
+    let rng = &mut run.world.rng;
+    let (at, len) = run.disk.written[rng.below(writes) as usize];
+    let spared = &run.disk.written[writes as usize..];
+    let sector = at + rng.below(len / SECTOR) * SECTOR;
+    if spared.iter().any(|(at, len)| (*at..at + len).contains(&sector)) {
+        return;
+    }
+    if rng.percent(50) {
+        run.disk.flash.rot(sector + rng.below(SECTOR), rng.below(8) as u32);
+    } else {
+        run.disk.flash.damage(rng, sector, SECTOR);
+    }
+}
+
+fn works_on(run: &mut LogRun) -> Verdict {
+    for _ in 0..5 {
+        run.work()?;
+    }
+    run.quiesce()
+}
+
+#[test]
+fn damage_is_quarantined_and_the_rest_is_served() {
+    seeds("damage_is_quarantined", 100, damaged);
+}

@@ -1,0 +1,152 @@
+//! Fetch requests and their answers, for consumers and for the audit.
+
+use crate::checks::{AckedIsDurable, Bounded, CommittedStays, Verdict, Violation};
+use crate::client::{Shared, Target};
+use crate::history::{Found, History};
+use std::collections::BTreeMap;
+use weir_core::batch;
+use weir_core::error::ErrorCode;
+use weir_core::rng::Rng;
+use weir_core::wire::fetch::{
+    FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
+};
+
+/// What was known of a partition when a request was sent: the answer must not fall below.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Floor {
+    high_watermark: i64,
+}
+
+/// Where the reader of a partition goes on.
+pub type Moved = Vec<(Target, i64)>;
+
+impl Floor {
+    pub fn of(shared: &Shared, offsets: &[(Target, i64)]) -> BTreeMap<Target, Floor> {
+        let known =
+            |target: &Target| shared.histories.get(target).map_or(0, |one| one.high_watermark);
+        let floors = offsets.iter().map(|(target, _)| (target.clone(), known(target)));
+        floors.map(|(target, high_watermark)| (target, Floor { high_watermark })).collect()
+    }
+}
+
+pub fn fetch_request(rng: &mut Rng, offsets: &[(Target, i64)]) -> FetchRequest {
+    let topics = offsets.iter().map(|((name, index), offset)| FetchTopic {
+        topic: name.clone(),
+        partitions: vec![FetchPartition {
+            partition: *index,
+            fetch_offset: *offset,
+            partition_max_bytes: 1 << (8 + rng.below(13)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    FetchRequest {
+        max_wait_ms: 200,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        topics: topics.collect(),
+        ..Default::default()
+    }
+}
+
+/// Holds an answer against the histories, and says where its reader goes on.
+pub fn take_fetched(
+    shared: &mut Shared,
+    floors: &BTreeMap<Target, Floor>,
+    offsets: &[(Target, i64)],
+    response: FetchResponse,
+) -> Result<Moved, Violation> {
+    let mut moved = Vec::new();
+    for topic in response.responses {
+        for data in topic.partitions {
+            let target = (topic.topic.clone(), data.partition_index);
+            let Some((_, from)) = offsets.iter().find(|(asked, _)| *asked == target) else {
+                Bounded::fails(format!("{target:?} was not asked for"))?;
+                continue;
+            };
+            if let Some((_, to)) = take_partition(shared, &target, *from, &floors[&target], &data)?
+            {
+                moved.push((target, to));
+            }
+        }
+    }
+    Ok(moved)
+}
+
+/// The batches that a partition's answer holds and where they end; `None` when there is nothing new.
+pub fn take_partition(
+    shared: &mut Shared,
+    target: &Target,
+    from: i64,
+    floor: &Floor,
+    data: &PartitionData,
+) -> Result<Option<(Vec<Found>, i64)>, Violation> {
+    match data.error_code {
+        ErrorCode::NONE => {}
+        ErrorCode::OFFSET_OUT_OF_RANGE => return out_of_range(shared, target, from, data),
+        code if code.is_retriable() => {
+            shared.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
+            return Ok(None);
+        }
+        code => CommittedStays::fails(format!("{target:?} at {from}: {code:?}"))?,
+    }
+    if data.high_watermark < floor.high_watermark {
+        let (before, now) = (floor.high_watermark, data.high_watermark);
+        CommittedStays::fails(format!(
+            "the high watermark of {target:?} went from {before} to {now}"
+        ))?;
+    }
+    let history = shared.history(target);
+    history.high_watermark = history.high_watermark.max(data.high_watermark);
+    let mut rest = bytes::Bytes::from(data.records.pieces().concat());
+    let mut end = from;
+    let mut found = Vec::new();
+    while let Some(next) = batch::next_batch(&mut rest) {
+        let (_, bytes) = next.map_err(|error| lost(format!("{target:?} at {end}: {error:?}")))?;
+        let batch = Found::recognise(history, &bytes)
+            .map_err(|what| lost(format!("{target:?}: {what}")))?;
+        let follows = match found.is_empty() {
+            true => batch.base_offset <= end && end < batch.end(),
+            false => batch.base_offset == end,
+        };
+        if !follows || batch.end() > data.high_watermark {
+            CommittedStays::fails(format!(
+                "{target:?} served {batch:?} after {end} of {}",
+                data.high_watermark
+            ))?;
+        }
+        serve(history, target, &batch)?;
+        end = batch.end();
+        found.push(batch);
+    }
+    Ok((end > from).then_some((found, end)))
+}
+
+fn serve(history: &mut History, target: &Target, batch: &Found) -> Verdict {
+    match history.served.insert(batch.base_offset, batch.id) {
+        Some(before) if before != batch.id => {
+            CommittedStays::fails(format!("{target:?} served {before:?} before, now {batch:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reader stands before what was trimmed: it goes on at the log start offset.
+fn out_of_range(
+    shared: &mut Shared,
+    target: &Target,
+    from: i64,
+    data: &PartitionData,
+) -> Result<Option<(Vec<Found>, i64)>, Violation> {
+    let start_max = shared.history(target).log_start_max;
+    if from >= start_max {
+        CommittedStays::fails(format!(
+            "{target:?} has no {from}, though trimmed was up to {start_max}"
+        ))?;
+    }
+    Ok(Some((Vec::new(), data.log_start_offset.max(from + 1).min(start_max))))
+}
+
+fn lost(what: String) -> Violation {
+    AckedIsDurable::fails(what).expect_err("it always fails")
+}

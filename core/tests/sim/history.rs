@@ -1,0 +1,216 @@
+//! What the clients of one partition know: what they sent, what was acknowledged, what they were served.
+//!
+//! Batches are known by an identity that stands in the first eight bytes of their first record's value,
+//! so a batch can be recognised wherever it turns up.
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use weir_core::batch::{self, Builder, HEADER_BYTES, Header, ProducerStamp};
+use weir_core::rng::Rng;
+
+/// Bytes of a batch that a broker may change: base offset, length and leader epoch.
+const STAMPED_BYTES: usize = 16;
+
+/// Which batch it is; given out once in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchId(pub u64);
+
+/// A batch on its way to a partition.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub id: BatchId,
+    pub bytes: Bytes,
+    pub records_count: i64,
+    pub timestamps: Vec<i64>,
+    /// Of an idempotent producer: it must be in the log at most once, in the order of its sequence.
+    pub stamp: Option<ProducerStamp>,
+    /// How often it was handed to the broker.
+    pub attempts: u32,
+}
+
+/// An idempotent producer of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Producer {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub next_sequence: i32,
+    /// Sent and not acknowledged, in order.
+    pub pending: VecDeque<BatchId>,
+}
+
+/// A batch that the log took, durable or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub id: BatchId,
+    pub end: i64,
+    pub leader_epoch: i32,
+}
+
+/// A batch in the log, as a reader found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub base_offset: i64,
+    pub records_count: i64,
+    pub id: BatchId,
+}
+
+/// A whole partition, read from its log start offset to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    pub log_start: i64,
+    pub high_watermark: i64,
+    pub batches: Vec<Found>,
+    /// Offsets that the log says are damaged.
+    pub damaged: Vec<(i64, i64)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub sent: BTreeMap<BatchId, Sent>,
+    /// What the log took since it lives, and what a start has shown, by base offset.
+    pub placed: BTreeMap<i64, Placed>,
+    /// Base offsets that acknowledgements named.
+    pub acked: BTreeMap<i64, BatchId>,
+    /// What readers were given.
+    pub served: BTreeMap<i64, BatchId>,
+    /// The largest high watermark that anybody has seen.
+    pub high_watermark: i64,
+    /// How far the log start offset may have moved: what was trimmed or could expire.
+    pub log_start_max: i64,
+    /// Where the log starts at least: trims that were acknowledged.
+    pub log_start_min: i64,
+    /// Batches that a start has dropped and nobody has sent again.
+    pub dropped: BTreeSet<BatchId>,
+}
+
+impl Sent {
+    pub fn random(
+        rng: &mut Rng,
+        id: BatchId,
+        timestamp: i64,
+        value_bytes_max: u64,
+        stamp: Option<ProducerStamp>,
+    ) -> Sent {
+        let mut builder = Builder::new();
+        let count = if rng.percent(60) { 1 } else { 1 + rng.below(6) };
+        let mut timestamps = Vec::new();
+        for index in 0..count {
+            let mut value = id.0.to_be_bytes().to_vec();
+            let len = 8 + rng.below(value_bytes_max);
+            value.resize(len as usize, (id.0 + index) as u8);
+            timestamps.push(timestamp + index as i64);
+            builder.push(timestamp + index as i64, None, Some(&value), &[]);
+        }
+        let bytes = Bytes::from(builder.build(stamp));
+        Sent { id, bytes, records_count: count as i64, timestamps, stamp, attempts: 1 }
+    }
+}
+
+impl Producer {
+    pub fn stamp(&self) -> ProducerStamp {
+        ProducerStamp {
+            producer_id: self.producer_id,
+            producer_epoch: self.producer_epoch,
+            base_sequence: self.next_sequence,
+            transactional: false,
+        }
+    }
+
+    /// Gives up what is pending, as a producer does that got an error it cannot repeat.
+    pub fn begin_new_epoch(&mut self) {
+        self.producer_epoch += 1;
+        self.next_sequence = 0;
+        self.pending.clear();
+    }
+}
+
+impl Found {
+    /// Recognises a batch that was read; says why it is not one that was sent.
+    pub fn recognise(history: &History, batch: &Bytes) -> Result<Found, String> {
+        let header = Header::parse(batch).map_err(|error| format!("not a batch: {error:?}"))?;
+        let base_offset = header.base_offset.0;
+        let section = batch.get(HEADER_BYTES..).unwrap_or_default();
+        let first = batch::records(section, header.records_count).next();
+        let Some(Ok(record)) = first else {
+            return Err(format!("the batch at {base_offset} has no readable record"));
+        };
+        let value = record.value.unwrap_or_default();
+        let Some(id) = value.get(..8).and_then(|raw| raw.try_into().ok()) else {
+            return Err(format!("the batch at {base_offset} has no identity"));
+        };
+        let id = BatchId(u64::from_be_bytes(id));
+        let Some(sent) = history.sent.get(&id) else {
+            return Err(format!("{id:?} at {base_offset} was never sent to this partition"));
+        };
+        if sent.bytes.get(STAMPED_BYTES..) != batch.get(STAMPED_BYTES..) {
+            return Err(format!("{id:?} at {base_offset} is not as it was sent"));
+        }
+        Ok(Found { base_offset, records_count: sent.records_count, id })
+    }
+
+    pub fn end(&self) -> i64 {
+        self.base_offset + self.records_count
+    }
+}
+
+impl History {
+    /// Notes what a restart has shown: unacknowledged batches that are gone must stay gone, and what is
+    /// there is served from now on.
+    pub fn learn(&mut self, audit: &Audit) {
+        let there = audit.batches.iter().map(|found| found.id);
+        let known = self.acked.values().chain(self.served.values()).copied();
+        let kept: BTreeSet<BatchId> = there.chain(known).collect();
+        self.dropped.extend(self.sent.keys().filter(|id| !kept.contains(id)));
+        self.serve(audit.batches.iter());
+        self.high_watermark = self.high_watermark.max(audit.high_watermark);
+    }
+
+    pub fn serve<'a>(&mut self, batches: impl Iterator<Item = &'a Found>) {
+        self.served.extend(batches.map(|found| (found.base_offset, found.id)));
+    }
+
+    /// A flash that lied may have lost the end of what was acknowledged, and nothing can tell.
+    pub fn forgive(&mut self, end: i64) {
+        self.acked.retain(|base, _| *base < end);
+        self.served.retain(|base, _| *base < end);
+        self.high_watermark = self.high_watermark.min(end);
+    }
+
+    /// Hands a batch to the broker once more.
+    pub fn send_again(&mut self, id: BatchId) -> Sent {
+        self.dropped.remove(&id);
+        let sent = self.sent.get_mut(&id).expect("only what was sent is sent again");
+        sent.attempts += 1;
+        sent.clone()
+    }
+
+    /// A start has shown where the log ends: what was placed beyond is gone. False when the end is in
+    /// the middle of a batch.
+    pub fn ends_at(&mut self, end: i64) -> bool {
+        self.placed.retain(|base, _| *base < end);
+        let last = self.placed.last_key_value();
+        last.is_none_or(|(_, placed)| placed.end == end || end <= self.log_start_max)
+    }
+
+    /// The first record from `start` on whose timestamp is at least `wanted`: offset and timestamp.
+    pub fn first_at_or_after(&self, wanted: i64, start: i64) -> Option<(i64, i64)> {
+        self.placed.iter().find_map(|(base, placed)| {
+            let timestamps = self.sent[&placed.id].timestamps.iter();
+            let mut records = timestamps.enumerate().map(|(index, ts)| (base + index as i64, *ts));
+            records.find(|(offset, timestamp)| *offset >= start && *timestamp >= wanted)
+        })
+    }
+
+    pub fn newest_timestamp_below(&self, offset: i64) -> i64 {
+        let below = self.placed.range(..offset);
+        let newest = below.flat_map(|(_, placed)| self.sent[&placed.id].timestamps.iter());
+        newest.copied().max().unwrap_or(-1)
+    }
+
+    pub fn bytes_from(&self, offset: i64) -> u64 {
+        self.placed
+            .range(offset..)
+            .map(|(_, placed)| self.sent[&placed.id].bytes.len() as u64)
+            .sum()
+    }
+}

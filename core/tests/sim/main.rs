@@ -1,0 +1,34 @@
+//! The simulation that proves the promises: everything follows from a seed.
+//!
+//! Level 1 drives a [`weir_core::log::Log`] alone: `log_run` at random, `crash_points` exhaustively.
+//! Level 2, `node_run`, drives a whole [`weir_core::node::Node`] with a `population` of clients.
+//! Below all are the `world` (clock and chance), the `flash` and its `disk`; above them `history` is what
+//! clients know, and `checks` holds it against what a start shows. `mutations` proves the checkers.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod audit;
+mod checks;
+mod client;
+mod consumer;
+mod crash_points;
+mod damage;
+mod disk;
+mod fetching;
+mod flash;
+mod history;
+mod log_run;
+mod log_tests;
+mod mutations;
+mod node_audit;
+mod node_run;
+mod node_tests;
+mod plan;
+mod population;
+mod producer;
+mod runner;
+mod trace;
+mod vandal;
+mod work;
+mod world;

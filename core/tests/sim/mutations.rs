@@ -1,0 +1,65 @@
+//! Checks that cannot fail are worth nothing: each bug here must be found, and by the right checker.
+//!
+//! The bugs are played by the simulator, at the borders of the core: an answer that leaves before the
+//! flush is a disk that says `Done` too early. So the core carries no switches for them.
+
+use crate::plan::{Bug, Plan};
+use crate::runner::must_find;
+use crate::{log_tests, node_tests};
+
+fn log_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
+    must_find(&format!("{bug:?}"), checkers, |seed| {
+        log_tests::random(seed, |plan| {
+            plan.bug = bug;
+            change(plan);
+        })
+    });
+}
+
+fn node_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
+    must_find(&format!("{bug:?} of a node"), checkers, |seed| {
+        node_tests::random(seed, |plan| {
+            plan.bug = bug;
+            change(plan);
+        })
+    });
+}
+
+#[test]
+fn acknowledge_before_flush_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays"];
+    log_must_find(Bug::AcknowledgeBeforeFlush, checkers, |_| {});
+    node_must_find(Bug::AcknowledgeBeforeFlush, checkers, |_| {});
+}
+
+#[test]
+fn retrying_a_failed_sync_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays"];
+    log_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
+    node_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
+}
+
+#[test]
+fn a_forgotten_sequence_is_found() {
+    log_must_find(Bug::ForgetSequences, &["OrderKept"], |plan| plan.resend_at_start = true);
+}
+
+#[test]
+fn serving_what_is_not_flushed_is_found() {
+    log_must_find(Bug::ServeUnflushed, &["CommittedStays"], |_| {});
+}
+
+#[test]
+fn a_forgotten_offset_commit_is_found() {
+    node_must_find(Bug::ForgetCommits, &["CommittedStays"], |_| {});
+}
+
+#[test]
+fn a_log_without_checkpoints_is_found() {
+    log_must_find(Bug::NoCheckpoints, &["AlwaysStarts"], |plan| plan.retention = false);
+}
+
+#[test]
+fn a_log_that_outgrows_its_budget_is_found() {
+    log_must_find(Bug::TooManySlots, &["Bounded"], |_| {});
+}

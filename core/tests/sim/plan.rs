@@ -1,0 +1,125 @@
+//! What a run is like: sizes, rates, faults. All of it follows from the seed.
+
+use crate::disk::Faults;
+use weir_core::log::FlushCap;
+use weir_core::rng::Rng;
+use weir_core::types::{Time, WallTime};
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub slot_bytes: u32,
+    pub slots: u32,
+    pub checkpoint_bytes: u64,
+    pub tail_cache_bytes: usize,
+    pub footer_cache_bytes: usize,
+    pub flush_cap: Option<FlushCap>,
+    pub partitions: u32,
+    pub value_bytes_max: u64,
+    /// Crashes of the run, and how long the log lives between two of them at most.
+    pub boots: u32,
+    pub life_us: u64,
+    /// How long the clients pause between two actions at most.
+    pub pause_us: u64,
+    /// Whether idempotent producers repeat what was not acknowledged, or give it up.
+    pub resend_at_start: bool,
+    /// Whether records are trimmed and expire.
+    pub retention: bool,
+    /// How often a client's connection breaks, in actions of a thousand.
+    pub resets: u64,
+    pub operations_outstanding_max: usize,
+    pub faults: Faults,
+    pub bug: Bug,
+}
+
+/// Bugs of a broker that the simulator can play, because they show at its borders. Each must be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    #[default]
+    None,
+    /// The answer leaves when the write is done; the flush comes with the next one.
+    AcknowledgeBeforeFlush,
+    /// A sync that failed is tried again, and the second answer is believed.
+    RetryFailedSync,
+    /// A batch that an idempotent producer repeats is appended again.
+    ForgetSequences,
+    /// Readers see what is not flushed yet.
+    ServeUnflushed,
+    /// Offset commits are answered and not stored.
+    ForgetCommits,
+    /// No checkpoint is ever written.
+    NoCheckpoints,
+    /// The log takes more of the disk than it was given.
+    TooManySlots,
+}
+
+impl Plan {
+    pub fn random(rng: &mut Rng) -> Plan {
+        let slot_bytes = 1 << (15 + rng.below(4));
+        Plan {
+            slot_bytes,
+            slots: 12 + rng.below(28) as u32,
+            checkpoint_bytes: u64::from(slot_bytes) << rng.below(3),
+            tail_cache_bytes: 1 << (12 + rng.below(8)),
+            footer_cache_bytes: 1 << (12 + rng.below(8)),
+            flush_cap: rng.percent(25).then_some(FlushCap { per_second: 50, burst: 20 }),
+            partitions: 1 + rng.below(6) as u32,
+            value_bytes_max: [64, 600, 4_000, u64::from(slot_bytes)][rng.below(4) as usize]
+                .min(u64::from(slot_bytes) / 16),
+            boots: 2 + rng.below(7) as u32,
+            life_us: [3_000, 60_000, 1_000_000][rng.below(3) as usize],
+            pause_us: [100, 2_000, 20_000][rng.below(3) as usize],
+            resend_at_start: rng.percent(80),
+            retention: rng.percent(60),
+            resets: [0, 5, 50][rng.below(3) as usize],
+            operations_outstanding_max: 64,
+            faults: Faults::random(rng),
+            bug: Bug::None,
+        }
+    }
+
+    /// A small log on a disk without faults, whose every crash point can be tried.
+    pub fn small(rng: &mut Rng) -> Plan {
+        Plan {
+            slot_bytes: 32 << 10,
+            slots: 12,
+            checkpoint_bytes: 64 << 10,
+            tail_cache_bytes: 8 << 10,
+            partitions: 1 + rng.below(3) as u32,
+            value_bytes_max: [64, 600, 2_000][rng.below(3) as usize],
+            faults: Faults::default(),
+            retention: rng.percent(50),
+            ..Plan::random(rng)
+        }
+    }
+
+    /// Bytes of a slot, and how many there are.
+    pub fn geometry(&self) -> (u32, u32) {
+        match self.bug {
+            Bug::TooManySlots => (self.slot_bytes, self.slots + 4),
+            _ => (self.slot_bytes, self.slots),
+        }
+    }
+
+    pub fn checkpoint_bytes(&self) -> u64 {
+        if self.bug == Bug::NoCheckpoints { u64::MAX / 4 } else { self.checkpoint_bytes }
+    }
+
+    /// Superblocks and slots.
+    pub fn medium_bytes(&self) -> u64 {
+        u64::from(self.slot_bytes) * u64::from(self.slots + 2)
+    }
+
+    /// Superblocks, headers of all slots, the checkpoint's root, and the slots written since: each is read
+    /// twice, and its footer once. A crash leaves two slots that are partly filled.
+    pub fn start_read_bytes_max(&self) -> u64 {
+        let slot = u64::from(self.slot_bytes);
+        let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + 12;
+        let fixed = 32 * 4096 + u64::from(self.slots) * 4608 + slot.min(1 << 20);
+        fixed + visited * (2 * slot + slot.min(64 << 10))
+    }
+
+    /// The wall clock of the run, right from the start.
+    pub fn wall(&self, now: Time) -> WallTime {
+        WallTime(1_750_000_000_000 + (now.0 / 1_000_000) as i64)
+    }
+}
