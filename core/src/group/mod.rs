@@ -114,6 +114,9 @@ pub struct Settings {
     /// `offsets.retention.minutes`, in milliseconds: of a group that is empty, or of single
     /// offsets.
     pub offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`: how often anything expires at most. An empty group
+    /// without offsets goes then, too.
+    pub offsets_retention_check_interval_ms: u64,
 }
 
 impl Default for Settings {
@@ -126,6 +129,7 @@ impl Default for Settings {
             session_timeout_ms_min: 6_000,
             session_timeout_ms_max: 1_800_000,
             offsets_retention_ms: 7 * 24 * 3_600_000,
+            offsets_retention_check_interval_ms: 600_000,
         }
     }
 }
@@ -139,6 +143,8 @@ pub struct Groups {
     /// Committed offsets of all groups.
     offsets_count: usize,
     clock: Option<Clock>,
+    /// Nothing expires before this.
+    expiry_due: Time,
     outbox: Outbox,
 }
 
@@ -160,6 +166,7 @@ impl Groups {
             groups: BTreeMap::new(),
             offsets_count: 0,
             clock: None,
+            expiry_due: Time::ZERO,
             outbox: Outbox::default(),
         }
     }
@@ -179,6 +186,7 @@ impl Groups {
         let wall_ms = self.wall_ms(now);
         let (settings, outbox) = (&self.settings, &mut self.outbox);
         let mut cx = Context { now, wall_ms, settings, outbox };
+        self.expiry_due = now.plus_ms(settings.offsets_retention_check_interval_ms);
         for group in self.groups.values_mut() {
             group.members.values_mut().for_each(|member| member.heard_of(&mut cx));
             group.measure();
@@ -196,9 +204,13 @@ impl Groups {
         });
     }
 
-    /// Removes what is older than the retention, and groups that hold nothing any more.
+    /// Removes what is older than the retention, and groups that hold nothing any more, when it is
+    /// time to look.
     pub fn expire_offsets(&mut self, now: Time) {
-        let Some(Clock { first_ms, .. }) = self.clock else { return };
+        let Some(Clock { first_ms, .. }) = self.clock.filter(|_| now >= self.expiry_due) else {
+            return;
+        };
+        self.expiry_due = now.plus_ms(self.settings.offsets_retention_check_interval_ms);
         let (now_ms, retention_ms) = (self.wall_ms(now), self.settings.offsets_retention_ms);
         let mut records = Vec::new();
         for group in self.groups.values() {

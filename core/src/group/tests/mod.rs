@@ -56,7 +56,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let settings = Settings::default();
+        let settings = Settings { offsets_retention_check_interval_ms: 0, ..Settings::default() };
         World {
             groups: Groups::new(settings.clone(), 0),
             settings,
