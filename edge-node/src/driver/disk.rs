@@ -1,8 +1,7 @@
 //! The disk: one thread that writes and flushes in order, and a small pool that reads.
 //!
-//! Zeroing a slot is cut into pieces that pass the page cache by, and commits go between them: written
-//! through the cache, a slot's zeros would all belong to the next commit's flush, which on an SD card
-//! lasts 200 ms and more.
+//! Zeros pass the page cache by: written through it, they would all belong to the next commit's flush. The
+//! log asks for little at a time, and in its turn, because what it writes there next comes right behind.
 
 use super::inbox::Inbox;
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use weir_core::types::OpId;
 /// Two readers: one that waits for a slow card does not hold up one whose bytes are cached.
 const READERS: usize = 2;
 const STACK_BYTES: usize = 128 << 10;
-/// One piece of a slot being zeroed: about 10 ms of an SD card's time, which a commit may have to wait.
+/// Zeros that are written by one call.
 const ZERO_BYTES: usize = 128 << 10;
 /// Direct I/O wants memory and positions aligned to the device's blocks, at most a page.
 const ALIGNMENT: usize = 4096;
@@ -99,10 +98,10 @@ impl Jobs {
         self.queue.lock().expect("nobody panics while holding the queue")
     }
 
-    /// Everything that waits; blocks for the first job unless `idle_work` is there to be done.
-    fn take(&self, idle_work: bool) -> VecDeque<Job> {
+    /// Everything that waits; blocks for the first job.
+    fn take(&self) -> VecDeque<Job> {
         let mut queue = self.lock();
-        while queue.is_empty() && !idle_work {
+        while queue.is_empty() {
             queue = self.wake.wait(queue).expect("nobody panics while holding the queue");
         }
         std::mem::take(&mut *queue)
@@ -116,19 +115,11 @@ struct Writer {
     inbox: Arc<Inbox>,
 }
 
-/// A slot that is being zeroed.
-struct Zeroing {
-    op: OpId,
-    at: u64,
-    left: usize,
-}
-
 impl Writer {
     fn run(mut self) {
-        let mut zeroing: VecDeque<Zeroing> = VecDeque::new();
         let mut done = Vec::new();
         loop {
-            for job in self.jobs.take(!zeroing.is_empty()) {
+            for job in self.jobs.take() {
                 let Job { op, at, what } = job;
                 match what {
                     What::Write(bytes) => {
@@ -139,18 +130,14 @@ impl Writer {
                         // An acknowledgement waits for it; what is behind it is another commit.
                         self.inbox.push_all(done.drain(..));
                     }
-                    What::Zero(len) => zeroing.push_back(Zeroing { op, at, left: len as usize }),
+                    What::Zero(len) => {
+                        done.push(outcome(op, at, "zeroing", self.zeroer.zero(at, len as usize)));
+                    }
                     What::Read(_) => unreachable!("reads go to the readers"),
                 }
             }
             if !done.is_empty() {
                 self.inbox.push_all(done.drain(..));
-            }
-            if let Some(slot) = zeroing.front_mut()
-                && let Some(input) = self.zeroer.step(slot)
-            {
-                zeroing.pop_front();
-                self.inbox.push(input);
             }
         }
     }
@@ -174,16 +161,14 @@ impl Zeroer {
         Zeroer { file, direct, zeros, aligned_at }
     }
 
-    /// Writes one piece; an input when the slot is done or has failed.
-    fn step(&mut self, slot: &mut Zeroing) -> Option<Input> {
-        let len = slot.left.min(ZERO_BYTES);
-        let result = self.write(slot.at, len);
-        if result.is_ok() {
-            slot.at += len as u64;
-            slot.left -= len;
+    fn zero(&mut self, mut at: u64, mut left: usize) -> io::Result<()> {
+        while left > 0 {
+            let len = left.min(ZERO_BYTES);
+            self.write(at, len)?;
+            at += len as u64;
+            left -= len;
         }
-        let over = result.is_err() || slot.left == 0;
-        over.then(|| outcome(slot.op, slot.at, "zeroing", result))
+        Ok(())
     }
 
     fn write(&mut self, at: u64, len: usize) -> io::Result<()> {
@@ -203,11 +188,27 @@ fn read_jobs(file: &File, inbox: &Inbox, jobs: &Mutex<Receiver<Job>>) {
         let job = jobs.lock().expect("nobody panics while holding the queue").recv();
         let Ok(Job { op, at, what: What::Read(len) }) = job else { return };
         let mut bytes = vec![0; len as usize];
-        inbox.push(match file.read_exact_at(&mut bytes, at) {
+        inbox.push(match read_at(file, &mut bytes, at) {
             Ok(()) => Input::Done { op, result: IoResult::Read(bytes.into()) },
             Err(error) => outcome(op, at, "read", Err(error)),
         });
     }
+}
+
+/// Fills `bytes`; what lies beyond the end of the file stays zero.
+fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.read_at(bytes, at) {
+            Ok(0) => break,
+            Ok(len) => {
+                bytes = &mut bytes[len..];
+                at += len as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn outcome(op: OpId, at: u64, what: &str, result: io::Result<()>) -> Input {

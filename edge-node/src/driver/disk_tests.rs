@@ -48,7 +48,37 @@ fn what_was_written_is_read_back_and_a_slot_is_zeroed_whole() {
 }
 
 #[test]
-fn a_read_beyond_the_end_fails() {
-    let (results, _) = perform("short", vec![Io::Read { op: OpId(1), at: 0, len: 1 }]);
-    assert_eq!(results, [(OpId(1), IoResult::Failed)]);
+fn what_lies_beyond_the_end_reads_as_zeros() {
+    let body = Bytes::from_static(b"abc");
+    let (results, _) = perform(
+        "short",
+        vec![
+            Io::Write { op: OpId(1), at: 0, bytes: body },
+            Io::Read { op: OpId(2), at: 1, len: 4 },
+        ],
+    );
+    let read = IoResult::Read(Bytes::from_static(b"bc\0\0"));
+    assert_eq!(results[1], (OpId(2), read));
+}
+
+#[test]
+fn a_write_into_a_slot_that_is_being_zeroed_stays() {
+    let body = Bytes::from_static(b"a commit group");
+    let path = std::env::temp_dir().join(format!("weir-disk-{}-turn", std::process::id()));
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+    let inbox = Arc::new(Inbox::default());
+    let disk = Disk::start(&path, file.unwrap(), inbox.clone()).unwrap();
+    let at = 1 << 20;
+    disk.submit([
+        Io::Zero { op: OpId(1), at: 0, len: 4 << 20 },
+        Io::Write { op: OpId(2), at, bytes: body.clone() },
+        Io::Flush { op: OpId(3) },
+    ]);
+    let mut inputs = Vec::new();
+    while inputs.len() < 3 {
+        block_on(poll_fn(|cx| inbox.poll_take(cx, &mut inputs)));
+    }
+    let content = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(&content[at as usize..][..body.len()], &body[..]);
 }
