@@ -11,7 +11,7 @@ use super::layout::frame::Kind;
 use super::layout::group::Place;
 use super::space::{State, ZERO_BYTES};
 use super::writer::{Pending, Writer};
-use super::{Event, IoResult, Lane, Log, Phase};
+use super::{Event, IoResult, Lane, Log, OpenError, Phase};
 use crate::types::{Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -124,7 +124,11 @@ impl Log {
         if let Some(root) = self.checkpointer.next_root() {
             self.writer.push(now, Lane::Meta, root);
         }
-        if !moved.is_empty() {
+        if self.is_carrying() {
+            if self.writer.pending() == 0 {
+                self.carried();
+            }
+        } else if !moved.is_empty() {
             self.events.push_back(Event::Durable { partitions: moved });
         }
         self.zero_ahead(written as u32);
@@ -209,7 +213,8 @@ impl Log {
     fn undo(&mut self, commit: &Commit) {
         for group in commit.groups.iter().rev() {
             let mut firsts: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
-            for frame in group.frames.iter().filter(|frame| frame.header.kind == Kind::Batch) {
+            let batch = |frame: &&Pending| matches!(frame.header.kind, Kind::Batch | Kind::Replace);
+            for frame in group.frames.iter().filter(batch) {
                 let base = frame.header.base_offset;
                 firsts.entry(frame.header.partition).or_insert((base, 0)).1 +=
                     frame.header.body_bytes;
@@ -268,6 +273,10 @@ impl Log {
         log::error!(
             "the log is fenced: the medium takes no more writes; reads go on until a restart"
         );
+        if self.is_carrying() {
+            self.phase = Phase::Refused;
+            return self.events.push_back(Event::Refused(OpenError::Device));
+        }
         self.phase = Phase::Fenced;
         self.events.push_back(Event::Fenced);
     }

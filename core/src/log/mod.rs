@@ -20,7 +20,9 @@
 
 mod accept;
 mod api;
+mod carry;
 mod checkpoint;
+mod checkpoint_search;
 mod commit;
 mod disk;
 mod footers;
@@ -45,6 +47,7 @@ pub use api::*;
 use crate::types::{LeaderEpoch, Offset, OpId, PartitionNumber, Time, WallTime};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use checkpoint::Checkpointer;
 use commit::Commit;
 use disk::{Disk, Purpose};
@@ -81,6 +84,8 @@ pub struct Log {
     writer: Writer,
     window: Window,
     commit: Option<Commit>,
+    /// Slots whose batches the start carries over; until that is durable, nobody is served.
+    carrying: Vec<u32>,
     checkpointer: Checkpointer,
     tail: Tail,
     footers: Footers,
@@ -101,6 +106,7 @@ impl Log {
             writer: Writer::default(),
             window: Window::new(settings.flush_cap),
             commit: None,
+            carrying: Vec::new(),
             checkpointer: Checkpointer::default(),
             tail: Tail::new(settings.tail_cache_bytes),
             footers: Footers::new(settings.footer_cache_bytes),
@@ -130,7 +136,7 @@ impl Log {
     pub fn done(&mut self, now: Time, op: OpId, result: IoResult) {
         let Some(purpose) = self.disk.take(op, &result) else { return };
         match purpose {
-            Purpose::Start(step) => self.start_done(step, result),
+            Purpose::Start(step) => self.start_done(now, step, result),
             Purpose::Commit => self.commit_done(now, result),
             Purpose::Zero => {}
             Purpose::Data(ticket) => self.data_done(ticket, result),

@@ -86,12 +86,23 @@ impl Partition {
         true
     }
 
+    /// Forgets where the batches from `base` on stand: they were moved.
+    pub(crate) fn drop_runs_from(&mut self, base: Offset) {
+        while let Some(run) = self.runs.pop_back_if(|run| run.base_offset >= base) {
+            self.bytes -= u64::from(run.bytes);
+        }
+    }
+
     /// Which run holds `offset`: the last one that begins at or below it, or the first of all.
     pub(crate) fn run_at(&self, offset: Offset) -> Option<usize> {
         if self.runs.is_empty() {
             return None;
         }
         Some(self.runs.partition_point(|run| run.base_offset <= offset).saturating_sub(1))
+    }
+
+    pub(crate) fn run_base(&self, index: usize) -> Offset {
+        self.runs[index].base_offset
     }
 
     /// Where the run with that index ends.

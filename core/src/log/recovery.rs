@@ -14,16 +14,16 @@
 //! (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
 
 use super::accept::{self, Candidate, Verdict};
+use super::carry::Carry;
 use super::checkpoint::Durable;
 use super::disk::{Disk, Purpose};
 use super::layout::checkpoint::{self as format, Image};
 use super::layout::footer::SlotIndex;
-use super::layout::frame::FrameHeader;
-use super::layout::group::{self, Found, GROUP_HEADER_BYTES, Place};
+use super::layout::group::{GROUP_HEADER_BYTES, Place};
 use super::layout::slot::SlotHeader;
-use super::layout::{BLOCK, Geometry, frame_seed, group_seed, superblock};
+use super::layout::{BLOCK, Geometry, frame_seed, superblock};
 use super::replay::Replay;
-use super::scan::{self, Scan, Step as ScanStep};
+use super::scan::{Scan, Step as ScanStep};
 use super::visit::{Visit, Visited};
 use super::{IoResult, OpenError, Settings, Start};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,7 +36,7 @@ const HEADERS_AT_ONCE: u32 = 64;
 const PEEK_BYTES: u32 = BLOCK + GROUP_HEADER_BYTES as u32;
 
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     /// Waiting for so many writes and a flush.
     Format(u32),
     Superblock,
@@ -81,8 +81,8 @@ pub(crate) enum Outcome {
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    settings: Settings,
-    step: Step,
+    pub(super) settings: Settings,
+    pub(super) step: Step,
     pub geometry: Geometry,
     pub headers: BTreeMap<u32, SlotHeader>,
     /// Slots that hold something, but no header that can be read.
@@ -92,8 +92,8 @@ pub(crate) struct Recovery {
     visit: Option<Visit>,
     pub visited: BTreeMap<u32, Visited>,
     /// Where checkpoints may be, the most promising last, and those that were tried.
-    roots: Vec<Place>,
-    tried: BTreeSet<Place>,
+    pub(super) roots: Vec<Place>,
+    pub(super) tried: BTreeSet<Place>,
     pub image: Option<Image>,
     pub checkpoint: Option<Durable>,
     pub verdict: Verdict,
@@ -101,6 +101,8 @@ pub(crate) struct Recovery {
     pub replay: Replay,
     /// The footers of the slots that were visited.
     pub indexes: Vec<(u32, SlotIndex)>,
+    /// What the newest slots of lanes hold, if it is little.
+    pub carried: Vec<Carry>,
     pub bytes_read: u64,
     repair: Option<u64>,
 }
@@ -124,6 +126,7 @@ impl Recovery {
             accepted: BTreeSet::new(),
             replay: Replay { whole: true, ..Replay::default() },
             indexes: Vec::new(),
+            carried: Vec::new(),
             bytes_read: 0,
             repair: None,
         };
@@ -274,7 +277,8 @@ impl Recovery {
             if self.visited.contains_key(&slot) {
                 continue;
             }
-            let footer_only = matches!(self.step, Step::Visit) && self.image.is_none();
+            let footer_only = self.image.is_none() && !self.tried.is_empty();
+            let footer_only = footer_only && matches!(self.step, Step::Visit);
             let seg_seq = self.headers.get(&slot).map(|header| header.seg_seq);
             let visit = Visit::new(&self.geometry, slot, seg_seq, footer_only);
             visit.ask(disk, &self.geometry);
@@ -331,109 +335,7 @@ impl Recovery {
         }
     }
 
-    /// Orders the places where checkpoints may be: the newest group that says so is right, unless that
-    /// checkpoint is damaged.
-    fn find_roots(&mut self) {
-        let mut roots: Vec<(u64, Place)> = Vec::new();
-        for visited in self.visited.values() {
-            for group in &visited.groups {
-                roots.extend(group.header.checkpoint.map(|root| (group.header.group_seq, root)));
-            }
-            roots.extend(&visited.roots);
-        }
-        roots.sort_unstable();
-        self.roots = roots.into_iter().map(|(_, root)| root).collect();
-    }
-
-    fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        while let Some(place) = self.roots.pop() {
-            let inside = place.slot < self.geometry.slots && place.at < self.geometry.slot_bytes;
-            if inside && self.tried.insert(place) {
-                let len = (1 << 20).min(self.geometry.slot_bytes - place.at);
-                self.step = Step::Root { place, len };
-                disk.read(Purpose::Start(0), self.geometry.place(place.slot, place.at), len);
-                return None;
-            }
-        }
-        // Groups that name no checkpoint were written before the first: everything is replayed.
-        self.replay.whole = self.tried.is_empty();
-        self.begin_visits(disk)
-    }
-
-    fn root(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Root { place, len } = self.step else { return None };
-        let bytes = bytes.unwrap_or_default();
-        let room = (self.geometry.slot_bytes - place.at) as usize;
-        let seg_seq = self.headers.get(&place.slot).map(|header| header.seg_seq);
-        let seed = group_seed(&self.geometry.store);
-        let (header, group) = match group::find(&bytes, room, place.slot, seg_seq, seed) {
-            Found::Group(header, group) => (header, group),
-            Found::Longer(longer) if longer > len as usize => {
-                self.step = Step::Root { place, len: longer as u32 };
-                let at = self.geometry.place(place.slot, place.at);
-                disk.read(Purpose::Start(0), at, longer as u32);
-                return None;
-            }
-            _ => return self.next_root(disk),
-        };
-        let seed = frame_seed(&self.geometry.store, header.seg_seq);
-        let root = scan::frames(&group, seed).find(|(frame, ..)| frame.partition == format::ROOT);
-        let parsed = root.and_then(|(_, _, body)| format::parse_root(body).ok());
-        let Some((as_of, mut places, last)) = parsed else { return self.next_root(disk) };
-        places.reverse();
-        self.checkpoint = Some(Durable {
-            as_of,
-            root: place,
-            slots: places.iter().map(|part| part.slot).chain([place.slot]).collect(),
-        });
-        self.step = Step::Parts { as_of, places, stream: Vec::new(), last };
-        self.next_part(disk)
-    }
-
-    fn next_part(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        let Step::Parts { as_of, places, stream, last, .. } = &mut self.step else { return None };
-        if let Some(part) = places.last() {
-            let end = part.at.checked_add(part.bytes);
-            let inside = part.slot < self.geometry.slots
-                && end.is_some_and(|end| end <= self.geometry.slot_bytes);
-            if inside {
-                let at = self.geometry.place(part.slot, part.at);
-                disk.read(Purpose::Start(0), at, part.bytes);
-                return None;
-            }
-        } else {
-            stream.extend_from_slice(last);
-            self.bytes_read += stream.len() as u64;
-            if let Ok(image) = format::parse(*as_of, Bytes::from(core::mem::take(stream))) {
-                self.image = Some(image);
-                return self.begin_visits(disk);
-            }
-        }
-        self.bad_checkpoint(disk)
-    }
-
-    fn bad_checkpoint(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        log::warn!("a checkpoint is damaged: looking for the one before");
-        self.checkpoint = None;
-        self.next_root(disk)
-    }
-
-    fn part(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Parts { places, stream, .. } = &mut self.step else { return None };
-        let place = places.pop().expect("a part is read while it is on the list");
-        let bytes = bytes.unwrap_or_default();
-        let seed = frame_seed(&self.geometry.store, place.seg_seq);
-        match FrameHeader::verify(&bytes, seed) {
-            Some(header) => {
-                let body = super::layout::frame::FRAME_HEADER_BYTES..header.frame_bytes();
-                stream.extend_from_slice(&bytes[body]);
-                self.next_part(disk)
-            }
-            None => self.bad_checkpoint(disk),
-        }
-    }
-
-    fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
+    pub(super) fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
         self.step = Step::Visit;
         let image = self.image.as_ref();
         // A slot that was used before the checkpoint and is not in it was free by then, and still is.
@@ -468,6 +370,13 @@ impl Recovery {
         }
         self.verdict = accept::judge(found, covered);
         self.accepted = self.verdict.accepted.iter().map(Candidate::place).collect();
+        let mut newest: BTreeMap<u8, (u64, u32)> = BTreeMap::new();
+        for group in &self.verdict.accepted {
+            let entry = newest.entry(group.header.lane).or_default();
+            *entry = (*entry).max((group.header.seg_seq, group.header.slot));
+        }
+        let slot_bytes = self.geometry.slot_bytes;
+        self.carried = newest.into_values().map(|(_, slot)| Carry::new(slot, slot_bytes)).collect();
         if let Some(image) = &mut self.image {
             self.replay.begin(image, &self.headers);
         }
@@ -507,10 +416,14 @@ impl Recovery {
         let bytes = bytes.unwrap_or_default();
         self.bytes_read += bytes.len() as u64;
         let (replay, accepted, store) = (&mut self.replay, &self.accepted, &self.geometry.store);
+        let carried = &mut self.carried;
         let slot = *slot;
         let step = scan.feed(&bytes, |header, at, group| {
             if accepted.contains(&Place { slot, at }) {
                 replay.group(store, &header, at, &group, index);
+                for carry in carried.iter_mut() {
+                    carry.take(Place { slot, at }, &group, frame_seed(store, header.seg_seq));
+                }
             }
         });
         match step {

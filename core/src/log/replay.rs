@@ -25,6 +25,14 @@ pub(crate) struct Replay {
     pub damaged_ranges: u32,
 }
 
+/// A batch and where it stands.
+struct Found {
+    lane: Lane,
+    slot: u32,
+    spot: Spot,
+    batch: BatchHeader,
+}
+
 impl Replay {
     /// Begins with a checkpoint. Runs in slots that were used anew since then are dead.
     pub(crate) fn begin(&mut self, image: &mut Image, headers: &BTreeMap<u32, SlotHeader>) {
@@ -58,8 +66,9 @@ impl Replay {
                 continue;
             }
             match (header.kind, added) {
-                (Kind::Batch, Some((spot, batch))) => {
-                    self.batch(lane, header.partition, group.slot, &spot, &batch);
+                (Kind::Batch | Kind::Replace, Some((spot, batch))) => {
+                    let found = Found { lane, slot: group.slot, spot, batch };
+                    self.batch(header.partition, &found, header.kind == Kind::Replace);
                 }
                 (Kind::LogStart, _) => {
                     self.log_start(lane, header.partition, header.base_offset);
@@ -93,26 +102,23 @@ impl Replay {
         }
     }
 
-    fn batch(
-        &mut self,
-        lane: Lane,
-        number: PartitionNumber,
-        slot: u32,
-        spot: &Spot,
-        batch: &BatchHeader,
-    ) {
-        self.partition(lane, number, spot.base_offset);
+    fn batch(&mut self, number: PartitionNumber, found: &Found, replaces: bool) {
+        let Found { spot, .. } = found;
+        self.partition(found.lane, number, spot.base_offset);
         self.close_gap(number, spot.base_offset);
-        let partition = self.partition(lane, number, spot.base_offset);
-        if spot.base_offset < partition.log_end {
+        let partition = self.partition(found.lane, number, spot.base_offset);
+        if spot.base_offset >= partition.log_end {
+            partition.note_epoch(spot.leader_epoch, spot.base_offset);
+            partition.producers.apply(&found.batch, spot.base_offset);
+            partition.log_end = spot.end_offset;
+        } else if replaces {
+            partition.drop_runs_from(spot.base_offset);
+        } else {
             // Written twice can only be a group that was given up and is not known as such: the first
             // copy stands.
             return;
         }
-        partition.note_epoch(spot.leader_epoch, spot.base_offset);
-        partition.producers.apply(batch, spot.base_offset);
-        partition.log_end = spot.end_offset;
-        partition.add_to_run(slot, spot);
+        partition.add_to_run(found.slot, spot);
     }
 
     fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
@@ -133,7 +139,11 @@ impl Replay {
             self.close_gap(number, first.base_offset);
             let partition = self.partition(lane, number, first.base_offset);
             if first.base_offset < partition.log_end {
-                continue;
+                if part.end < partition.log_end {
+                    continue;
+                }
+                // What this slot begins with was carried over from the one before.
+                partition.drop_runs_from(first.base_offset);
             }
             for &(epoch, start) in &part.epochs {
                 partition.note_epoch(epoch, start);

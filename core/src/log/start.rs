@@ -7,12 +7,13 @@ use super::recovery::{Outcome, Recovery};
 use super::space::{Slot, Space, State};
 use super::writer::Writer;
 use super::{Event, IoResult, Log, Phase};
+use crate::types::Time;
 
 /// A start that had to look into more slots asks for a checkpoint: two lanes, before and after a cut.
 const VISITED_MAX: usize = 4;
 
 impl Log {
-    pub(crate) fn start_done(&mut self, tag: u32, result: IoResult) {
+    pub(crate) fn start_done(&mut self, now: Time, tag: u32, result: IoResult) {
         let Phase::Starting(recovery) = &mut self.phase else { return };
         match recovery.done(&mut self.disk, tag, result) {
             None => {}
@@ -24,14 +25,16 @@ impl Log {
                 if let Phase::Starting(recovery) =
                     core::mem::replace(&mut self.phase, Phase::Running)
                 {
-                    self.adopt(*recovery);
-                    self.events.push_back(Event::Ready);
+                    self.adopt(now, *recovery);
+                    if !self.is_carrying() {
+                        self.events.push_back(Event::Ready);
+                    }
                 }
             }
         }
     }
 
-    fn adopt(&mut self, mut recovery: Recovery) {
+    fn adopt(&mut self, now: Time, mut recovery: Recovery) {
         self.geometry = recovery.geometry;
         self.space = space_of(&recovery, self.settings.medium_bytes);
         self.writer = writer_of(&recovery);
@@ -58,6 +61,9 @@ impl Log {
         self.partitions = core::mem::take(&mut recovery.replay.partitions);
         for (slot, index) in recovery.indexes {
             self.footers.insert(slot, index);
+        }
+        for carry in core::mem::take(&mut recovery.carried) {
+            self.carry(now, carry);
         }
         self.sweep();
     }
