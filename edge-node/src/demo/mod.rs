@@ -16,9 +16,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use view::View;
 use weir_bridge::client::{
-    Bootstrap, Client, Consumer, ConsumerSettings, LATEST, NewTopic, OwnedRecord, Settings,
+    Bootstrap, Broker, Client, Consumer, ConsumerSettings, LATEST, NewTopic, OwnedRecord, Settings,
 };
 use weir_core::error::ErrorCode;
+use weir_core::wire::group::DeleteGroupsRequest;
 
 const MEMBERS: usize = 2;
 const TOPIC: &str = "sensors";
@@ -35,6 +36,8 @@ pub struct World {
     hint: String,
     /// Sensors publish no more; members read what is left.
     ending: bool,
+    /// Everything is read: members leave their group.
+    leaving: bool,
     /// Why the demo cannot go on.
     failure: Option<String>,
 }
@@ -85,6 +88,7 @@ async fn run(
         flash: None,
         hint: format!("weir consume {TOPIC} --key --bootstrap {}", addresses.kafka),
         ending: false,
+        leaving: false,
         failure: None,
     }));
     create_topic(addresses).await?;
@@ -126,8 +130,18 @@ async fn run(
     };
     smol::future::or(finished, limit).await;
     let read = until(PATIENCE, &world, |world| world.ledger.missing() == 0).await;
+    world.borrow_mut().leaving = true;
+    let left = async {
+        for member in members {
+            member.await;
+        }
+        forget_group(addresses, &run).await;
+    };
+    let limit = async {
+        Timer::after(Duration::from_secs(3)).await;
+    };
+    smol::future::or(left, limit).await;
     view.end(&world.borrow(), folder.as_deref());
-    drop(members);
     read?;
     match world.borrow().ledger.acked {
         0 => Err(Failure::Failed("nothing was acknowledged".into())),
@@ -194,7 +208,7 @@ async fn member(number: usize, kafka: String, run: String, world: Rc<RefCell<Wor
     let client = client(&kafka, &format!("weir-demo-{}", number + 1));
     let mut consumer = Consumer::in_group(client, &run, vec![TOPIC.into()], settings);
     let prefix = format!("{run}/sensor");
-    loop {
+    while !world.borrow().leaving {
         let polled = match consumer.poll().await {
             Ok(polled) => polled,
             Err(error) => {
@@ -216,6 +230,18 @@ async fn member(number: usize, kafka: String, run: String, world: Rc<RefCell<Wor
         {
             log::debug!("member {}: {error}", number + 1);
         }
+    }
+    if let Err(error) = consumer.close().await {
+        log::debug!("member {}: {error}", number + 1);
+    }
+}
+
+/// A gateway that goes on need not remember the demo's group.
+async fn forget_group(addresses: &Addresses, group: &str) {
+    let request = DeleteGroupsRequest { groups_names: vec![group.to_string()] };
+    let client = client(&addresses.kafka, "weir-demo");
+    if let Err(error) = client.request(Broker::Group(group), &request).await {
+        log::debug!("deleting group {group}: {error}");
     }
 }
 
