@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod counting;
+mod fuzz;
 
 use bytes::Bytes;
 use weir_core::bytes::Reader;

@@ -1,0 +1,7 @@
+//! Fuzzes a request frame, header and message.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::request(bytes));
