@@ -314,7 +314,8 @@ impl Hub {
             return topic;
         }
         let known = self.ingest.knows(&self.mapped.topic);
-        let fixed = self.rule_topics.len() + 1;
+        // The sessions' topic is one of them, too.
+        let fixed = self.rule_topics.iter().flatten().count() + 1;
         if !known && self.ingest.topics_count() >= self.settings.topics_max + fixed {
             let last = self.rule_topics.last().copied().flatten();
             return last.expect("the default rule has a topic of its own");

@@ -221,3 +221,6 @@ async fn wind_down(net: &Net) {
     };
     future::or(finish, patience).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,7 +106,7 @@ fn walk(part: &Fetched, offset: i64, each: &mut impl FnMut(OwnedRecord)) -> i64 
 }
 
 impl Restored {
-    fn session(&mut self, record: &OwnedRecord) {
+    pub(super) fn session(&mut self, record: &OwnedRecord) {
         self.records_count += 1;
         let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         let Some(client_id) = key else { return };
@@ -122,7 +122,7 @@ impl Restored {
     }
 
     /// From which offset on each partition has to be looked at.
-    fn positions(&self) -> BTreeMap<(String, i32), i64> {
+    pub(super) fn positions(&self) -> BTreeMap<(String, i32), i64> {
         let mut least = BTreeMap::new();
         for (topic, index, offset) in self.sessions.values().flat_map(|s| &s.positions) {
             let known = least.entry((topic.clone(), *index)).or_insert(*offset);
@@ -131,7 +131,7 @@ impl Restored {
         least
     }
 
-    fn publish(&mut self, record: &OwnedRecord) {
+    pub(super) fn publish(&mut self, record: &OwnedRecord) {
         let header = |name: &str| {
             let found = record.headers.iter().find(|(key, _)| key == name);
             found.and_then(|(_, value)| value.as_deref())
