@@ -3,78 +3,87 @@
 use super::world::{Device, Logs, World, connect, packets, publish, pubrel};
 use super::{CONNACK, PUBCOMP, PUBREC};
 use crate::mqtt::session::{SessionRecord, exchange, parse_exchange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What a device has in flight: its own memory survives, as the protocol wants it.
 #[derive(Debug, Default)]
 struct Ledger {
     next: u32,
     done: u32,
-    /// Packet identifier to message, and whether it was recorded.
-    open: BTreeMap<u16, (u32, bool)>,
+    /// Packet identifier to message and what it waits for.
+    open: BTreeMap<u16, (u32, Waits)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Recorded,
+    ToRelease,
+    Completed,
 }
 
 const MESSAGES: u32 = 6;
 const WINDOW: usize = 2;
 
 impl Ledger {
-    /// Connects, repeats what is open, and goes on until all is done or the power is cut.
+    /// Connects, repeats what is open, and goes on until all is done or the power is cut. One packet is
+    /// taken at a time, so releases and publishes mix.
     fn run(&mut self, world: &mut World, v5: bool) {
         let mut device = world.connection();
-        let mut out = world.send(&mut device, &connect(v5, "dev", false));
-        let mut repeats = Vec::new();
-        for (identifier, (message, recorded)) in &self.open {
-            repeats.extend(if *recorded {
-                pubrel(*identifier)
-            } else {
-                publish(v5, 0x0c, topic(*message), *identifier, &message.to_string())
-            });
-        }
-        if out.is_empty() {
-            return;
-        }
-        out.extend(world.send(&mut device, &repeats));
+        let mut inbox =
+            VecDeque::from(packets(&world.send(&mut device, &connect(v5, "dev", false))));
+        let mut bytes = self.repeats(v5);
         while self.done < MESSAGES {
-            self.take(&out);
-            let more = self.more(v5);
-            if more.is_empty() {
-                return;
+            inbox.extend(packets(&world.send(&mut device, &bytes)));
+            match inbox.pop_front() {
+                Some((first, body)) => self.take(first, &body),
+                None => return,
             }
-            out = world.send(&mut device, &more);
-            if out.is_empty() {
-                return;
-            }
+            bytes = self.more(v5);
         }
     }
 
-    fn take(&mut self, out: &[u8]) {
-        for (first, body) in packets(out) {
-            if first == CONNACK {
-                assert!(self.open.is_empty() || body[0] == 1, "the session is there again");
-                continue;
-            }
-            let identifier = u16::from_be_bytes([body[0], body[1]]);
-            match first {
-                PUBREC => {
-                    if let Some((_, recorded)) = self.open.get_mut(&identifier) {
-                        *recorded = true;
-                    }
+    fn repeats(&mut self, v5: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (identifier, (message, waits)) in &mut self.open {
+            bytes.extend(if *waits == Waits::Recorded {
+                publish(v5, 0x0c, topic(*message), *identifier, &message.to_string())
+            } else {
+                *waits = Waits::Completed;
+                pubrel(*identifier)
+            });
+        }
+        bytes
+    }
+
+    fn take(&mut self, first: u8, body: &[u8]) {
+        if first == CONNACK {
+            assert!(self.open.is_empty() || body[0] == 1, "the session is there again");
+            return;
+        }
+        let identifier = u16::from_be_bytes([body[0], body[1]]);
+        match first {
+            PUBREC => {
+                if let Some((_, waits @ Waits::Recorded)) = self.open.get_mut(&identifier) {
+                    *waits = Waits::ToRelease;
                 }
-                PUBCOMP => {
-                    self.done += u32::from(self.open.remove(&identifier).is_some());
-                }
-                other => panic!("{other:x}"),
             }
+            PUBCOMP => self.done += u32::from(self.open.remove(&identifier).is_some()),
+            other => panic!("{other:x}"),
         }
     }
 
     /// Releases what was recorded, and publishes as much as the window allows.
     fn more(&mut self, v5: bool) -> Vec<u8> {
-        let recorded = self.open.iter().filter(|(_, (_, recorded))| *recorded);
-        let mut bytes: Vec<u8> = recorded.flat_map(|(identifier, _)| pubrel(*identifier)).collect();
+        let mut bytes = Vec::new();
+        for (identifier, (_, waits)) in &mut self.open {
+            if *waits == Waits::ToRelease {
+                *waits = Waits::Completed;
+                bytes.extend(pubrel(*identifier));
+            }
+        }
         while self.open.len() < WINDOW && self.next < MESSAGES {
             let free = (1..).find(|identifier| !self.open.contains_key(identifier)).unwrap();
-            self.open.insert(free, (self.next, false));
+            self.open.insert(free, (self.next, Waits::Recorded));
             let payload = self.next.to_string();
             bytes.extend(publish(v5, 4, topic(self.next), free, &payload));
             self.next += 1;

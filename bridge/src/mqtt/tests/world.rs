@@ -23,7 +23,7 @@ pub(super) struct World {
     pub hub: Hub,
     pub logs: Logs,
     pub now: Instant,
-    /// What the node does before the power is cut: appends and answers, each counts.
+    /// What the node does before the power is cut: each append to a partition and each answer counts.
     pub steps_left: usize,
     /// The node has no space.
     pub full: bool,
@@ -126,17 +126,17 @@ impl World {
         self.steps_left > 0
     }
 
-    /// Appends and answers, unless the power is cut before, or in between.
+    /// Appends and answers, unless the power is cut before, in between, or after.
     fn node(&mut self, request: &Bytes) -> Option<Frame> {
-        if !self.step() {
-            return None;
-        }
         let (header, mut reader) = decode_request_header(request).unwrap();
         let request = produce::ProduceRequest::decode(&mut reader, header.api_version).unwrap();
         let mut response = produce::ProduceResponse::default();
         for topic in request.topic_data {
             let mut answers = Vec::new();
             for part in topic.partition_data {
+                if !self.step() {
+                    return None;
+                }
                 let log = self.logs.entry((topic.name.clone(), part.index)).or_default();
                 let base_offset = log.len() as i64;
                 let mut error_code = ErrorCode::NONE;
