@@ -292,6 +292,8 @@ impl NodeRun {
             operations_outstanding_max: self.plan.operations_outstanding_max,
             medium_bytes_max: self.plan.medium_bytes(),
         };
+        // Records may go before their time when the disk budget runs out.
+        self.shared.short = self.disk.stats.written_bytes * 10 > self.plan.medium_bytes() * 6;
         Bounded::check(&limits, self.disk.outstanding(), self.disk.flash.len())?;
         if let Some(at) = deadline
             && self.tick_at.is_none_or(|tick_at| at < tick_at)
