@@ -162,6 +162,7 @@ impl NodeRun {
             }
         }
         if self.ready {
+            self.note_pressure();
             self.formatted = true;
             let read_bytes = self.disk.stats.read_bytes - read_before;
             AlwaysStarts::check(true, read_bytes, self.plan.start_read_bytes_max())?;
@@ -211,7 +212,8 @@ impl NodeRun {
                 self.tell(Input::Tick)
             }
             Event::Second => {
-                self.world.after(Nanos::from_ms(1_000), Event::Second);
+                self.world.after(Nanos::from_ms(100), Event::Second);
+                self.note_pressure();
                 self.tell_time();
                 self.pump()
             }
@@ -240,6 +242,12 @@ impl NodeRun {
                 Ok(())
             }
         }
+    }
+
+    /// Records may go before their time when the disk budget runs out.
+    fn note_pressure(&mut self) {
+        let free = self.node.as_ref().map(|node| node.status().log.slots_free);
+        self.shared.short |= self.ready && free.is_some_and(|free| free < self.plan.slots / 3);
     }
 
     fn tell_time(&mut self) {
@@ -292,8 +300,6 @@ impl NodeRun {
             operations_outstanding_max: self.plan.operations_outstanding_max,
             medium_bytes_max: self.plan.medium_bytes(),
         };
-        // Records may go before their time when the disk budget runs out.
-        self.shared.short = self.disk.stats.written_bytes * 10 > self.plan.medium_bytes() * 6;
         Bounded::check(&limits, self.disk.outstanding(), self.disk.flash.len())?;
         if let Some(at) = deadline
             && self.tick_at.is_none_or(|tick_at| at < tick_at)

@@ -99,6 +99,11 @@ impl LogRun {
         let header = Header::parse(&sent.bytes).expect("the builder makes whole batches");
         log::trace!("append {:?} of {} to {number:?}", sent.id, sent.records_count);
         let log = self.log.as_mut().expect("it is open");
+        // The node itself writes to the meta lane, and keeps what it has there small.
+        let meta = self.partitions[&number].lane == Lane::Meta;
+        if meta && log.stats().slots_free <= self.plan.slots / 2 {
+            return self.partitions.get_mut(&number).expect("it is known").refuse(&sent);
+        }
         let view = log.partition(number).expect("it is known");
         let (base, durable) = (view.log_end, view.durable_end);
         let partition = self.partitions.get_mut(&number).expect("it is known");
