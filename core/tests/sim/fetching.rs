@@ -146,7 +146,7 @@ fn out_of_range(
     let start_max = history.log_start_max;
     if from >= start_max {
         CommittedStays::fails(format!(
-            "{target:?} has no {from}, though trimmed was up to {start_max}"
+            "{target:?} has no {from}, though trimmed was up to {start_max}: {data:?}"
         ))?;
     }
     Ok(Some((Vec::new(), data.log_start_offset.max(from + 1).min(start_max))))

@@ -49,6 +49,8 @@ pub struct NodeRun {
     stopped: bool,
     formatted: bool,
     pub crash_due: bool,
+    /// The last life: nothing crashes any more.
+    last: bool,
     tick_at: Option<Time>,
     clients: Vec<Client>,
     pub shared: Shared,
@@ -81,6 +83,7 @@ impl NodeRun {
             stopped: false,
             formatted: false,
             crash_due: false,
+            last: false,
             tick_at: None,
             clients,
             shared,
@@ -106,7 +109,7 @@ impl NodeRun {
             self.end()?;
         }
         self.disk.faults = Faults::default();
-        self.crash_due = false;
+        self.last = true;
         self.start()?;
         self.audit()
     }
@@ -218,7 +221,7 @@ impl NodeRun {
                 self.pump()
             }
             Event::Crash => {
-                self.crash_due = true;
+                self.crash_due = !self.last;
                 Ok(())
             }
             Event::Wake(index) => self.wake(index),
