@@ -1,6 +1,7 @@
 //! Topics: create, delete, grow.
 
 use weir_core::error::ErrorCode;
+use weir_core::wire::configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use weir_core::wire::topics::{
     CreatableTopic, CreatableTopicConfig, CreatePartitionsRequest, CreatePartitionsTopic,
     CreateTopicsRequest, DeleteTopicsRequest,
@@ -22,6 +23,9 @@ pub struct NewTopic {
 }
 
 const TIMEOUT_MS: i32 = 30_000;
+
+/// Kafka's `ConfigResource.Type.TOPIC`.
+const RESOURCE_TOPIC: i8 = 2;
 
 impl Client {
     /// Creates a topic; that it exists already is `TOPIC_ALREADY_EXISTS`.
@@ -72,6 +76,29 @@ impl Client {
         })
         .await?
         .or_else(|code| Error::check(code, || format!("deleting topic {name}")))
+    }
+
+    /// The value of one config of a topic, such as `cleanup.policy`; `None` when the broker tells none.
+    pub async fn topic_config(&self, topic: &str, config: &str) -> Result<Option<String>> {
+        let request = DescribeConfigsRequest {
+            resources: vec![DescribeConfigsResource {
+                resource_type: RESOURCE_TOPIC,
+                resource_name: topic.to_string(),
+                configuration_keys: Some(vec![config.to_string()]),
+            }],
+            ..Default::default()
+        };
+        self.retry(Broker::Any, async || {
+            let response = self.request(Broker::Any, &request).await?;
+            let mut value = None;
+            for answer in response.results {
+                Error::check(answer.error_code, || format!("asking for {config} of {topic}"))?;
+                let found = answer.configs.into_iter().find(|found| found.name == config);
+                value = found.and_then(|found| found.value);
+            }
+            Ok(value)
+        })
+        .await
     }
 
     /// Gives a topic more partitions; `count` is how many it has then.

@@ -29,6 +29,8 @@ impl Gap {
     pub const TRIMMED: &str = "trimmed at the source before it was mirrored";
     /// The source's log ends before what was mirrored; what it has lost is on the target.
     pub const TRUNCATED: &str = "the source lost records that the target has";
+    /// A hole where compaction makes none: the source's disk has lost what stood there.
+    pub const DAMAGED: &str = "lost at the source to damage";
     /// Another topic of the same name.
     pub const RECREATED: &str = "the source topic was deleted and created again";
 

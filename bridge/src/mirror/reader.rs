@@ -52,6 +52,8 @@ pub(super) struct ReadPartition {
     /// Behind what was read; the committed position follows when a load has arrived.
     pub position: i64,
     pub topic_id: TopicId,
+    /// Whether the source compacts the topic, so that holes say nothing.
+    pub compacted: bool,
     /// The last stable offset when it was last heard.
     pub end: i64,
     pub refused: Refused,
@@ -228,6 +230,7 @@ impl Reader {
             let rules = Rules {
                 pass_through_bytes: self.pass_through_bytes,
                 batch_bytes: BATCH_BYTES,
+                dense: !partition.compacted,
                 refused: partition.refused.clone(),
             };
             Rebatcher::new(self.origin(&partition.key), rules, partition.position)

@@ -46,6 +46,8 @@ pub(super) struct Rules {
     pub pass_through_bytes: usize,
     /// A batch is closed when it has so many bytes before compression.
     pub batch_bytes: usize,
+    /// Whether offsets follow each other without holes: not so where the source compacts.
+    pub dense: bool,
     /// What the target did not take as it was.
     pub refused: Refused,
 }
@@ -132,6 +134,7 @@ impl Rebatcher {
         if next <= self.position {
             return;
         }
+        self.look_for_a_hole(base);
         // The target wants offsets without holes, as a producer writes them; compaction makes holes.
         let whole = base >= self.position
             && i64::from(header.records_count) == i64::from(header.last_offset_delta) + 1;
@@ -154,7 +157,14 @@ impl Rebatcher {
 
     /// Takes offsets that hold nothing for a reader: transaction markers, aborted records.
     pub fn skip(&mut self, header: &Header) {
+        self.look_for_a_hole(header.base_offset.0);
         self.position = self.position.max(header.last_offset().0 + 1);
+    }
+
+    fn look_for_a_hole(&mut self, base: i64) {
+        if self.rules.dense && base > self.position {
+            self.gap(&Gap { from: self.position, to: base, reason: Gap::DAMAGED.into() });
+        }
     }
 
     /// Writes a marker where records are missing, and goes on behind them.

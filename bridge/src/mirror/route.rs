@@ -4,7 +4,8 @@
 //! state         event                              next
 //! connecting    positions are read back            streaming
 //! streaming     paused                             paused
-//! any           the source or the target fails     backing off
+//! any           the target fails                   backing off
+//! any           the source fails                   connecting
 //! backing off   the wait is over, or resumed       connecting
 //! paused        resumed                            connecting
 //! ```
@@ -26,7 +27,9 @@ use super::writer::{Failure, Writer};
 use super::{Shared, Stopping};
 use crate::client::{Client, Error, ErrorKind};
 
-/// The source is this gateway or near it: no reason to wait for minutes.
+/// The source is this gateway or near it: looked for often while it comes up, and never waited for for
+/// minutes.
+const SOURCE_WAIT: Duration = Duration::from_millis(200);
 const SOURCE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The first load: small, because nobody knows yet how slow the link is.
@@ -48,6 +51,8 @@ pub(super) struct Running {
     pub load_bytes: usize,
     pub refused: BTreeMap<Key, Refused>,
     pub gaps: BTreeMap<Key, u64>,
+    /// Whether the source has answered since it last failed.
+    pub source_seen: bool,
     backoff: Backoff,
     measured: (Instant, u64, u64),
 }
@@ -68,6 +73,7 @@ impl Running {
             load_bytes: FIRST_LOAD_BYTES.min(settings.transaction_bytes),
             refused: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            source_seen: false,
             backoff: Backoff::new(seed),
             measured: (Instant::now(), 0, 0),
             settings,
@@ -89,7 +95,7 @@ impl Running {
             self.turns.set_waiting(self.turn, false);
             match ended {
                 Ended::Again => {}
-                Ended::Source(error) => self.back_off(error, SOURCE_WAIT_MAX).await,
+                Ended::Source(error) => self.source_failed(error).await,
                 Ended::Target(failure) => self.target_failed(failure).await,
             }
         }
@@ -145,6 +151,20 @@ impl Running {
             (now.1, now.2) = (status.records, status.bytes);
         });
         self.measured = now;
+    }
+
+    /// Not a failure of the link, and none at all while the source has not been there yet: the node in this
+    /// process starts at the same moment.
+    async fn source_failed(&mut self, error: Error) {
+        let mut wait = SOURCE_WAIT;
+        if self.source_seen {
+            wait = self.backoff.next().min(SOURCE_WAIT_MAX);
+            let reason = format!("the source: {error}");
+            log::warn!("mirror {}: {reason}", self.settings.name);
+            self.handle.update(|status| status.last_error = Some(reason));
+            self.source_seen = false;
+        }
+        smol::Timer::after(wait).await;
     }
 
     async fn target_failed(&mut self, failure: Failure) {

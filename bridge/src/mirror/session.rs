@@ -63,6 +63,7 @@ impl<'a> Session<'a> {
     /// Connects to both sides, fences and reads back.
     pub async fn start(route: &'a mut Running) -> Result<Session<'a>, Ended> {
         let source_cluster = route.source.cluster(Some(&[])).await.map_err(Ended::Source)?;
+        route.source_seen = true;
         let target = Client::new(target_settings(route));
         let failed = |error| Ended::Target(Failure::from(error));
         let target_cluster = target.cluster(Some(&[])).await.map_err(failed)?.cluster_id;
@@ -261,6 +262,10 @@ impl<'a> Session<'a> {
     async fn add(&mut self, topic: &Topic, existed: bool) -> Result<(), Ended> {
         let name: Arc<str> = topic.name.as_str().into();
         let target_topic = format!("{}{}", self.route.settings.prefix, topic.name);
+        let policy = self.reader.source.topic_config(&topic.name, "cleanup.policy").await;
+        // A source that does not say is believed to compact: no false alarms.
+        let policy = policy.ok().flatten();
+        let compacted = policy.is_none_or(|policy| policy.contains("compact"));
         for partition in &topic.partitions {
             let key: Key = (name.clone(), partition.index);
             if self.writer.written.contains_key(&key) {
@@ -294,6 +299,7 @@ impl<'a> Session<'a> {
                 key: key.clone(),
                 position: written.position,
                 topic_id: topic.id,
+                compacted,
                 end,
                 refused: self.route.refused.get(&key).cloned().unwrap_or_default(),
                 blocked_until: None,

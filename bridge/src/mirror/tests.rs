@@ -19,8 +19,12 @@ fn rebatcher(change: impl FnOnce(&mut Rules)) -> Rebatcher {
         topic: "t".into(),
         partition: 3,
     };
-    let mut rules =
-        Rules { pass_through_bytes: 2_000, batch_bytes: 10_000, refused: Refused::default() };
+    let mut rules = Rules {
+        pass_through_bytes: 2_000,
+        batch_bytes: 10_000,
+        dense: false,
+        refused: Refused::default(),
+    };
     change(&mut rules);
     Rebatcher::new(origin, rules, 100)
 }
@@ -193,4 +197,15 @@ fn a_gap_keeps_its_place_between_records() {
     let marker = r#"{"from":101,"to":200,"reason":"a \"quoted\" reason"}"#;
     let found: Vec<_> = arrived.iter().flat_map(|records| values(records)).collect();
     assert_eq!(found, ["a", marker, "b"]);
+}
+
+#[test]
+fn a_hole_is_a_gap_where_nothing_is_compacted() {
+    for (dense, expected) in [(false, 0), (true, 1)] {
+        let mut rebatcher = rebatcher(|rules| rules.dense = dense);
+        take(&mut rebatcher, source(98, &["x", "y", "a"], Codec::None, &[]));
+        take(&mut rebatcher, source(101, &["b"], Codec::None, &[]));
+        take(&mut rebatcher, source(110, &["c"], Codec::None, &[]));
+        assert_eq!((rebatcher.gaps, rebatcher.position), (expected, 111));
+    }
 }
