@@ -9,6 +9,7 @@ pub mod broker;
 pub mod gateway;
 pub mod kafka;
 pub mod mqtt;
+pub mod numbered;
 pub mod proxy;
 pub mod tools;
 

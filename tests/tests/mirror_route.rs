@@ -7,18 +7,18 @@
 
 use bytes::Bytes;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use weir_bridge::client::{
-    Acks, Batch, Batches, Bootstrap, Broker, Client, FetchFrom, FetchLimits, LATEST, NewTopic,
-    OwnedRecord, Settings, decode_records,
-};
+use std::time::{Duration, Instant};
+use weir_bridge::client::{Acks, Bootstrap, Broker, Client};
 use weir_bridge::mirror::{self, Route};
-use weir_core::batch::{Builder, Codec, seal};
+use weir_core::batch::Builder;
 use weir_core::rng::Rng;
 use weir_core::wire::group::DeleteGroupsRequest;
 use weir_core::wire::topics::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use weir_tests::numbered::{
+    arrived, batch, client, create, create_with, first_timestamp, numbers, produce, records,
+};
 use weir_tests::{Kafka, folder};
 
 const ROUTE: &str = "WEIR_TESTS_MIRROR_ROUTE";
@@ -95,118 +95,6 @@ impl Drop for Mirror {
     }
 }
 
-fn client(bootstrap: &str) -> Client {
-    let bootstrap = Bootstrap::Tcp(vec![bootstrap.to_string()]);
-    let mut settings = Settings::new(bootstrap, "weir-tests");
-    settings.retry_for = Duration::from_secs(90);
-    settings.request_timeout = Duration::from_secs(5);
-    Client::new(settings)
-}
-
-async fn create(client: &Client, name: &str, partitions: i32) {
-    create_with(client, name, partitions, &[]).await;
-}
-
-async fn create_with(client: &Client, name: &str, partitions: i32, configs: &[(&str, &str)]) {
-    let topic = NewTopic {
-        name: name.into(),
-        partitions,
-        replication_factor: -1,
-        configs: configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-    };
-    client.create_topic(&topic).await.unwrap();
-}
-
-/// Of this moment, or retention would take the records away on both sides.
-fn first_timestamp() -> i64 {
-    static FIRST: OnceLock<i64> = OnceLock::new();
-    *FIRST.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64)
-}
-
-/// A batch of numbered records of about 100 bytes; every seventh is large and compressed.
-fn batch(numbers: std::ops::Range<u32>, large: bool) -> Bytes {
-    let mut builder = Builder::new();
-    for number in numbers {
-        // Padding that does not compress to nothing, or no batch would be large enough to pass through.
-        let mut rng = Rng::new(u64::from(number));
-        let padding: String = (0..if large { 1_000 } else { 90 })
-            .map(|_| char::from(b'!' + rng.below(64) as u8))
-            .collect();
-        let value = format!("{number}:{padding}");
-        builder.push(first_timestamp() + i64::from(number), None, Some(value.as_bytes()), &[]);
-    }
-    let codec = if large { Codec::Lz4 } else { Codec::None };
-    let (header, section) = builder.into_section();
-    let section = weir_bridge::compress::compress(codec, &section).unwrap();
-    seal(header, codec, &section, None).into()
-}
-
-/// Appends `count` numbered records to each partition, as fast as asked.
-async fn produce(client: &Client, topic: &str, partitions: i32, count: u32, pause: Duration) {
-    for (index, first) in (0..count).step_by(100).enumerate() {
-        for partition in 0..partitions {
-            let batch = batch(first..(first + 100).min(count), index % 7 == 3);
-            client.produce(topic, partition, batch, Acks::All).await.unwrap();
-        }
-        smol::Timer::after(pause).await;
-    }
-}
-
-/// Every committed record of a partition.
-async fn records(client: &Client, topic: &str, partition: i32) -> Vec<OwnedRecord> {
-    let end = client.list_offsets(&[(topic.into(), partition, LATEST)]).await.unwrap()[0].offset;
-    let (mut records, mut offset) = (Vec::new(), 0);
-    while offset < end {
-        let from = [FetchFrom { topic: topic.into(), partition, offset }];
-        for fetched in client.fetch(&from, FetchLimits::default()).await.unwrap() {
-            for batch in Batches::new(&fetched) {
-                offset = match batch.unwrap() {
-                    Batch::Data(header, batch) => {
-                        records.extend(decode_records(&header, &batch, offset).unwrap());
-                        header.last_offset().0 + 1
-                    }
-                    Batch::Skipped(header) => header.last_offset().0 + 1,
-                };
-            }
-        }
-    }
-    records
-}
-
-fn numbers(records: &[OwnedRecord]) -> Vec<u32> {
-    let number = |record: &OwnedRecord| {
-        let value = String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap();
-        value.split(':').next().unwrap().parse::<u32>().unwrap()
-    };
-    records.iter().map(number).collect()
-}
-
-/// Waits until the target has everything, then holds it against the ledger: each number once, in order.
-async fn check(client: &Client, mirror: &Mirror, topic: &str, partitions: i32, count: u32) {
-    let start = Instant::now();
-    for partition in 0..partitions {
-        let found = loop {
-            let found = match client.topic(topic).await {
-                Ok(_) => numbers(&records(client, topic, partition).await),
-                Err(_) => Vec::new(),
-            };
-            if found.len() >= count as usize {
-                break found;
-            }
-            assert!(
-                start.elapsed() < Duration::from_secs(180),
-                "{topic}-{partition} has {} of {count}: {}",
-                found.len(),
-                mirror.status()
-            );
-            smol::Timer::after(Duration::from_millis(500)).await;
-        };
-        let wrong = found.iter().zip(0..).find(|(found, expected)| **found != *expected);
-        assert_eq!(wrong, None, "{topic}-{partition}");
-        assert_eq!(found.len(), count as usize, "{topic}-{partition}");
-    }
-}
-
 #[test]
 fn each_record_arrives_once_and_in_order_whatever_is_killed_or_cut() {
     let (per_partition, partitions) = (25_000, 4);
@@ -248,13 +136,8 @@ fn each_record_arrives_once_and_in_order_whatever_is_killed_or_cut() {
     }
     producer.join().unwrap();
     assert!(round >= 4, "the records came faster than the trouble");
-    smol::block_on(check(
-        &client(&target_address),
-        &mirror,
-        "gw1.plant-a",
-        partitions,
-        per_partition,
-    ));
+    let to = client(&target_address);
+    smol::block_on(arrived(&to, || mirror.status(), "gw1.plant-a", partitions, per_partition));
 }
 
 #[test]
@@ -267,7 +150,7 @@ fn a_trimmed_source_leaves_a_gap_marker_and_provenance_is_told() {
         create(&from, "plant-a", 1).await;
         produce(&from, "plant-a", 1, 100, Duration::ZERO).await;
         mirror.start();
-        check(&to, &mirror, "gw1.plant-a", 1, 100).await;
+        arrived(&to, || mirror.status(), "gw1.plant-a", 1, 100).await;
         mirror.kill();
         from.produce("plant-a", 0, batch(100..200, false), Acks::All).await.unwrap();
         delete_records(&from, "plant-a", 150).await;
@@ -277,7 +160,7 @@ fn a_trimmed_source_leaves_a_gap_marker_and_provenance_is_told() {
         from.produce("plant-a", 1, batch(0..100, false), Acks::All).await.unwrap();
         from.produce("plant-b", 0, batch(0..300, true), Acks::All).await.unwrap();
         mirror.start();
-        check(&to, &mirror, "gw1.plant-b", 1, 300).await;
+        arrived(&to, || mirror.status(), "gw1.plant-b", 1, 300).await;
         let found = loop {
             let found = records(&to, "gw1.plant-a", 0).await;
             if found.len() == 151 {
@@ -360,7 +243,7 @@ fn positions_that_the_target_has_forgotten_are_found_in_its_records() {
         create(&from, "plant-a", 2).await;
         produce(&from, "plant-a", 2, 1_000, Duration::ZERO).await;
         mirror.start();
-        check(&to, &mirror, "gw1.plant-a", 2, 1_000).await;
+        arrived(&to, || mirror.status(), "gw1.plant-a", 2, 1_000).await;
         let status: serde_json::Value = serde_json::from_str(&mirror.status()).unwrap();
         let group = status["routes"][0]["transactional_id"].as_str().unwrap().to_string();
         mirror.kill();
@@ -373,7 +256,7 @@ fn positions_that_the_target_has_forgotten_are_found_in_its_records() {
             let batch = batch(1_000..1_100, false);
             from.produce("plant-a", partition, batch, Acks::All).await.unwrap();
         }
-        check(&to, &mirror, "gw1.plant-a", 2, 1_100).await;
+        arrived(&to, || mirror.status(), "gw1.plant-a", 2, 1_100).await;
     });
 }
 

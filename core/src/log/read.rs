@@ -272,8 +272,7 @@ impl Log {
             }
             Question::Find { timestamp, .. } => Ok(match walk.hit(*timestamp, chunks) {
                 Some(hit) => Look::Answer(Found::Hit(Some(hit))),
-                // The span ends beyond where it was chosen for, whatever was trimmed since.
-                None => Look::Onward(span.end),
+                None => Look::Onward(span.end.max(from.plus(1))),
             }),
         }
     }

@@ -144,24 +144,23 @@ impl Writer {
         let lane = &self.lanes[Lane::Data as usize];
         let frames = lane.pending.len() + 1;
         let wanted = lane.pending_bytes + batch.len() + frames * FRAME_HEADER_BYTES;
-        // As `fitting` will count it, a block for each further group included: what does not fit after all
-        // would open a slot of the reserve.
-        let wanted = pad(wanted + GROUP_HEADER_BYTES)
-            + pad(frames * FRAME_FOOTER_BYTES_MAX)
-            + wanted / GROUP_BYTES_MAX * BLOCK as usize;
-        if lane.open.as_ref().is_some_and(|open| wanted <= open.left(geometry)) {
+        let left = lane.open.as_ref().map_or(0, |open| open.left(geometry, frames));
+        let wanted = pad(wanted + GROUP_HEADER_BYTES);
+        if wanted <= left {
             return true;
         }
-        // A slot that is opened holds half of itself at least: a batch of that size may come next.
-        let slots = wanted.div_ceil(geometry.slot_bytes as usize / 2) as u32;
+        // A slot that is opened holds three quarters of itself at least: header, footer and the batch
+        // that did not fit any more take the rest.
+        let slots = wanted.div_ceil(geometry.slot_bytes as usize / 4 * 3) as u32;
         space.free() >= space.reserve() + slots
     }
 }
 
 impl Open {
-    /// Bytes left for a group and what it adds to the footer.
-    fn left(&self, geometry: &Geometry) -> usize {
-        (geometry.slot_bytes as usize).saturating_sub(self.at as usize + self.index.footer_bytes(0))
+    /// Bytes left for a group of so many frames.
+    fn left(&self, geometry: &Geometry, frames: usize) -> usize {
+        (geometry.slot_bytes as usize)
+            .saturating_sub(self.at as usize + self.index.footer_bytes(frames))
     }
 }
 
@@ -314,7 +313,7 @@ impl Log {
             if let Some(open) = &writer.open {
                 let count = fitting(writer, open, &self.geometry);
                 // Not worth a group of its own: the little that is left of a slot.
-                let rest = open.left(&self.geometry) * 16 < self.geometry.slot_bytes as usize;
+                let rest = open.left(&self.geometry, 0) * 16 < self.geometry.slot_bytes as usize;
                 let fresh = open.header.is_some();
                 if count > 0 && (fresh || count == writer.pending.len() || !rest) {
                     return Some(count);
@@ -354,7 +353,7 @@ impl Log {
 
 /// How many of the lane's pending frames fit one group in the open slot.
 fn fitting(writer: &LaneWriter, open: &Open, geometry: &Geometry) -> usize {
-    let left = open.left(geometry);
+    let left = open.left(geometry, 0);
     let mut bytes = GROUP_HEADER_BYTES;
     for (count, frame) in writer.pending.iter().enumerate() {
         bytes += frame.header.frame_bytes();

@@ -114,9 +114,12 @@ impl Admin {
                 let Some(partition) = partition else {
                     return Bounded::fails(format!("the trim of {target:?} got no answer"));
                 };
+                let history = context.shared.history(&target);
                 match partition.error_code {
-                    // As in Kafka, an answered trim may be forgotten by a crash: nothing is lost by it.
-                    ErrorCode::NONE if partition.low_watermark >= offset => Ok(()),
+                    ErrorCode::NONE if partition.low_watermark >= offset => {
+                        history.log_start_min = history.log_start_min.max(offset);
+                        Ok(())
+                    }
                     code if code.is_retriable() => Ok(()),
                     code => {
                         AckedIsDurable::fails(format!("trim of {target:?} to {offset}: {code:?}"))
