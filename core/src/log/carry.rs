@@ -40,7 +40,7 @@ impl Carry {
             return;
         }
         for (header, _, body) in frames(group, seed) {
-            if !matches!(header.kind, Kind::Batch | Kind::Replace) {
+            if !header.kind.is_batch() {
                 continue;
             }
             self.bytes += header.frame_bytes();

@@ -213,7 +213,7 @@ impl Log {
     fn undo(&mut self, commit: &Commit) {
         for group in commit.groups.iter().rev() {
             let mut firsts: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
-            let batch = |frame: &&Pending| matches!(frame.header.kind, Kind::Batch | Kind::Replace);
+            let batch = |frame: &&Pending| frame.header.kind.is_batch();
             for frame in group.frames.iter().filter(batch) {
                 let base = frame.header.base_offset;
                 firsts.entry(frame.header.partition).or_insert((base, 0)).1 +=

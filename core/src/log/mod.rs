@@ -26,6 +26,7 @@ mod checkpoint_search;
 mod commit;
 mod disk;
 mod footers;
+pub mod inspect;
 mod layout;
 mod partition;
 mod read;

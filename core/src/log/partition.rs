@@ -88,8 +88,9 @@ impl Partition {
 
     /// Forgets where the batches from `base` on stand: they were moved.
     pub(crate) fn drop_runs_from(&mut self, base: Offset) {
-        while let Some(run) = self.runs.pop_back_if(|run| run.base_offset >= base) {
+        while let Some(run) = self.runs.back().filter(|run| run.base_offset >= base) {
             self.bytes -= u64::from(run.bytes);
+            self.runs.pop_back();
         }
     }
 

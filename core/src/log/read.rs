@@ -6,7 +6,7 @@
 //! handed out, but for what comes from the tail in memory.
 
 use super::layout::footer::Extent;
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::frame_seed;
 use super::layout::group::Place;
 use super::{
@@ -207,7 +207,10 @@ impl Log {
                 if spec.from < partition.log_start || spec.from > partition.log_end {
                     return Err(FetchError::OutOfRange);
                 }
-                Ok((spec.from, spec.end.min(partition.durable_end)))
+                // An answer never reaches over what is lost: the reader is to be told.
+                let lost = partition.damaged.iter().find(|&&(from, _)| from > spec.from);
+                let end = spec.end.min(partition.durable_end);
+                Ok((spec.from, lost.map_or(end, |&(from, _)| end.min(from))))
             }
             Question::Find { from, .. } => {
                 Ok(((*from).max(partition.log_start), partition.durable_end))
@@ -225,13 +228,13 @@ impl Log {
                 partition.run_end(run) > from && partition.runs[run].max_timestamp >= *timestamp
             }),
         };
+        if let (Question::Fetch(_), Some(until)) = (question, partition.damage_at(from)) {
+            return Err(FetchError::Damaged { until });
+        }
         let Some(run) = run.filter(|_| from < end) else {
             return Ok(Look::Answer(question.nothing()));
         };
         let run_end = partition.run_end(run);
-        if let (Question::Fetch(_), Some(until)) = (question, partition.damage_at(from)) {
-            return Err(FetchError::Damaged { until });
-        }
         let slot = partition.runs[run].slot;
         let Some(index) = self.index_of(slot) else { return Ok(Look::Footer(slot)) };
         let seg_seq = index.seg_seq;
@@ -367,7 +370,7 @@ impl Walk {
             Some(seed) => FrameHeader::verify(bytes, seed)?,
             None => FrameHeader::peek(bytes)?,
         };
-        let batch = matches!(header.kind, Kind::Batch | Kind::Replace);
+        let batch = header.kind.is_batch();
         (batch && header.partition == self.partition).then_some(header)
     }
 

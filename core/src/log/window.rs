@@ -98,7 +98,7 @@ impl Window {
             self.commits = self.commits.wrapping_add(1);
             if came * 2 >= self.frames && self.frames > 1 {
                 self.share = (self.share * 2).clamp(1, SHARE_MAX);
-            } else if self.commits % PROBE_EVERY == 0 && self.frames > 1 {
+            } else if self.commits.is_multiple_of(PROBE_EVERY) && self.frames > 1 {
                 self.share = self.share.max(1);
             } else {
                 self.share /= 2;

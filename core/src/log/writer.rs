@@ -8,7 +8,7 @@
 
 use super::commit::Commit;
 use super::layout::checkpoint::LaneTail;
-use super::layout::footer::{FRAME_FOOTER_BYTES_MAX, SlotIndex, Spot};
+use super::layout::footer::{SlotIndex, Spot};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
 use super::layout::slot::SlotHeader;
@@ -143,9 +143,11 @@ impl Writer {
     pub(crate) fn has_room(&self, space: &Space, geometry: &Geometry, batch: &Bytes) -> bool {
         let lane = &self.lanes[Lane::Data as usize];
         let frames = lane.pending.len() + 1;
-        let wanted = lane.pending_bytes + batch.len() + frames * FRAME_HEADER_BYTES;
+        let wanted = lane.pending_bytes + FRAME_HEADER_BYTES + batch.len();
         let left = lane.open.as_ref().map_or(0, |open| open.left(geometry, frames));
-        let wanted = pad(wanted + GROUP_HEADER_BYTES);
+        // Each further group costs its header and its padding.
+        let groups = 1 + wanted / GROUP_BYTES_MAX;
+        let wanted = pad(wanted + GROUP_HEADER_BYTES) + (groups - 1) * 2 * BLOCK as usize;
         if wanted <= left {
             return true;
         }
@@ -353,11 +355,10 @@ impl Log {
 
 /// How many of the lane's pending frames fit one group in the open slot.
 fn fitting(writer: &LaneWriter, open: &Open, geometry: &Geometry) -> usize {
-    let left = open.left(geometry, 0);
     let mut bytes = GROUP_HEADER_BYTES;
     for (count, frame) in writer.pending.iter().enumerate() {
         bytes += frame.header.frame_bytes();
-        let fits = pad(bytes) + pad((count + 1) * FRAME_FOOTER_BYTES_MAX) <= left;
+        let fits = pad(bytes) <= open.left(geometry, count + 1);
         if !fits || (count > 0 && bytes > GROUP_BYTES_MAX) {
             return count;
         }

@@ -60,6 +60,24 @@ impl Kind {
             _ => return None,
         })
     }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Batch => "batch",
+            Kind::Truncate => "truncate",
+            Kind::LogStart => "log start",
+            Kind::Replace => "replace",
+            Kind::ProducerSnapshot => "producer snapshot",
+            Kind::GroupRecord => "group record",
+            Kind::QuorumEntry => "quorum entry",
+            Kind::Checkpoint => "checkpoint",
+        }
+    }
+
+    /// Whether the body is a record batch.
+    pub(crate) fn is_batch(self) -> bool {
+        matches!(self, Kind::Batch | Kind::Replace)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +103,7 @@ impl FrameHeader {
         out.extend_from_slice(&self.body_bytes.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(body);
-        if matches!(self.kind, Kind::Batch | Kind::Replace) {
+        if self.kind.is_batch() {
             batch::stamp(&mut out[body_at..], self.base_offset, self.leader_epoch.0);
         }
         let crc = crc32c::crc32c_append(seed, &out[start..start + 28]);

@@ -76,8 +76,7 @@ pub(crate) fn parse(block: &[u8]) -> Result<Geometry, Bad> {
 pub(crate) fn is_usable(slot_bytes: u32, slots: u32) -> bool {
     slot_bytes.is_power_of_two()
         && (SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&slot_bytes)
-        && slots >= 8
-        && slots < u32::MAX
+        && (8..u32::MAX).contains(&slots)
 }
 
 /// Where the copy may stand.

@@ -1,0 +1,259 @@
+//! Looking into a log that no node has open: what `weir log check`, `dump` and `stat` show.
+//!
+//! [`overview`] does what a start does, with every write thrown away; [`walk`] goes through the slots as
+//! they stand, those that are free and still hold something included. Both read through a function that
+//! the caller gives, and change nothing.
+
+use super::layout::footer::{self, Tail};
+use super::layout::frame::FrameHeader;
+use super::layout::group::GROUP_HEADER_BYTES;
+use super::layout::slot::SlotHeader;
+use super::layout::{BLOCK, Geometry, frame_seed, superblock};
+use super::scan::{Scan, Step, frames};
+use super::{Event, Io, IoResult, Log, OpenError, Settings, Start, Stats};
+use crate::batch::{Codec, Header as BatchHeader};
+use crate::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// What a start would find.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Overview {
+    pub store: [u8; 16],
+    pub node: i32,
+    pub slot_bytes: u32,
+    pub slots: u32,
+    pub partitions: Vec<Partition>,
+    pub stats: Stats,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Partition {
+    pub number: u32,
+    pub lane: &'static str,
+    pub log_start: i64,
+    pub log_end: i64,
+    pub bytes: u64,
+    pub max_timestamp: i64,
+    pub producers: usize,
+    /// Offsets that are lost: `from` up to and without `until`.
+    pub damaged: Vec<(i64, i64)>,
+}
+
+/// What stands in a slot, in the order in which it stands.
+#[derive(Clone, Debug, serde::Serialize)]
+pub enum Item {
+    Slot {
+        slot: u32,
+        lane: u8,
+        seg_seq: u64,
+        boot_epoch: u32,
+        /// Whether there is a footer: the slot is sealed.
+        sealed: bool,
+    },
+    Group {
+        slot: u32,
+        at: u32,
+        group_seq: u64,
+        boot_epoch: u32,
+        durable_seq: u64,
+        bytes: u32,
+        frames: u32,
+    },
+    Frame {
+        kind: &'static str,
+        partition: u32,
+        base_offset: i64,
+        last_offset: i64,
+        leader_epoch: i32,
+        bytes: u32,
+        /// Records in it, their compression and largest timestamp, if it is a batch.
+        records: Option<(i32, &'static str, i64)>,
+    },
+    /// Bytes between groups of the slot, or before its end as the footer states it, that are no group.
+    Damage { slot: u32, at: u32, bytes: u32 },
+    /// Bytes behind the last group of a slot without footer that are not free: a cut tore them.
+    Torn { slot: u32, at: u32 },
+    /// A slot whose header cannot be read though it is not empty.
+    NoHeader { slot: u32 },
+}
+
+/// Reads so many bytes of the medium; what lies beyond its end are zeros. `None`: the device failed.
+pub type Read<'a> = &'a mut dyn FnMut(u64, u32) -> Option<Bytes>;
+
+/// The superblock, or its copy.
+fn geometry(read: Read<'_>) -> Result<Geometry, OpenError> {
+    let mut at = |at| read(at, BLOCK).map(|block| superblock::parse(&block));
+    let first = at(0).ok_or(OpenError::Device)?;
+    let newer = |found| OpenError::NewerFormat { found, known: superblock::VERSION };
+    match first {
+        Ok(geometry) => Ok(geometry),
+        Err(superblock::Bad::Newer(found)) => Err(newer(found)),
+        Err(bad) => superblock::copies()
+            .filter_map(|place| at(place)?.ok().filter(|g| u64::from(g.slot_bytes) == place))
+            .next()
+            .ok_or(match bad {
+                superblock::Bad::Blank => OpenError::Blank,
+                _ => OpenError::NotALog,
+            }),
+    }
+}
+
+/// Starts the log as a node would, without changing anything.
+pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError> {
+    let geometry = geometry(read)?;
+    let mut log = Log::open(Settings {
+        start: Start::Recover,
+        medium_bytes,
+        node: NodeId(geometry.node),
+        flush_cap: None,
+        checkpoint_bytes: u64::MAX,
+        tail_cache_bytes: 0,
+        footer_cache_bytes: 0,
+    });
+    loop {
+        match log.poll_event() {
+            Some(Event::Ready) => break,
+            Some(Event::Refused(error)) => return Err(error),
+            _ => {}
+        }
+        let Some(io) = log.poll_io(Time::ZERO) else { continue };
+        let (op, result) = match io {
+            Io::Read { op, at, len } => {
+                (op, read(at, len).map_or(IoResult::Failed, IoResult::Read))
+            }
+            Io::Write { op, .. } | Io::Flush { op } | Io::Zero { op, .. } => (op, IoResult::Done),
+        };
+        log.done(Time::ZERO, op, result);
+    }
+    let partitions = log.partitions.iter().map(|(number, partition)| Partition {
+        number: number.0,
+        lane: match partition.lane {
+            super::Lane::Data => "data",
+            super::Lane::Meta => "meta",
+        },
+        log_start: partition.log_start.0,
+        log_end: partition.log_end.0,
+        bytes: partition.bytes,
+        max_timestamp: partition.max_timestamp,
+        producers: partition.producers.len(),
+        damaged: partition.damaged.iter().map(|&(from, until)| (from.0, until.0)).collect(),
+    });
+    Ok(Overview {
+        store: geometry.store,
+        node: geometry.node,
+        slot_bytes: geometry.slot_bytes,
+        slots: geometry.slots,
+        partitions: partitions.collect(),
+        stats: log.stats(),
+    })
+}
+
+/// Goes through all slots, one after the other; `visit` returns false to stop.
+pub fn walk(
+    medium_bytes: u64,
+    read: Read<'_>,
+    mut visit: impl FnMut(Item) -> bool,
+) -> Result<(), OpenError> {
+    let geometry = geometry(read)?;
+    for slot in 0..geometry.slots_on(medium_bytes) {
+        for item in slot_items(&geometry, slot, read)? {
+            if !visit(item) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn slot_items(geometry: &Geometry, slot: u32, read: Read<'_>) -> Result<Vec<Item>, OpenError> {
+    let mut at = |at: u32, len: u32| read(geometry.place(slot, at), len).ok_or(OpenError::Device);
+    let block = at(0, BLOCK)?;
+    let Some(header) = SlotHeader::parse(&block, &geometry.store, slot) else {
+        let empty = block.iter().all(|&byte| byte == 0);
+        return Ok(if empty { Vec::new() } else { alloc::vec![Item::NoHeader { slot }] });
+    };
+    let mut tail = 64 << 10;
+    let footer = loop {
+        tail = tail.min(geometry.slot_bytes);
+        let end = at(geometry.slot_bytes - tail, tail)?;
+        match footer::parse(&end, &geometry.store, slot, Some(header.seg_seq)) {
+            Tail::Footer(index) => break Some(index),
+            Tail::Longer(longer) if longer > tail => tail = longer,
+            _ => break None,
+        }
+    };
+    let SlotHeader { lane, boot_epoch, seg_seq, .. } = header;
+    let sealed = footer.is_some();
+    let mut items = alloc::vec![Item::Slot { slot, lane, seg_seq, boot_epoch, sealed }];
+    let mut expected = BLOCK;
+    let seed = frame_seed(&geometry.store, seg_seq);
+    let mut scan = Scan::new(geometry, slot, Some(seg_seq));
+    let mut next = scan.wants();
+    loop {
+        let step = scan.feed(&at(next.0, next.1)?, |group, at, bytes| {
+            if footer.as_ref().is_some_and(|footer| group.group_seq > footer.last_seq) {
+                return;
+            }
+            if at > expected {
+                items.push(Item::Damage { slot, at: expected, bytes: at - expected });
+            }
+            expected = at + group.padded_bytes() as u32;
+            items.push(Item::Group {
+                slot,
+                at,
+                group_seq: group.group_seq,
+                boot_epoch: group.boot_epoch,
+                durable_seq: group.durable_seq,
+                bytes: group.bytes,
+                frames: group.frames,
+            });
+            items.extend(frames(&bytes, seed).map(|(frame, _, body)| frame_item(&frame, &body)));
+        });
+        match step {
+            Step::Read(at, len) => next = (at, len),
+            Step::End => break,
+        }
+    }
+    match footer {
+        Some(footer) if footer.data_end > expected => {
+            let bytes = footer.data_end - expected;
+            items.push(Item::Damage { slot, at: expected, bytes });
+        }
+        None if expected < geometry.slot_bytes => {
+            let rest = at(expected, GROUP_HEADER_BYTES as u32)?;
+            let group = super::layout::group::GroupHeader::peek(&rest);
+            if group.is_some_and(|group| group.seg_seq == seg_seq) {
+                items.push(Item::Torn { slot, at: expected });
+            }
+        }
+        _ => {}
+    }
+    Ok(items)
+}
+
+fn frame_item(frame: &FrameHeader, body: &Bytes) -> Item {
+    let batch = BatchHeader::parse(body).ok();
+    let FrameHeader { partition, base_offset, leader_epoch, .. } = *frame;
+    let PartitionNumber(partition) = partition;
+    let LeaderEpoch(leader_epoch) = leader_epoch;
+    let (Offset(base_offset), Offset(end)) = (base_offset, frame.end_offset());
+    Item::Frame {
+        kind: frame.kind.name(),
+        partition,
+        base_offset,
+        last_offset: end - 1,
+        leader_epoch,
+        bytes: frame.body_bytes,
+        records: batch.filter(|_| frame.kind.is_batch()).map(|batch| {
+            let codec = match batch.codec() {
+                None | Some(Codec::None) => "none",
+                Some(Codec::Gzip) => "gzip",
+                Some(Codec::Snappy) => "snappy",
+                Some(Codec::Lz4) => "lz4",
+                Some(Codec::Zstd) => "zstd",
+            };
+            (batch.records_count, codec, batch.max_timestamp)
+        }),
+    }
+}

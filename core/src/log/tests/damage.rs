@@ -1,0 +1,162 @@
+//! Damage to flash is found, said, and costs only what it hit; the log always starts.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::log::inspect::{self, Item};
+
+/// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
+fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
+    let mut world = World::with(checkpoint_bytes, 0);
+    let a = world.add(1, Lane::Data);
+    for number in 0..120 {
+        world.append(a, &[&value(number)]).unwrap();
+        world.run();
+    }
+    (world, a)
+}
+
+fn value(number: usize) -> alloc::string::String {
+    alloc::format!("{number:03}{}", "d".repeat(700))
+}
+
+/// Where the value stands on flash.
+fn find(world: &World, number: usize) -> usize {
+    let needle = value(number);
+    world.flash.windows(needle.len()).position(|w| w == needle.as_bytes()).unwrap()
+}
+
+/// Reads everything, and gives the numbers that are there and the ranges that are not.
+fn read_all(world: &mut World, a: PartitionNumber) -> (Vec<usize>, Vec<(i64, i64)>) {
+    let (mut there, mut damaged) = (Vec::new(), Vec::new());
+    let mut from = world.log.partition(a).unwrap().log_start;
+    while from < world.log.partition(a).unwrap().durable_end {
+        match world.ask(spec(a, from)) {
+            Ok(batches) => {
+                for batch in batches {
+                    let header = BatchHeader::parse(&batch).unwrap();
+                    from = header.last_offset().plus(1);
+                    there.push(header.base_offset.0 as usize);
+                }
+            }
+            Err(FetchError::Damaged { until }) => {
+                damaged.push((from.0, until.0));
+                from = until;
+            }
+            Err(error) => panic!("{error:?} at {from}"),
+        }
+    }
+    (there, damaged)
+}
+
+#[test]
+fn a_damaged_batch_is_quarantined_and_the_rest_is_served() {
+    for restart in [false, true] {
+        let (mut world, a) = filled(64 << 10);
+        for number in [5, 60, 61] {
+            let at = find(&world, number);
+            world.flash[at + 300] ^= 4;
+        }
+        if restart {
+            world.restart();
+        }
+        let (there, damaged) = read_all(&mut world, a);
+        assert_eq!(damaged, [(5, 6), (60, 61), (61, 62)], "restart {restart}");
+        assert_eq!(there.len(), 117);
+        assert!(world.log.stats().damaged_ranges > 0);
+    }
+}
+
+#[test]
+fn a_damaged_group_behind_the_checkpoint_is_said_at_the_start_and_costs_only_itself() {
+    let (mut world, a) = filled(u64::MAX);
+    let at = find(&world, 40);
+    world.flash[at] ^= 1;
+    world.restart();
+    assert_eq!(world.log.stats().damaged_groups, 1);
+    let (there, damaged) = read_all(&mut world, a);
+    assert_eq!((there.len(), &damaged[..]), (119, &[(40, 41)][..]));
+    world.append(a, &["goes on"]).unwrap();
+    world.run();
+    world.restart();
+    assert_eq!(world.end(a), Offset(121));
+}
+
+#[test]
+fn any_block_may_be_damaged_and_the_log_starts_and_serves_the_rest() {
+    for seed in 0..40 {
+        let mut rng = Rng::new(seed);
+        let (mut world, a) = filled(if seed % 2 == 0 { 32 << 10 } else { u64::MAX });
+        for _ in 0..=rng.below(3) {
+            let at = rng.below(world.flash.len() as u64 / 512) as usize * 512;
+            for byte in &mut world.flash[at..at + 512] {
+                *byte = rng.next_u64() as u8;
+            }
+        }
+        world.restart();
+        let (there, damaged) = read_all(&mut world, a);
+        let lost: i64 = damaged.iter().map(|(from, until)| until - from).sum();
+        let end = world.end(a).0;
+        assert_eq!(there.len() as i64 + lost, end, "seed {seed}");
+        assert!(there.len() >= 100, "seed {seed}: {} are there", there.len());
+        let stats = world.log.stats();
+        // Damage to the very last group cannot be told from a torn tail: no later one names it.
+        let tail = there.len() == 119 && end == 119;
+        let said = tail || stats.damaged_groups > 0 || stats.damaged_ranges > 0;
+        assert!(said || there.len() == 120, "seed {seed}: silently {} are there", there.len());
+    }
+}
+
+#[test]
+fn a_superblock_may_be_lost() {
+    for lost in [0, SLOT_BYTES as usize] {
+        let (mut world, a) = filled(u64::MAX);
+        world.flash[lost..lost + 100].fill(0xee);
+        world.restart();
+        assert_eq!(world.values(a, 0).len(), 120);
+        let other = SLOT_BYTES as usize - lost;
+        assert_eq!(world.flash[lost..lost + 44], world.flash[other..other + 44], "repaired");
+    }
+}
+
+#[test]
+fn what_is_no_log_is_refused() {
+    let refused = |flash: Vec<u8>| {
+        let (mut world, _) = filled(u64::MAX);
+        world.flash = flash;
+        world.log = Log::open(settings(Start::Recover, world.flash.len() as u64, 0, 0));
+        world.events.clear();
+        world.run();
+        match world.events.pop() {
+            Some(Event::Refused(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(vec![0; 1 << 20]), OpenError::Blank);
+    assert_eq!(refused(vec![7; 1 << 20]), OpenError::NotALog);
+    let (world, _) = filled(u64::MAX);
+    let mut newer = world.flash.clone();
+    newer[9] = 2;
+    assert_eq!(refused(newer), OpenError::NewerFormat { found: 2, known: 1 });
+}
+
+#[test]
+fn an_inspection_sees_every_frame_and_the_damage_and_changes_nothing() {
+    let (mut world, _) = filled(u64::MAX);
+    world.restart();
+    let at = find(&world, 7);
+    world.flash[at] ^= 1;
+    let mut read = |at: u64, len: u32| Some(world.read(at, len));
+    let overview = inspect::overview(world.flash.len() as u64, &mut read).unwrap();
+    assert_eq!(overview.partitions[0].log_end, 120);
+    let (mut batches, mut damages) = (0, 0);
+    inspect::walk(world.flash.len() as u64, &mut read, |item| {
+        match item {
+            Item::Frame { kind: "batch", .. } => batches += 1,
+            Item::Damage { .. } => damages += 1,
+            _ => {}
+        }
+        true
+    })
+    .unwrap();
+    assert_eq!((batches, damages), (119, 1));
+}

@@ -1,0 +1,170 @@
+//! Retention, trimming, the disk budget, and searches by timestamp.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn fill(world: &mut World, a: PartitionNumber, batches: usize) {
+    for _ in 0..batches {
+        world.append(a, &[&"k".repeat(3000)]).unwrap();
+        world.run();
+    }
+}
+
+fn start(world: &World, a: PartitionNumber) -> i64 {
+    world.log.partition(a).unwrap().log_start.0
+}
+
+#[test]
+fn a_trim_moves_the_log_start_frees_slots_and_survives_a_restart() {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Data);
+    fill(&mut world, a, 100);
+    let free = world.log.stats().slots_free;
+    world.log.trim(world.now, a, Offset(90));
+    world.run();
+    world.log.checkpoint(world.now);
+    world.run();
+    assert!(world.log.stats().slots_free >= free + 4);
+    for _ in 0..2 {
+        assert_eq!((start(&world, a), world.end(a)), (90, Offset(100)));
+        assert_eq!(world.ask(spec(a, Offset(89))), Err(FetchError::OutOfRange));
+        assert_eq!(world.values(a, 90).len(), 10);
+        world.restart();
+    }
+}
+
+#[test]
+fn slots_are_used_again_and_their_old_groups_never_come_back() {
+    let mut world = World::with(128 << 10, 0);
+    let a = world.add(1, Lane::Data);
+    let mut rng = Rng::new(3);
+    for round in 0..60 {
+        fill(&mut world, a, 40);
+        let end = world.end(a);
+        world.log.trim(world.now, a, end.plus(-20));
+        world.run();
+        if round % 7 == 0 {
+            world.cut(&mut rng);
+        }
+        assert_eq!((world.end(a), start(&world, a)), (end, end.0 - 20), "round {round}");
+        assert_eq!(world.values(a, end.0 - 20).len(), 20);
+        assert_eq!(world.log.stats().damaged_ranges, 0, "round {round}");
+    }
+    assert!(world.flash.len() < 98 * SLOT_BYTES as usize + 1);
+}
+
+#[test]
+fn retention_by_bytes_keeps_about_so_many() {
+    let mut world = World::with(128 << 10, 0);
+    let a = PartitionNumber(1);
+    let retention = Retention { ms: -1, bytes: 200_000, yields_to_pressure: false };
+    world.log.set_partition(a, Lane::Data, retention);
+    for _ in 0..10 {
+        fill(&mut world, a, 40);
+        world.log.expire(world.now, None);
+        world.run();
+        let bytes = world.log.partition(a).unwrap().bytes;
+        assert!(bytes < 200_000 + 64_000, "{bytes}");
+    }
+    assert!(world.log.partition(a).unwrap().bytes >= 200_000);
+    assert!(world.events.iter().any(|event| matches!(event, Event::Trimmed { .. })));
+}
+
+#[test]
+fn retention_by_time_waits_for_a_trusted_clock_and_follows_a_jump_slowly() {
+    let mut world = World::with(128 << 10, 0);
+    let a = PartitionNumber(1);
+    let retention = Retention { ms: 50_000, bytes: -1, yields_to_pressure: false };
+    world.log.set_partition(a, Lane::Data, retention);
+    fill(&mut world, a, 200); // Timestamps 0 to 199,000.
+    let expire = |world: &mut World, wall: Option<i64>| {
+        world.log.expire(world.now, wall.map(WallTime));
+        world.run();
+        start(world, a)
+    };
+    assert_eq!(expire(&mut world, None), 0);
+    let first = expire(&mut world, Some(199_000));
+    assert!((120..=149).contains(&first), "{first}");
+    let year = 365 * 86_400_000;
+    assert_eq!(expire(&mut world, Some(year)), first, "a jump expires nothing at once");
+    assert_eq!(world.log.stats().clock_jumps, 1);
+    world.now = world.now.plus_ms(10_000);
+    assert_eq!(expire(&mut world, Some(year)), 200, "time goes on, 60 times as fast");
+}
+
+#[test]
+fn a_full_disk_refuses_data_but_not_meta_and_pressure_expires_what_yields() {
+    let mut world = World::with(128 << 10, 0);
+    let (a, meta) = (world.add(1, Lane::Data), world.add(0, Lane::Meta));
+    let value = "f".repeat(3000);
+    let refused = (0..3000).find(|_| {
+        let refused = world.append(a, &[&value]).is_err();
+        world.run();
+        refused
+    });
+    assert!(refused.is_some_and(|count| count > 1000), "{refused:?}");
+    assert_eq!(world.append(a, &[&value]), Err(AppendError::Full));
+    assert_eq!(world.append(meta, &["offsets go on"]), Ok(()));
+    world.run();
+    world.restart();
+    assert_eq!(world.values(meta, 0), ["offsets go on"]);
+
+    let yields = Retention { yields_to_pressure: true, ..Retention::FOR_EVER };
+    world.log.set_partition(a, Lane::Data, yields);
+    world.log.expire(world.now, None);
+    for _ in 0..20 {
+        world.log.expire(world.now, None);
+        world.run();
+    }
+    assert!(start(&world, a) > 0);
+    assert!(start(&world, a) < world.end(a).0 / 2, "not more than needed");
+    for _ in 0..500 {
+        assert_eq!(world.append(a, &[&value]), Ok(()));
+        world.run();
+    }
+}
+
+#[test]
+fn a_timestamp_leads_to_the_first_record_that_is_not_older() {
+    for tail_cache_bytes in [0, 1 << 20] {
+        let mut world = World::with(128 << 10, tail_cache_bytes);
+        let a = world.add(1, Lane::Data);
+        for _ in 0..100 {
+            world.append(a, &["t", "t", &"t".repeat(2000)]).unwrap();
+            world.run();
+        }
+        world.log.trim(world.now, a, Offset(10));
+        world.run();
+        for (timestamp, expected) in
+            [(0, Some(10)), (10_000, Some(10)), (10_001, Some(11)), (298_500, Some(299))]
+        {
+            let found = world.search(a, timestamp).map(|hit| hit.offset.0);
+            assert_eq!(found, expected, "{timestamp}");
+        }
+        assert_eq!(world.search(a, 299_001), None);
+    }
+}
+
+#[test]
+fn the_flush_cap_makes_commits_wait_once_the_burst_is_used_up() {
+    let mut world = World::new();
+    let mut settings = settings(
+        Start::Format { store: STORE, slot_bytes: SLOT_BYTES, slots: SLOTS },
+        0,
+        u64::MAX,
+        0,
+    );
+    settings.flush_cap = Some(FlushCap { per_second: 10, burst: 3 });
+    world.flash.clear();
+    world.log = Log::open(settings);
+    world.run();
+    let a = world.add(1, Lane::Data);
+    let begin = world.now;
+    for _ in 0..23 {
+        world.append(a, &["capped"]).unwrap();
+        world.run();
+    }
+    let took = world.now.since(begin).0 / 1_000_000;
+    assert!((1900..2300).contains(&took), "20 flushes above the burst took {took} ms");
+    assert!(world.log.stats().cap_waits >= 19);
+}
