@@ -1,31 +1,34 @@
-//! Every limit of the core, with its reason. Nothing is allocated by a size that a peer claims; what
-//! has no bound of its own has one here.
+//! Every limit of the core, with its reason. Nothing is allocated by a size that a peer claims;
+//! what has no bound of its own has one here.
 
 /// The largest request or response frame that a connection may carry, in bytes. Kafka's
-/// `socket.request.max.bytes` is 100 MiB; a gateway with 512 MB cannot hold that many times over. It is
-/// still sixteen times the default `max.message.bytes`.
+/// `socket.request.max.bytes` is 100 MiB; a gateway with 512 MB cannot hold that many times over.
+/// It is still sixteen times the default `max.message.bytes`.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// Memory that the arrays of one decoded message may take, in bytes. An empty string is one byte on the
-/// wire and 24 in memory, so a frame's size alone bounds little. 10,000 partitions take about 1 MB.
+/// Memory that the arrays of one decoded message may take, in bytes. An empty string is one byte on
+/// the wire and 24 in memory, so a frame's size alone bounds little. 10,000 partitions take about 1
+/// MB.
 pub const DECODED_BYTES_MAX: usize = 16 << 20;
 
 /// Kafka's default `max.message.bytes`: the largest record batch that a topic takes, in bytes.
 pub const MESSAGE_BYTES_DEFAULT: i32 = 1_048_588;
 
-/// The largest record batch that any topic may allow: it has to fit a slot with room for the others.
+/// The largest record batch that any topic may allow: it has to fit a slot with room for the
+/// others.
 pub const MESSAGE_BYTES_MAX: i32 = 2 << 20;
 
-/// Requests that one connection may have unanswered before its socket is no longer read. Clients keep
-/// one to five; `franz-go` and tools that pipeline a few more.
+/// Requests that one connection may have unanswered before its socket is no longer read. Clients
+/// keep one to five; `franz-go` and tools that pipeline a few more.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 32;
 
-/// Producers whose sequences are remembered for one partition. Each costs about 100 bytes; the one idle
-/// longest is forgotten first. Kafka forgets by time only and has no bound.
+/// Producers whose sequences are remembered for one partition. Each costs about 100 bytes; the one
+/// idle longest is forgotten first. Kafka forgets by time only and has no bound.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 1_000;
 
 /// Batches remembered for each producer to recognise a repeated one: Kafka's
-/// `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`, which bounds `max.in.flight.requests.per.connection`.
+/// `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`, which bounds
+/// `max.in.flight.requests.per.connection`.
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
 /// Bytes of one topic name: Kafka's bound, which file systems set there.
@@ -60,20 +63,20 @@ pub const OFFSET_METADATA_MAX: usize = 4_096;
 /// Bytes of records that are appended to `__consumer_offsets` as one batch.
 pub const GROUP_APPEND_BYTES_MAX: usize = 256 << 10;
 
-/// Partitions of `__consumer_offsets` when it is created. Kafka's default is 50 for a cluster; each costs
-/// memory, and one gateway has few groups.
+/// Partitions of `__consumer_offsets` when it is created. Kafka's default is 50 for a cluster; each
+/// costs memory, and one gateway has few groups.
 pub const OFFSETS_PARTITIONS: i32 = 8;
 
-/// Bytes of records in one fetch answer, unless the first batch alone is larger: it has to fit a frame, and
-/// memory several times over. Kafka's `fetch.max.bytes` is 55 MiB.
+/// Bytes of records in one fetch answer, unless the first batch alone is larger: it has to fit a
+/// frame, and memory several times over. Kafka's `fetch.max.bytes` is 55 MiB.
 pub const FETCH_BYTES_MAX: usize = 8 << 20;
 
 /// Fetches that read the disk at the same time; others wait for their turn. Each may hold
 /// [`FETCH_BYTES_MAX`], though few do: what is read is what partitions have.
 pub const FETCHES_READING_MAX: usize = 8;
 
-/// Partitions that all waiting fetches and all fetch sessions may name together, about 100 bytes each.
-/// A fetch beyond it is answered at once; a session beyond it is not opened.
+/// Partitions that all waiting fetches and all fetch sessions may name together, about 100 bytes
+/// each. A fetch beyond it is answered at once; a session beyond it is not opened.
 pub const FETCH_PARTITIONS_MAX: usize = 200_000;
 
 /// Fetch sessions that are remembered: Kafka's `max.incremental.fetch.session.cache.slots`.

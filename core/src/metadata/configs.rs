@@ -1,8 +1,9 @@
-//! Kafka's topic configs: names, types, defaults and bounds as in Apache Kafka 4.3, and the policy that a
-//! topic's configs add up to.
+//! Kafka's topic configs: names, types, defaults and bounds as in Apache Kafka 4.3, and the policy
+//! that a topic's configs add up to.
 //!
-//! Every config that Kafka's tools and MirrorMaker 2 set is taken, kept and shown. A config without effect
-//! on a gateway says so in its documentation; refusing it would only break those who copy topics.
+//! Every config that Kafka's tools and MirrorMaker 2 set is taken, kept and shown. A config without
+//! effect on a gateway says so in its documentation; refusing it would only break those who copy
+//! topics.
 
 use crate::limits;
 use crate::log::Retention;

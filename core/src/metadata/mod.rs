@@ -1,8 +1,8 @@
 //! The cluster image: topics, partitions, configs and the ids that were given out.
 //!
 //! As in KRaft, the image is what the records of `__cluster_metadata` add up to. It changes in
-//! [`Image::apply`] only, at the start and while running alike. A [`Plan`] judges a wish against the image
-//! and says which records would fulfil it; it changes nothing.
+//! [`Image::apply`] only, at the start and while running alike. A [`Plan`] judges a wish against
+//! the image and says which records would fulfil it; it changes nothing.
 //!
 //! Knows no leaders and replicas yet: one gateway leads every partition, with epoch 0.
 

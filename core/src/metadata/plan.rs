@@ -1,4 +1,5 @@
-//! What a client wishes of the metadata, judged against the image: the records that would fulfil it.
+//! What a client wishes of the metadata, judged against the image: the records that would fulfil
+//! it.
 
 use super::configs::{self, Configs, Kind};
 use super::{Image, Record, Topic, is_internal};
@@ -136,7 +137,8 @@ impl<'a> Plan<'a> {
             let message = match total == current {
                 true => format!("Topic already has {current} partition(s)."),
                 false => format!(
-                    "The topic {} currently has {current} partition(s); {total} would not be an increase.",
+                    "The topic {} currently has {current} partition(s); {total} would not be an \
+                     increase.",
                     topic.name
                 ),
             };
@@ -145,7 +147,8 @@ impl<'a> Plan<'a> {
         if let Some(assignments) = assignments {
             if assignments.len() as i64 != i64::from(total - current) {
                 let message = format!(
-                    "Attempted to add {} additional partition(s), but only {} assignment(s) were specified.",
+                    "Attempted to add {} additional partition(s), but only {} assignment(s) were \
+                     specified.",
                     total - current,
                     assignments.len()
                 );

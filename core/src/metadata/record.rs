@@ -1,7 +1,7 @@
 //! The records of `__cluster_metadata`: postcard in the values of ordinary record batches.
 //!
-//! postcard writes a variant as its number, so variants are only ever added at the end and their fields
-//! never change; a changed meaning is a new variant.
+//! postcard writes a variant as its number, so variants are only ever added at the end and their
+//! fields never change; a changed meaning is a new variant.
 
 use crate::batch;
 use crate::bytes::Malformed;
@@ -50,8 +50,8 @@ pub enum Record {
     },
 }
 
-/// Batches that hold the records in their order. What must come whole or not at all fits one batch: the
-/// records of one decision do, since frames are bounded.
+/// Batches that hold the records in their order. What must come whole or not at all fits one batch:
+/// the records of one decision do, since frames are bounded.
 pub fn encode_batches(records: &[Record], timestamp: i64) -> Vec<Bytes> {
     let mut batches = Vec::new();
     let mut builder = batch::Builder::new();

@@ -1,8 +1,8 @@
 //! Changes of the metadata: decided one after the other, applied when their records are durable.
 //!
-//! A change waits until the one before it is applied, so what is decided is decided on everything that is
-//! true. This is the place of the metadata quorum: when there are several voters, "append and wait for the
-//! flash" becomes "propose and wait for the commit", and nothing else changes.
+//! A change waits until the one before it is applied, so what is decided is decided on everything
+//! that is true. This is the place of the metadata quorum: when there are several voters, "append
+//! and wait for the flash" becomes "propose and wait for the commit", and nothing else changes.
 
 use super::connections::Caller;
 use super::start::leader_epoch;
@@ -21,8 +21,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// An internal partition is written anew when it is this many times as long as what it says, and never
-/// below the floor: then reading it at the start costs nothing worth the flash's wear.
+/// An internal partition is written anew when it is this many times as long as what it says, and
+/// never below the floor: then reading it at the start costs nothing worth the flash's wear.
 const REWRITE_RATIO: u64 = 4;
 const REWRITE_FLOOR_BYTES: u64 = 1 << 20;
 
@@ -165,7 +165,8 @@ impl Node {
             Change::AutoCreate(caller, request) => {
                 for name in request.topics.iter().flatten().filter_map(|topic| topic.name.as_ref())
                 {
-                    // Whoever cannot have the topic is told by the answer, which looks at the image.
+                    // Whoever cannot have the topic is told by the answer, which looks at the
+                    // image.
                     let _ = plan.create_topic(&wanted(name, -1), settings.num_partitions);
                 }
                 Then::Metadata(caller, request)

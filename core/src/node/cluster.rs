@@ -19,8 +19,8 @@ use crate::wire::{ApiKey, ApiKey::FindCoordinator};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// Every operation that Kafka knows on a topic and a cluster, one bit each by `AclOperation`'s code:
-/// what Kafka answers when it has no authorizer.
+/// Every operation that Kafka knows on a topic and a cluster, one bit each by `AclOperation`'s
+/// code: what Kafka answers when it has no authorizer.
 pub(super) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 

@@ -1,7 +1,7 @@
 //! Connections: whoever asked, and answers in the order of the questions.
 //!
-//! Kafka's clients match answers to requests by their order. A request opens a slot; its answer is put
-//! into the slot whenever it is there, and leaves when everything in front of it has left.
+//! Kafka's clients match answers to requests by their order. A request opens a slot; its answer is
+//! put into the slot whenever it is there, and leaves when everything in front of it has left.
 
 use super::Output;
 use crate::types::ConnId;
@@ -71,7 +71,8 @@ impl Connections {
         self.by_id.entry(conn).or_default().host = host;
     }
 
-    /// Opens a slot for a request, and says its sequence. `None` when the connection is being closed.
+    /// Opens a slot for a request, and says its sequence. `None` when the connection is being
+    /// closed.
     pub fn open_slot(&mut self, conn: ConnId, client_id: Option<&str>) -> Option<u64> {
         let connection = self.by_id.entry(conn).or_default();
         if connection.closing {

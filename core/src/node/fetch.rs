@@ -7,8 +7,9 @@
 //! | waiting | enough bytes became durable, or the time is over | reading |
 //! | reading | every partition is read, from memory or from the disk | answered |
 //!
-//! While one gateway leads, the high watermark is the durable end, and since there are no transactions
-//! yet the last stable offset is the high watermark. Followers' fetches are answered like consumers'.
+//! While one gateway leads, the high watermark is the durable end, and since there are no
+//! transactions yet the last stable offset is the high watermark. Followers' fetches are answered
+//! like consumers'.
 
 use super::connections::Caller;
 use super::session::{Kind, Sessions, Told, TopicKey, Wanted};
@@ -356,8 +357,8 @@ impl Node {
     }
 }
 
-/// Reads one target from `from` on, skipping what is quarantined: it comes back from a peer or never, and
-/// the log counts it.
+/// Reads one target from `from` on, skipping what is quarantined: it comes back from a peer or
+/// never, and the log counts it.
 fn read_one(
     log: &mut Log,
     target: &Target,

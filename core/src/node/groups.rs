@@ -1,8 +1,9 @@
 //! Groups: requests are handed to the group coordinator, and its records to `__consumer_offsets`.
 //!
-//! A group's records go to the partition that Kafka's hash of its id names, so that a group's coordinator
-//! can be the leader of a partition. A batch of the coordinator that is about several groups is split; it
-//! is durable when each part is, and since the flash log is one stream, that is in order.
+//! A group's records go to the partition that Kafka's hash of its id names, so that a group's
+//! coordinator can be the leader of a partition. A batch of the coordinator that is about several
+//! groups is split; it is durable when each part is, and since the flash log is one stream, that is
+//! in order.
 
 use super::connections::Caller;
 use super::start::leader_epoch;
@@ -23,8 +24,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// `__consumer_offsets` is written anew when it is this many times as long as what it says, and never
-/// below the floor.
+/// `__consumer_offsets` is written anew when it is this many times as long as what it says, and
+/// never below the floor.
 const REWRITE_RATIO: u64 = 4;
 const REWRITE_FLOOR_BYTES: u64 = 1 << 20;
 

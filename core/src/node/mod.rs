@@ -1,12 +1,13 @@
 //! The broker as a value: inputs in, outputs out, nothing else.
 //!
-//! The driver calls [`Node::handle`] with what happened, then [`Node::poll`] until `None`, performs every
-//! output, and calls again at [`Node::deadline`] with [`Input::Tick`].
+//! The driver calls [`Node::handle`] with what happened, then [`Node::poll`] until `None`, performs
+//! every output, and calls again at [`Node::deadline`] with [`Input::Tick`].
 //!
-//! The node joins what the layers below decide: a request is read (`requests`), answered by the file of its
-//! API family, and its answer leaves in its turn (`connections`). Three things wait: a produce for the flash
-//! (`produce`), a fetch for records or for the disk (`fetch`), a change of the metadata for its record to be
-//! durable (`changes`). Everything that waits is woken by an event of the log or by the clock.
+//! The node joins what the layers below decide: a request is read (`requests`), answered by the
+//! file of its API family, and its answer leaves in its turn (`connections`). Three things wait: a
+//! produce for the flash (`produce`), a fetch for records or for the disk (`fetch`), a change of
+//! the metadata for its record to be durable (`changes`). Everything that waits is woken by an
+//! event of the log or by the clock.
 
 mod changes;
 mod cluster;
@@ -55,8 +56,8 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
     pub footer_cache_bytes: usize,
-    /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them. Whoever reads
-    /// them from a user checks them with [`crate::metadata::configs::validate`].
+    /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them. Whoever
+    /// reads them from a user checks them with [`crate::metadata::configs::validate`].
     pub topic_defaults: BTreeMap<String, String>,
     /// Kafka's `num.partitions` and `auto.create.topics.enable`.
     pub num_partitions: i32,
@@ -77,7 +78,8 @@ pub enum Input {
     Done { op: OpId, result: IoResult },
     /// The deadline has come.
     Tick,
-    /// What the wall clock says, and whether it is trusted (set by NTP). At the start, then each second.
+    /// What the wall clock says, and whether it is trusted (set by NTP). At the start, then each
+    /// second.
     WallClock { now: WallTime, trusted: bool },
     /// Write a checkpoint and answer [`Output::Stopped`] when everything is on flash.
     Stop,

@@ -1,8 +1,8 @@
 //! Produce: record batches are judged, appended, and answered when they are on flash.
 //!
-//! The answer is put together at once, since the offsets are known when a batch is appended, and waits as
-//! a frame until the durable end of each partition has passed its batches. `acks=1` waits as `acks=all`
-//! does: with one replica the leader's flash is all there is.
+//! The answer is put together at once, since the offsets are known when a batch is appended, and
+//! waits as a frame until the durable end of each partition has passed its batches. `acks=1` waits
+//! as `acks=all` does: with one replica the leader's flash is all there is.
 
 use super::connections::{Answered, Caller};
 use super::{Clock, LEADER_EPOCH, Node};
@@ -140,7 +140,8 @@ impl Node {
             self.counts.error(ApiKey::Produce, partition.error_code);
         }
         if acks == 0 {
-            // Nobody reads an answer, so an error is told by the end of the connection, as Kafka does.
+            // Nobody reads an answer, so an error is told by the end of the connection, as Kafka
+            // does.
             let answered = if failed { Answered::Close } else { Answered::NoReply };
             self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
             return;
@@ -194,7 +195,8 @@ impl Leader<'_> {
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let (base_offset, durable_end, log_start) =
             (view.log_end, view.durable_end, view.log_start);
-        // A repeated batch is answered as the first time, and no earlier: it may not be on flash yet.
+        // A repeated batch is answered as the first time, and no earlier: it may not be on flash
+        // yet.
         let duplicate = match view.producers.check(&header)? {
             Sequence::Duplicate { base_offset } => Some(base_offset),
             Sequence::Append => None,

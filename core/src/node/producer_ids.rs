@@ -1,5 +1,5 @@
-//! InitProducerId and DescribeProducers: ids are handed out of blocks that the metadata has recorded, so
-//! that none is given out twice, whatever is cut.
+//! InitProducerId and DescribeProducers: ids are handed out of blocks that the metadata has
+//! recorded, so that none is given out twice, whatever is cut.
 
 use super::Node;
 use super::changes::Change;

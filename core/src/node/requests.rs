@@ -1,7 +1,8 @@
 //! Requests: a frame is read and given to the file of its API family.
 //!
-//! An API or version that is not served ends the connection, as in Kafka, because nobody knows what an
-//! answer in it would look like; only ApiVersions has an answer for that (KIP-511). So do malformed bytes.
+//! An API or version that is not served ends the connection, as in Kafka, because nobody knows what
+//! an answer in it would look like; only ApiVersions has an answer for that (KIP-511). So do
+//! malformed bytes.
 
 use super::changes::Change;
 use super::connections::{Answered, Caller};

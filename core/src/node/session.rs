@@ -6,9 +6,9 @@
 //! | 0 | any | a full fetch that opens a session; the named session ends |
 //! | the next one | of a session | an incremental fetch |
 //!
-//! An incremental answer holds only partitions with records, errors, or a moved high watermark or log start
-//! offset. Partitions that had records go to the end of the session's order, so that busy ones do not
-//! starve the others.
+//! An incremental answer holds only partitions with records, errors, or a moved high watermark or
+//! log start offset. Partitions that had records go to the end of the session's order, so that busy
+//! ones do not starve the others.
 
 use crate::error::ErrorCode;
 use crate::limits;

@@ -7,8 +7,8 @@
 //! | Replaying | metadata read to its end | Replaying, the partitions of `__consumer_offsets` |
 //! | Replaying | all read to their ends, and the cluster has an id | Serving |
 //!
-//! What must be read is bounded: an internal partition is written anew when it is several times as long as
-//! what it says (`changes`).
+//! What must be read is bounded: an internal partition is written anew when it is several times as
+//! long as what it says (`changes`).
 
 use super::changes::Change;
 use super::{LEADER_EPOCH, Node, Output, Phase};

@@ -1,7 +1,7 @@
 //! What a node says of itself: the one source of console, metrics and command line.
 //!
-//! A status is built when somebody asks, by walking the image, the log and the groups; nothing is counted
-//! twice to keep it ready.
+//! A status is built when somebody asks, by walking the image, the log and the groups; nothing is
+//! counted twice to keep it ready.
 
 use super::Node;
 use crate::error::ErrorCode;
@@ -16,7 +16,8 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     pub node: i32,
-    /// Kafka's form of a cluster id: 22 characters of URL-safe base64. Empty before the start is over.
+    /// Kafka's form of a cluster id: 22 characters of URL-safe base64. Empty before the start is
+    /// over.
     pub cluster_id: String,
     pub phase: Phase,
     /// What the wall clock said last, in milliseconds since 1970, and whether it is trusted.
@@ -116,7 +117,8 @@ pub struct ApiStatus {
     /// Kafka's name of the API, as `Produce`.
     pub api: String,
     pub requests: u64,
-    /// Answers with an error, by Kafka's name of the code. A fetch of five partitions may count five.
+    /// Answers with an error, by Kafka's name of the code. A fetch of five partitions may count
+    /// five.
     pub errors: Vec<(String, u64)>,
 }
 

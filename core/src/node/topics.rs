@@ -1,7 +1,7 @@
 //! Topics: create, grow, delete, and delete records.
 //!
-//! The deciders plan against the image and build the answer at once; it leaves when the records of the
-//! plan are durable (`changes`).
+//! The deciders plan against the image and build the answer at once; it leaves when the records of
+//! the plan are durable (`changes`).
 
 use super::changes::Then;
 use super::configs::topic_config;
@@ -235,8 +235,8 @@ impl Node {
         self.reply(caller, &response);
     }
 
-    /// Moves a log start offset. It is durable with the next commit group; until then a cut brings the
-    /// records back, as in Kafka, whose checkpoint of log start offsets is written each minute.
+    /// Moves a log start offset. It is durable with the next commit group; until then a cut brings
+    /// the records back, as in Kafka, whose checkpoint of log start offsets is written each minute.
     fn trim_records(
         &mut self,
         now: Time,

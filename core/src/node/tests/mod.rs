@@ -1,7 +1,7 @@
 //! Facts about the node, each proved through its one way in and one way out.
 //!
-//! [`World`] is a driver in memory: it performs every disk operation at once, unless a test holds flushes
-//! back, and moves the clock only to the node's own deadlines.
+//! [`World`] is a driver in memory: it performs every disk operation at once, unless a test holds
+//! flushes back, and moves the clock only to the node's own deadlines.
 
 mod configs;
 mod fetch;
