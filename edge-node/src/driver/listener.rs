@@ -7,6 +7,7 @@ use log::{debug, warn};
 use smol::{LocalExecutor, Timer};
 use std::rc::Rc;
 use std::time::Duration;
+use weir_core::node::Input;
 
 /// Accepts until dropped. `connections_max` counts clients, not the bridge's connections in memory.
 pub async fn accept(
@@ -45,6 +46,7 @@ pub async fn accept(
         debug!("{peer}: connected");
         shared.sockets.set(shared.sockets.get() + 1);
         shared.routes.borrow_mut().insert(socket.id, Route::Socket(socket.clone()));
+        shared.inbox.push(Input::Opened { conn: socket.id, host: peer.ip().to_string() });
         executor.spawn(socket.run(shared.clone())).detach();
     }
 }
