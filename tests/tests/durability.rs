@@ -165,7 +165,7 @@ fn a_wrong_configuration_names_key_line_and_the_nearest_known_key() {
             "[kafka]\nlisten = \"127.0.0.1:0\"\nadvertize = \"x:1\"\n",
             &["advertize", "advertise", "3"][..],
         ),
-        ("[flash]\nbytes = \"many\"\n", &["bytes", "2"]),
+        ("[kafka]\nconnections_max = \"many\"\n", &["connections_max", "2"]),
         ("[kafca]\n", &["kafca", "kafka"]),
         ("[mqtt\n", &["1"]),
         ("[[mirror]]\nname = \"a\"\nbootstrap = [\"x:1\"]\ntopics = [\"(\"]\n", &["topics"]),

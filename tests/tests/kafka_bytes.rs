@@ -100,7 +100,7 @@ fn bad_batches_get_the_code_that_names_the_fault() {
     assert_eq!(code(&corrupt), 2, "CORRUPT_MESSAGE");
     let mut old = corrupt.clone();
     old[16] = 1;
-    assert_eq!(code(&old), 43, "UNSUPPORTED_FOR_MESSAGE_FORMAT for magic 1");
+    assert_eq!(code(&old), 87, "INVALID_RECORD for magic 1, as Kafka answers");
     let consume = format!("kcat -b {} -C -t t -o beginning -e -q", gateway.bootstrap());
     assert_eq!(run(&mut command(&consume)).success(), "x\n");
 }

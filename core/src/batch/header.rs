@@ -96,8 +96,10 @@ impl BatchError {
             BatchError::Truncated | BatchError::Checksum | BatchError::UnknownMagic(_) => {
                 ErrorCode::CORRUPT_MESSAGE
             }
-            BatchError::OldMagic(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
-            BatchError::Header | BatchError::Records => ErrorCode::INVALID_RECORD,
+            // What Apache Kafka 4.3.1 answers to magic 0 and 1, measured.
+            BatchError::OldMagic(_) | BatchError::Header | BatchError::Records => {
+                ErrorCode::INVALID_RECORD
+            }
             BatchError::Codec => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
         }
     }

@@ -119,8 +119,8 @@ fn wrong_magic_and_lengths_have_kafkas_codes() {
         bytes[at] = value;
         assert_eq!(first(&bytes).unwrap_err().code(), code, "byte {at} = {value}");
     };
-    check(16, 0, ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT);
-    check(16, 1, ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT);
+    check(16, 0, ErrorCode::INVALID_RECORD);
+    check(16, 1, ErrorCode::INVALID_RECORD);
     check(16, 3, ErrorCode::CORRUPT_MESSAGE);
     check(8, 0xff, ErrorCode::CORRUPT_MESSAGE);
     check(11, 3, ErrorCode::CORRUPT_MESSAGE);

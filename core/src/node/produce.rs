@@ -307,7 +307,7 @@ fn check_keys(header: &Header, batch: &[u8]) -> Result<(), Refused> {
 fn refused_bytes(error: BatchError) -> Refused {
     match error {
         BatchError::OldMagic(_) => Refused {
-            code: ErrorCode::INVALID_RECORD,
+            code: error.code(),
             message: Some("Only record batches with magic version 2 are taken.".into()),
             record: None,
         },
