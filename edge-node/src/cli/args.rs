@@ -55,6 +55,9 @@ pub enum Command {
     /// The mirrors to central clusters
     #[command(subcommand)]
     Mirror(Mirror),
+    /// Look into the flash log of a gateway that does not run
+    #[command(subcommand)]
+    Log(Log),
     /// Measure a gateway: produce, or consume, as fast as it goes
     #[command(subcommand)]
     Bench(Bench),

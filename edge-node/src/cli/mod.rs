@@ -5,6 +5,7 @@ mod bench;
 mod connect;
 mod consume;
 mod group;
+mod log;
 mod output;
 mod produce;
 mod status;
@@ -62,6 +63,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Consume(args) => consume::command(args),
         Command::Status(target) => status::status(&target),
         Command::Top(args) => status::top(&args),
+        Command::Log(log) => log::command(log),
         Command::Bench(bench) => bench::command(bench),
         Command::Mirror(mirror) => status::mirror(&mirror),
     }

@@ -1,0 +1,271 @@
+//! `weir log`: looks into the flash log of a gateway that does not run, and changes nothing.
+
+use super::args::{Log, LogArgs};
+use super::output::{Table, print, print_json};
+use super::{Failure, Outcome};
+use crate::logger::format_time;
+use crate::store;
+use crate::units::{format_bytes, format_count};
+use bytes::Bytes;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use weir_core::log::OpenError;
+use weir_core::log::inspect::{Item, Overview, overview, walk};
+
+pub fn command(log: Log) -> Outcome {
+    match log {
+        Log::Check(args) => check(&Medium::open(&args)?, args.json),
+        Log::Dump(args) => dump(&Medium::open(&args)?, args.json),
+        Log::Stat(args) => stat(&Medium::open(&args)?, args.json),
+    }
+}
+
+/// A log that nobody writes while this lives.
+struct Medium {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    _lock: File,
+}
+
+impl Medium {
+    fn open(args: &LogArgs) -> Result<Medium, Failure> {
+        let path = match args.data.is_dir() {
+            true => args.data.join("flash.log"),
+            false => args.data.clone(),
+        };
+        let open = || {
+            let file = File::open(&path)?;
+            let bytes = file.metadata()?.len();
+            Ok((file, bytes))
+        };
+        let (file, bytes) = open().map_err(|error: std::io::Error| {
+            format!("cannot read {}: {error}. Name a data folder, or a flash log", path.display())
+        })?;
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let lock = store::lock(folder.unwrap_or(std::path::Path::new(".")))?;
+        Ok(Medium { path, file, bytes, _lock: lock })
+    }
+
+    /// What lies beyond the end are zeros, as the log expects of a medium that grows.
+    fn read(&self, at: u64, len: u32) -> Option<Bytes> {
+        let mut bytes = vec![0; len as usize];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.file.read_at(&mut bytes[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) => {
+                    log::error!("reading {} bytes at {at}: {error}", bytes.len());
+                    return None;
+                }
+            }
+        }
+        Some(bytes.into())
+    }
+
+    fn overview(&self) -> Result<Overview, Failure> {
+        overview(self.bytes, &mut |at, len| self.read(at, len))
+            .map_err(|error| self.refusal(&error))
+    }
+
+    fn walk(&self, visit: impl FnMut(Item) -> bool) -> Outcome {
+        let walked = walk(self.bytes, &mut |at, len| self.read(at, len), visit);
+        walked.map_err(|error| self.refusal(&error))
+    }
+
+    fn refusal(&self, error: &OpenError) -> Failure {
+        Failure::Failed(store::refusal(error, &self.path))
+    }
+}
+
+/// What a check found.
+#[derive(Default, Serialize)]
+struct Findings {
+    slots: u64,
+    groups: u64,
+    frames: u64,
+    records: u64,
+    bytes: u64,
+    /// Slots whose last group a cut tore: nothing that was acknowledged is in it.
+    torn: u64,
+    /// Places that should hold groups and do not.
+    damaged_places: Vec<String>,
+    /// Groups that were acknowledged and that a start would not find whole.
+    damaged_groups: u64,
+    /// By partition number: offsets that are lost.
+    damaged_offsets: Vec<(u32, i64, i64)>,
+}
+
+impl Findings {
+    fn add(&mut self, item: &Item) {
+        match item {
+            Item::Slot { .. } => self.slots += 1,
+            Item::Group { bytes, .. } => {
+                self.groups += 1;
+                self.bytes += u64::from(*bytes);
+            }
+            Item::Frame { records, .. } => {
+                self.frames += 1;
+                self.records += records.map_or(0, |(count, ..)| count.max(0) as u64);
+            }
+            Item::Torn { .. } => self.torn += 1,
+            Item::Damage { slot, at, bytes } => {
+                let place = format!("slot {slot}, byte {at}: {bytes} bytes are no group");
+                self.damaged_places.push(place);
+            }
+            Item::NoHeader { slot } => {
+                self.damaged_places.push(format!("slot {slot}: its header cannot be read"));
+            }
+        }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damaged_groups > 0
+            || !self.damaged_offsets.is_empty()
+            || !self.damaged_places.is_empty()
+    }
+}
+
+fn check(medium: &Medium, json: bool) -> Outcome {
+    let overview = medium.overview()?;
+    let mut findings =
+        Findings { damaged_groups: overview.stats.damaged_groups, ..Findings::default() };
+    for partition in &overview.partitions {
+        let damaged =
+            partition.damaged.iter().map(|(from, until)| (partition.number, *from, *until));
+        findings.damaged_offsets.extend(damaged);
+    }
+    let live = std::io::stderr().is_terminal() && !json;
+    medium.walk(|item| {
+        findings.add(&item);
+        if live && let Item::Slot { slot, .. } = item {
+            eprint!("\r\x1b[2Kslot {slot} of {}", overview.slots);
+            let _ = std::io::stderr().flush();
+        }
+        true
+    })?;
+    if live {
+        eprint!("\r\x1b[2K");
+    }
+    if json {
+        print_json(&findings)?;
+    } else {
+        print(&format!(
+            "{} slots, {} groups, {} frames, {} records, {}\n",
+            findings.slots,
+            format_count(findings.groups),
+            format_count(findings.frames),
+            format_count(findings.records),
+            format_bytes(findings.bytes),
+        ))?;
+        if findings.torn > 0 {
+            print(&format!("{} torn tails, of which nothing was acknowledged\n", findings.torn))?;
+        }
+        if findings.damaged_groups > 0 {
+            let count = findings.damaged_groups;
+            print(&format!("damaged: {count} groups that were acknowledged\n"))?;
+        }
+        for place in &findings.damaged_places {
+            print(&format!("damaged: {place}\n"))?;
+        }
+        for (partition, from, until) in &findings.damaged_offsets {
+            print(&format!("lost: partition {partition}, offsets {from} to {}\n", until - 1))?;
+        }
+    }
+    match findings.is_damaged() {
+        true => Err(Failure::Failed(format!("{} is damaged", medium.path.display()))),
+        false if json => Ok(()),
+        false => print("every checksum holds\n"),
+    }
+}
+
+fn dump(medium: &Medium, json: bool) -> Outcome {
+    let mut outcome = Ok(());
+    medium.walk(|item| {
+        let line = match json {
+            true => serde_json::to_string(&item).map_err(|error| error.to_string()),
+            false => Ok(describe(&item)),
+        };
+        let printed = line.map_err(Failure::Failed).and_then(|line| print(&format!("{line}\n")));
+        if printed.is_err() {
+            outcome = printed;
+        }
+        outcome.is_ok()
+    })?;
+    outcome
+}
+
+fn describe(item: &Item) -> String {
+    match item {
+        Item::Slot { slot, lane, seg_seq, boot_epoch, sealed } => {
+            let state = if *sealed { "sealed" } else { "open" };
+            format!("slot {slot}: lane {lane}, segment {seg_seq}, boot {boot_epoch}, {state}")
+        }
+        Item::Group { at, group_seq, durable_seq, bytes, frames, boot_epoch, .. } => format!(
+            "  {at:>8}  group {group_seq}: {frames} frames, {bytes} bytes, boot {boot_epoch}, durable up \
+             to {durable_seq}"
+        ),
+        Item::Frame { kind, partition, base_offset, last_offset, leader_epoch, bytes, records } => {
+            let offsets = match last_offset >= base_offset {
+                true => format!("offsets {base_offset} to {last_offset}"),
+                false => format!("offset {base_offset}"),
+            };
+            let records = records.map_or(String::new(), |(count, codec, timestamp)| {
+                let time = format_time(timestamp.max(0) as u64);
+                format!(", {count} records, {codec}, {time}")
+            });
+            format!(
+                "            {kind}: partition {partition}, {offsets}, epoch {leader_epoch}, {bytes} \
+                 bytes{records}"
+            )
+        }
+        Item::Damage { at, bytes, .. } => format!("  {at:>8}  DAMAGED: {bytes} bytes are no group"),
+        Item::Torn { at, .. } => format!("  {at:>8}  torn by a cut; nothing acknowledged"),
+        Item::NoHeader { slot } => format!("slot {slot}: DAMAGED: its header cannot be read"),
+    }
+}
+
+fn stat(medium: &Medium, json: bool) -> Outcome {
+    let overview = medium.overview()?;
+    let store: String = overview.store.iter().map(|byte| format!("{byte:02x}")).collect();
+    if json {
+        let mut value = serde_json::to_value(&overview)
+            .map_err(|error| format!("cannot write JSON: {error}"))?;
+        value["store"] = store.into();
+        return print_json(&value);
+    }
+    let slot_bytes = u64::from(overview.slot_bytes);
+    print(&format!(
+        "store {store}, node {}\n{} in {} slots of {}, {} free; the file has {}\n",
+        overview.node,
+        format_bytes(slot_bytes * u64::from(overview.slots)),
+        overview.slots,
+        format_bytes(slot_bytes),
+        format_bytes(slot_bytes * u64::from(overview.stats.slots_free)),
+        format_bytes(medium.bytes),
+    ))?;
+    let head = ["PARTITION", "LANE", "START", "END", "BYTES", "PRODUCERS", "LOST", "NEWEST"];
+    let mut table = Table::new(&head);
+    for partition in &overview.partitions {
+        let lost: i64 = partition.damaged.iter().map(|(from, until)| until - from).sum();
+        let newest = match partition.max_timestamp {
+            ..0 => "-".to_string(),
+            timestamp => format_time(timestamp as u64),
+        };
+        table.row([
+            partition.number.to_string(),
+            partition.lane.to_string(),
+            partition.log_start.to_string(),
+            partition.log_end.to_string(),
+            format_bytes(partition.bytes),
+            partition.producers.to_string(),
+            lost.to_string(),
+            newest,
+        ]);
+    }
+    table.print()
+}
