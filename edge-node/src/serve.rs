@@ -23,7 +23,7 @@ use weir_bridge::LocalNode;
 use weir_bridge::client::Bootstrap;
 use weir_bridge::mirror;
 use weir_bridge::mqtt::Mqtt;
-use weir_core::log::{OpenError, Start};
+use weir_core::log::Start;
 use weir_core::node::Settings;
 use weir_core::types::NodeId;
 
@@ -107,7 +107,7 @@ async fn run(
             info!("stopped; everything is on flash");
             Ok(())
         }
-        End::Refused(error) => Err(refusal(&error, &store)),
+        End::Refused(error) => Err(store::refusal(&error, &store.log_path())),
     }
 }
 
@@ -238,38 +238,6 @@ fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String>
         format!("cannot listen for {what} on {address}: {error}. {hint} by --set {key}=HOST:PORT")
     })?;
     Ok(listener.into())
-}
-
-/// Why the log is refused, and what to do.
-fn refusal(error: &OpenError, store: &Store) -> String {
-    let path = store.log_path();
-    let path = path.display();
-    match error {
-        OpenError::Blank => {
-            format!("{path} holds nothing: its format was cut short. Delete it and start again")
-        }
-        OpenError::NotALog => format!(
-            "{path} is no flash log of weir; it was left untouched. Give weir a folder of its own by \
-             --data DIR"
-        ),
-        OpenError::NewerFormat { found, known } => format!(
-            "{path} has format {found}, and this weir knows formats up to {known}: run the newer weir \
-             that wrote it, or another folder by --data DIR"
-        ),
-        OpenError::SuperblocksDiffer => format!(
-            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, or \
-             start anew in another folder by --data DIR"
-        ),
-        OpenError::MediumTooShort { bytes, needed } => format!(
-            "{path} is cut short: it has {} and needs {}. Restore it from a copy",
-            format_bytes(*bytes),
-            format_bytes(*needed)
-        ),
-        OpenError::Device => format!(
-            "{path} cannot be read: the disk fails. The lines above say where; look at the kernel's log"
-        ),
-        OpenError::Settings(sentence) => format!("{path}: {sentence}"),
-    }
 }
 
 /// Connections and MQTT sessions are file descriptors; the usual soft limit of 1,024 is less than ours.

@@ -114,12 +114,9 @@ impl Admin {
                 let Some(partition) = partition else {
                     return Bounded::fails(format!("the trim of {target:?} got no answer"));
                 };
-                let history = context.shared.history(&target);
                 match partition.error_code {
-                    ErrorCode::NONE if partition.low_watermark >= offset => {
-                        history.log_start_min = history.log_start_min.max(offset);
-                        Ok(())
-                    }
+                    // As in Kafka, an answered trim may be forgotten by a crash: nothing is lost by it.
+                    ErrorCode::NONE if partition.low_watermark >= offset => Ok(()),
                     code if code.is_retriable() => Ok(()),
                     code => {
                         AckedIsDurable::fails(format!("trim of {target:?} to {offset}: {code:?}"))

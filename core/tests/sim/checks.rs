@@ -33,10 +33,6 @@ pub struct AlwaysStarts;
 
 impl AckedIsDurable {
     pub fn check(history: &History, audit: &Audit) -> Verdict {
-        if audit.log_start < history.log_start_min {
-            let (start, trimmed) = (audit.log_start, history.log_start_min);
-            return Self::fails(format!("trimmed up to {trimmed} and starts at {start}"));
-        }
         let found: BTreeMap<i64, BatchId> =
             audit.batches.iter().map(|found| (found.base_offset, found.id)).collect();
         for (offset, id) in history.acked.range(audit.log_start..) {

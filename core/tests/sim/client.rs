@@ -45,6 +45,8 @@ pub struct Shared {
     /// The disk has faults: requests may be refused with `KAFKA_STORAGE_ERROR`.
     pub storage_errors: u64,
     pub answers: u64,
+    /// The disk budget may have run out: old records may go.
+    pub short: bool,
     pub now_ms: i64,
     pub value_bytes_max: u64,
 }

@@ -138,10 +138,15 @@ fn out_of_range(
     from: i64,
     data: &PartitionData,
 ) -> Result<Option<(Vec<Found>, i64)>, Violation> {
-    let start_max = shared.history(target).log_start_max;
+    let short = shared.short;
+    let history = shared.history(target);
+    if short {
+        history.log_start_max = history.log_start_max.max(data.log_start_offset);
+    }
+    let start_max = history.log_start_max;
     if from >= start_max {
         CommittedStays::fails(format!(
-            "{target:?} has no {from}, though trimmed was up to {start_max}"
+            "{target:?} has no {from}, though trimmed was up to {start_max}: {data:?}"
         ))?;
     }
     Ok(Some((Vec::new(), data.log_start_offset.max(from + 1).min(start_max))))

@@ -77,8 +77,6 @@ pub struct History {
     pub high_watermark: i64,
     /// How far the log start offset may have moved: what was trimmed or could expire.
     pub log_start_max: i64,
-    /// Where the log starts at least: trims that were acknowledged.
-    pub log_start_min: i64,
     /// Batches that a start has dropped and nobody has sent again.
     pub dropped: BTreeSet<BatchId>,
 }

@@ -54,6 +54,8 @@ pub struct LogRun {
     pub formatted: bool,
     pub fenced: bool,
     pub crash_due: bool,
+    /// The last life: nothing crashes any more.
+    last: bool,
     /// Answers that came for tickets.
     pub answers: BTreeMap<Ticket, Result<Batches, FetchError>>,
     /// An audit waits for its answer: the clients pause.
@@ -91,6 +93,7 @@ impl LogRun {
             formatted: false,
             fenced: false,
             crash_due: false,
+            last: false,
             answers: BTreeMap::new(),
             waiting: false,
             reads: BTreeMap::new(),
@@ -118,7 +121,7 @@ impl LogRun {
             self.crash();
         }
         self.disk.faults = Faults::default();
-        self.crash_due = false;
+        self.last = true;
         self.boot()?;
         self.audit_all()
     }
@@ -255,7 +258,7 @@ impl LogRun {
                 if self.ready && !self.waiting && !self.fenced { self.work() } else { Ok(()) }
             }
             Event::Crash => {
-                self.crash_due = true;
+                self.crash_due = !self.last;
                 Ok(())
             }
             Event::Disk { .. } | Event::Tick { .. } => Ok(()),

@@ -49,6 +49,8 @@ pub struct NodeRun {
     stopped: bool,
     formatted: bool,
     pub crash_due: bool,
+    /// The last life: nothing crashes any more.
+    last: bool,
     tick_at: Option<Time>,
     clients: Vec<Client>,
     pub shared: Shared,
@@ -81,6 +83,7 @@ impl NodeRun {
             stopped: false,
             formatted: false,
             crash_due: false,
+            last: false,
             tick_at: None,
             clients,
             shared,
@@ -106,7 +109,7 @@ impl NodeRun {
             self.end()?;
         }
         self.disk.faults = Faults::default();
-        self.crash_due = false;
+        self.last = true;
         self.start()?;
         self.audit()
     }
@@ -162,6 +165,7 @@ impl NodeRun {
             }
         }
         if self.ready {
+            self.note_pressure();
             self.formatted = true;
             let read_bytes = self.disk.stats.read_bytes - read_before;
             AlwaysStarts::check(true, read_bytes, self.plan.start_read_bytes_max())?;
@@ -211,12 +215,13 @@ impl NodeRun {
                 self.tell(Input::Tick)
             }
             Event::Second => {
-                self.world.after(Nanos::from_ms(1_000), Event::Second);
+                self.world.after(Nanos::from_ms(100), Event::Second);
+                self.note_pressure();
                 self.tell_time();
                 self.pump()
             }
             Event::Crash => {
-                self.crash_due = true;
+                self.crash_due = !self.last;
                 Ok(())
             }
             Event::Wake(index) => self.wake(index),
@@ -240,6 +245,12 @@ impl NodeRun {
                 Ok(())
             }
         }
+    }
+
+    /// Records may go before their time when the disk budget runs out.
+    fn note_pressure(&mut self) {
+        let free = self.node.as_ref().map(|node| node.status().log.slots_free);
+        self.shared.short |= self.ready && free.is_some_and(|free| free < self.plan.slots / 3);
     }
 
     fn tell_time(&mut self) {

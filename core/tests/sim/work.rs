@@ -97,7 +97,13 @@ impl LogRun {
     /// What a node does with a produced batch.
     fn append(&mut self, number: PartitionNumber, sent: Sent) -> Verdict {
         let header = Header::parse(&sent.bytes).expect("the builder makes whole batches");
+        log::trace!("append {:?} of {} to {number:?}", sent.id, sent.records_count);
         let log = self.log.as_mut().expect("it is open");
+        // The node itself writes to the meta lane, and keeps what it has there small.
+        let meta = self.partitions[&number].lane == Lane::Meta;
+        if meta && log.stats().slots_free <= self.plan.slots / 2 {
+            return self.partitions.get_mut(&number).expect("it is known").refuse(&sent);
+        }
         let view = log.partition(number).expect("it is known");
         let (base, durable) = (view.log_end, view.durable_end);
         let partition = self.partitions.get_mut(&number).expect("it is known");
@@ -181,6 +187,7 @@ impl LogRun {
         let wanted = self.wall().0 - 2_000 + self.world.rng.below(2_500) as i64;
         let (_, end) = self.bounds(number);
         let found = self.log.as_mut().expect("it is open").find_timestamp(number, wanted);
+        log::trace!("find {wanted} in {number:?} of {:?}: {found:?}", self.bounds(number));
         match found {
             Ok(Answer::Now(hit)) => self.found(number, wanted, end, hit),
             Ok(Answer::Later(ticket)) => {

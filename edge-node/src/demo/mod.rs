@@ -221,6 +221,7 @@ async fn member(number: usize, kafka: String, run: String, world: Rc<RefCell<Wor
             let mut world = world.borrow_mut();
             let positions = consumer.positions().iter().map(|from| from.partition);
             world.members[number].partitions = positions.collect();
+            world.members[number].partitions.sort_unstable();
             for record in polled.iter().flat_map(|polled| &polled.records) {
                 take(&mut world, number, record, &prefix, now);
             }

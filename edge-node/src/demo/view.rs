@@ -87,8 +87,8 @@ impl View {
         }
         if let Some(flash) = &world.flash {
             lines.push(format!(
-                "{BOLD}  flash{END}     {} for {} of records ({:.2} for one), {} flushes, the last took \
-                 {:.1} ms, {} free",
+                "{BOLD}  flash{END}     {} written for {} of records ({:.1} bytes each), {} flushes, \
+                 the last in {:.1} ms, {} free",
                 format_bytes(flash.written_bytes),
                 format_bytes(flash.payload_bytes),
                 flash.written_bytes as f64 / flash.payload_bytes.max(1) as f64,
@@ -103,8 +103,9 @@ impl View {
         if self.lines_drawn > 0 {
             let _ = write!(text, "\x1b[{}A", self.lines_drawn);
         }
+        let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| size.ws_col);
         for line in &lines {
-            let _ = write!(text, "\r\x1b[2K{line}\n");
+            let _ = write!(text, "\r\x1b[2K{}\n", fit(line, usize::from(columns.max(20))));
         }
         self.lines_drawn = lines.len();
         text
@@ -159,7 +160,33 @@ fn latency(what: &str, latencies: &super::ledger::Latencies) -> String {
     }
 }
 
+/// Cuts a line to the terminal's width: one that wraps would shift all the others.
+fn fit(line: &str, columns: usize) -> String {
+    let (mut out, mut column, mut escape) = (String::new(), 0, false);
+    for c in line.chars() {
+        escape |= c == '\x1b';
+        if escape || column < columns {
+            out.push(c);
+            column += usize::from(!escape);
+        }
+        escape &= c != 'm';
+    }
+    out
+}
+
 fn chart(rates: &[u64]) -> String {
     let top = rates.iter().copied().max().unwrap_or(0).max(1);
     rates.iter().map(|rate| BARS[(rate * (BARS.len() as u64 - 1) / top) as usize]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_to_the_width_but_its_colours_end() {
+        assert_eq!(fit("\x1b[1mabc\x1b[0mdef", 4), "\x1b[1mabc\x1b[0md");
+        assert_eq!(fit("a\x1b[1mbcd\x1b[0m", 2), "a\x1b[1mb\x1b[0m");
+        assert_eq!(chart(&[0, 7, 14]), "▁▄█");
+    }
 }

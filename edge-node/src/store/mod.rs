@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
-use weir_core::log::{FlushCap, Start};
+use weir_core::log::{FlushCap, OpenError, Start};
 
 /// The least log: two lanes with a slot open and one to move on to, the reserve, and some room.
 const SLOTS_MIN: u64 = 16;
@@ -207,6 +207,37 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Why the log is refused, and what to do.
+pub fn refusal(error: &OpenError, path: &Path) -> String {
+    let path = path.display();
+    match error {
+        OpenError::Blank => {
+            format!("{path} holds nothing: its format was cut short. Delete it and start again")
+        }
+        OpenError::NotALog => format!(
+            "{path} is no flash log of weir; it was left untouched. Give weir a folder of its own by \
+             --data DIR"
+        ),
+        OpenError::NewerFormat { found, known } => format!(
+            "{path} has format {found}, and this weir knows formats up to {known}: run the newer weir \
+             that wrote it, or another folder by --data DIR"
+        ),
+        OpenError::SuperblocksDiffer => format!(
+            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, or \
+             start anew in another folder by --data DIR"
+        ),
+        OpenError::MediumTooShort { bytes, needed } => format!(
+            "{path} is cut short: it has {} and needs {}. Restore it from a copy",
+            format_bytes(*bytes),
+            format_bytes(*needed)
+        ),
+        OpenError::Device => format!(
+            "{path} cannot be read: the disk fails. The lines above say where; look at the kernel's log"
+        ),
+        OpenError::Settings(sentence) => format!("{path}: {sentence}"),
+    }
 }
 
 /// What failed, and what to do about it.
