@@ -1,8 +1,8 @@
 //! The four codecs of Kafka's record batches, each with a cap on what comes out.
 //!
-//! A hostile batch of a few bytes may claim or expand to gigabytes, so nothing is allocated by a claimed
-//! size and every decoder stops at the caller's limit. Records sections are small (a batch has at most
-//! 2 MiB), so whole buffers are simpler than streams and cost no more.
+//! A hostile batch of a few bytes may claim or expand to gigabytes, so nothing is allocated by a
+//! claimed size and every decoder stops at the caller's limit. Records sections are small (a batch
+//! has at most 2 MiB), so whole buffers are simpler than streams and cost no more.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,18 +12,20 @@ use flate2::write::GzEncoder;
 use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use weir_core::batch::Codec;
 
-/// The most that one records section may have when decompressed, in bytes, for callers with no limit of
-/// their own. Text compresses tenfold and a batch has at most 2 MiB, so honest batches stay below.
+/// The most that one records section may have when decompressed, in bytes, for callers with no
+/// limit of their own. Text compresses tenfold and a batch has at most 2 MiB, so honest batches
+/// stay below.
 pub const SECTION_BYTES_MAX: usize = 32 << 20;
 
 /// zstd's level for produced batches and the link: the default of the library and of Kafka.
 const ZSTD_LEVEL: i32 = 3;
 
-/// The largest zstd window that is decoded: 8 MiB, which RFC 8878 asks every decoder to support. The
-/// window is allocated by what the frame claims; the library alone would take 128 MiB.
+/// The largest zstd window that is decoded: 8 MiB, which RFC 8878 asks every decoder to support.
+/// The window is allocated by what the frame claims; the library alone would take 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// What the Java library xerial-snappy writes in front of its blocks; librdkafka and Java expect it.
+/// What the Java library xerial-snappy writes in front of its blocks; librdkafka and Java expect
+/// it.
 const XERIAL_HEADER: &[u8] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 const XERIAL_MAGIC_BYTES: usize = 8;
 const XERIAL_BLOCK_BYTES: usize = 32 << 10;
@@ -109,7 +111,8 @@ fn read_all(
     Ok(out)
 }
 
-/// Xerial's blocks when their magic stands in front, one raw block otherwise (librdkafka, Go clients).
+/// Xerial's blocks when their magic stands in front, one raw block otherwise (librdkafka, Go
+/// clients).
 fn snappy(section: &[u8], bytes_max: usize) -> Result<Vec<u8>, DecompressError> {
     let mut out = Vec::new();
     if !section.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_BYTES]) {

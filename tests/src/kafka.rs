@@ -1,4 +1,5 @@
-//! A real Apache Kafka: the centre that gateways mirror to, and the reference that tests compare with.
+//! A real Apache Kafka: the centre that gateways mirror to, and the reference that tests compare
+//! with.
 
 use crate::{Proxy, folder, free_port, root, tools};
 use std::path::PathBuf;
@@ -27,20 +28,24 @@ impl Kafka {
         kafka
     }
 
-    /// One that clients reach through a proxy only, as its metadata says. The broker's own connections to
-    /// itself go another way, as they do when a link to the world is lost.
+    /// One that clients reach through a proxy only, as its metadata says. The broker's own
+    /// connections to itself go another way, as they do when a link to the world is lost.
     pub fn behind_a_proxy(name: &str) -> (Kafka, Proxy) {
         let (folder, port, internal) = (folder(name), free_port(), free_port());
         let proxy = Proxy::to(port);
         let properties = folder.join("more.properties");
-        let (outside, own) = (format!("PLAINTEXT://127.0.0.1:{}", proxy.port), internal);
-        let text = format!(
-            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{},OWN://127.0.0.1:{own}\n\
-             advertised.listeners={outside},OWN://127.0.0.1:{own}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OWN:PLAINTEXT\n\
-             inter.broker.listener.name=OWN\n",
-            port + 1,
-        );
+        let controller = format!("CONTROLLER://127.0.0.1:{}", port + 1);
+        let plain = "PLAINTEXT";
+        let own = format!("OWN://127.0.0.1:{internal}");
+        let lines = [
+            format!("listeners=PLAINTEXT://127.0.0.1:{port},{controller},{own}"),
+            format!("advertised.listeners=PLAINTEXT://127.0.0.1:{},{own}", proxy.port),
+            format!(
+                "listener.security.protocol.map=CONTROLLER:{plain},OWN:{plain},{plain}:{plain}"
+            ),
+            "inter.broker.listener.name=OWN\n".into(),
+        ];
+        let text = lines.join("\n");
         std::fs::write(&properties, text).unwrap();
         let kafka = Kafka { folder, port, properties: Some(properties) };
         kafka.start();

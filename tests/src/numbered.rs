@@ -1,5 +1,5 @@
-//! Numbered records, and whether each has arrived once and in order: what tests of the mirror hold a
-//! cluster against.
+//! Numbered records, and whether each has arrived once and in order: what tests of the mirror hold
+//! a cluster against.
 
 use bytes::Bytes;
 use std::ops::Range;
@@ -49,7 +49,8 @@ pub fn batch(numbers: Range<u32>, large: bool) -> Bytes {
 fn stamped_batch(numbers: Range<u32>, large: bool, stamp: Option<ProducerStamp>) -> Bytes {
     let mut builder = Builder::new();
     for number in numbers {
-        // Padding that does not compress to nothing, or no batch would be large enough to pass through.
+        // Padding that does not compress to nothing, or no batch would be large enough to pass
+        // through.
         let mut rng = Rng::new(u64::from(number));
         let padding: String = (0..if large { 1_000 } else { 90 })
             .map(|_| char::from(b'!' + rng.below(64) as u8))
@@ -63,8 +64,8 @@ fn stamped_batch(numbers: Range<u32>, large: bool, stamp: Option<ProducerStamp>)
     seal(header, codec, &section, stamp).into()
 }
 
-/// Appends `count` numbered records to each partition, as fast as asked: as an idempotent producer, so
-/// that a broker may be killed meanwhile.
+/// Appends `count` numbered records to each partition, as fast as asked: as an idempotent producer,
+/// so that a broker may be killed meanwhile.
 pub async fn produce(client: &Client, topic: &str, partitions: i32, count: u32, pause: Duration) {
     let producer = client.init_producer_id(None).await.unwrap();
     for (index, first) in (0..count).step_by(100).enumerate() {
@@ -112,7 +113,8 @@ pub fn numbers(records: &[OwnedRecord]) -> Vec<u32> {
     records.iter().map(number).collect()
 }
 
-/// Waits until the target has everything, then holds it against the ledger: each number once, in order.
+/// Waits until the target has everything, then holds it against the ledger: each number once, in
+/// order.
 pub async fn arrived(
     client: &Client,
     status: impl Fn() -> String,

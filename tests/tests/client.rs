@@ -133,7 +133,8 @@ async fn a_group_shares_partitions_and_resumes(kafka: &Kafka, client: &Client) {
         heartbeat_interval: Duration::from_millis(200),
         ..ConsumerSettings::default()
     };
-    // A connection of its own for each: a broker answers one request of a connection after the other.
+    // A connection of its own for each: a broker answers one request of a connection after the
+    // other.
     let member = || {
         let topics = vec!["shared".into()];
         Consumer::in_group(client_of(kafka), "readers", topics, settings.clone())

@@ -1,5 +1,5 @@
-//! The whole way: a gateway mirrors to a real Apache Kafka, and each record arrives once and in order,
-//! although the gateway and Kafka are killed and the link is cut and hangs.
+//! The whole way: a gateway mirrors to a real Apache Kafka, and each record arrives once and in
+//! order, although the gateway and Kafka are killed and the link is cut and hangs.
 
 #![allow(clippy::unwrap_used)]
 

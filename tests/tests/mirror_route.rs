@@ -1,7 +1,7 @@
 //! The mirror between two real Kafkas: each record once and in order, whatever is killed or cut.
 //!
-//! The mirror runs in a process of its own, so that it can be killed: this very test binary, started once
-//! more with what to do in its environment.
+//! The mirror runs in a process of its own, so that it can be killed: this very test binary,
+//! started once more with what to do in its environment.
 
 #![allow(clippy::unwrap_used)]
 

@@ -66,7 +66,8 @@ impl Client {
         self.retry(Broker::Controller, async || {
             let response = self.request(Broker::Controller, &request).await?;
             for answer in response.responses {
-                // A topic that is not there is no passing trouble here, although it is for a producer.
+                // A topic that is not there is no passing trouble here, although it is for a
+                // producer.
                 if answer.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
                     return Ok(Err(answer.error_code));
                 }
@@ -78,7 +79,8 @@ impl Client {
         .or_else(|code| Error::check(code, || format!("deleting topic {name}")))
     }
 
-    /// The value of one config of a topic, such as `cleanup.policy`; `None` when the broker tells none.
+    /// The value of one config of a topic, such as `cleanup.policy`; `None` when the broker tells
+    /// none.
     pub async fn topic_config(&self, topic: &str, config: &str) -> Result<Option<String>> {
         let request = DescribeConfigsRequest {
             resources: vec![DescribeConfigsResource {

@@ -8,8 +8,9 @@ pub(super) const NAME: &str = "range";
 /// Partitions by member and topic.
 pub(super) type Assignment = BTreeMap<String, BTreeMap<String, Vec<i32>>>;
 
-/// Divides the partitions of each topic over the members that subscribe to it. The first members take
-/// the remainder, as in Kafka, so members of other clients under the same leader see nothing new.
+/// Divides the partitions of each topic over the members that subscribe to it. The first members
+/// take the remainder, as in Kafka, so members of other clients under the same leader see nothing
+/// new.
 pub(super) fn range(
     subscriptions: &BTreeMap<String, Vec<String>>,
     partitions: &BTreeMap<String, i32>,

@@ -1,7 +1,8 @@
 //! One connection to one broker: requests pipelined by correlation id, over TCP or in memory.
 //!
-//! A task of its own writes and reads; it ends, and every waiting request with it, when either direction
-//! fails or when one request had no answer in time: a link that hangs is given up as a whole.
+//! A task of its own writes and reads; it ends, and every waiting request with it, when either
+//! direction fails or when one request had no answer in time: a link that hangs is given up as a
+//! whole.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -63,7 +64,8 @@ struct Outgoing {
     reply: Sender<Bytes>,
 }
 
-/// Requests that wait for their answer; dropping an entry's sender tells the caller that none will come.
+/// Requests that wait for their answer; dropping an entry's sender tells the caller that none will
+/// come.
 type Pending = Arc<Mutex<BTreeMap<i32, Sender<Bytes>>>>;
 
 impl Connection {
@@ -102,8 +104,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Whether a request may be put on it. One that was idle for long is not trusted: routers forget
-    /// silent connections without telling, and a new one costs less than the time-out.
+    /// Whether a request may be put on it. One that was idle for long is not trusted: routers
+    /// forget silent connections without telling, and a new one costs less than the time-out.
     pub fn is_usable(&self, idle_max: Duration) -> bool {
         let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
         !self.outgoing.is_closed() && self.opened.elapsed().saturating_sub(used) < idle_max
@@ -148,7 +150,8 @@ impl Connection {
         decode_response::<R>(&bytes, version).map(|(_, response)| response).map_err(malformed)
     }
 
-    /// ApiVersions in a version that names us, and once more in the oldest if the broker has not that.
+    /// ApiVersions in a version that names us, and once more in the oldest if the broker has not
+    /// that.
     async fn negotiate(&self) -> Result<Versions> {
         let request = ApiVersionsRequest {
             client_software_name: "weir".into(),

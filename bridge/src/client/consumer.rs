@@ -1,8 +1,9 @@
 //! Reads topics: as a member of a consumer group that shares them, or some partitions for oneself.
 //!
-//! Driven by [`Consumer::poll`], which joins, sends the heartbeats that are due, and fetches: there is no
-//! task in the background, so whoever stops polling for the session time-out loses its partitions. The
-//! classic group protocol with the eager range assignor; the group's leader looks for new partitions.
+//! Driven by [`Consumer::poll`], which joins, sends the heartbeats that are due, and fetches: there
+//! is no task in the background, so whoever stops polling for the session time-out loses its
+//! partitions. The classic group protocol with the eager range assignor; the group's leader looks
+//! for new partitions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -67,7 +68,8 @@ struct Group {
     member: Membership,
     joined: bool,
     heartbeat_due: Instant,
-    /// The partition counts that were divided, if this member is the leader, and when to look again.
+    /// The partition counts that were divided, if this member is the leader, and when to look
+    /// again.
     divided: Option<(BTreeMap<String, i32>, Instant)>,
 }
 
@@ -103,8 +105,8 @@ impl Consumer {
         &self.positions
     }
 
-    /// What has come since the last call; waits at most the fetch limits' `max_wait`. Nothing may also
-    /// mean that the group was divided anew.
+    /// What has come since the last call; waits at most the fetch limits' `max_wait`. Nothing may
+    /// also mean that the group was divided anew.
     pub async fn poll(&mut self) -> Result<Vec<Polled>> {
         if let Some(group) = &self.group
             && !group.joined
@@ -160,7 +162,8 @@ impl Consumer {
         self.client.commit_as(&group.member, &offsets).await
     }
 
-    /// Leaves the group, so that the others need not wait for the session time-out. Commits nothing.
+    /// Leaves the group, so that the others need not wait for the session time-out. Commits
+    /// nothing.
     pub async fn close(self) -> Result<()> {
         match self.group {
             Some(group) if group.joined && group.member.instance_id.is_none() => {
@@ -211,8 +214,8 @@ impl Consumer {
         Ok((!records.is_empty()).then_some(Polled { topic, partition, high_watermark, records }))
     }
 
-    /// Sends the heartbeat that is due and looks for new partitions. False when the group is being divided
-    /// anew: the positions are committed then, and the next poll joins.
+    /// Sends the heartbeat that is due and looks for new partitions. False when the group is being
+    /// divided anew: the positions are committed then, and the next poll joins.
     async fn stay(&mut self) -> Result<bool> {
         let Some(group) = &mut self.group else { return Ok(true) };
         let grown = match &mut group.divided {

@@ -61,7 +61,8 @@ pub struct Fetched {
     pub last_stable_offset: i64,
     pub log_start_offset: i64,
     pub aborted_transactions: Vec<AbortedTransaction>,
-    /// Whole batches, the last one perhaps cut off. The first may start before the offset asked for.
+    /// Whole batches, the last one perhaps cut off. The first may start before the offset asked
+    /// for.
     pub records: Bytes,
 }
 
@@ -76,8 +77,8 @@ pub struct OffsetAt {
 }
 
 impl Client {
-    /// Reads on from some offsets, each at its leader, with one request to each broker at the same time. What
-    /// concerns single partitions stands in the answer, as a code; it is learnt from.
+    /// Reads on from some offsets, each at its leader, with one request to each broker at the same
+    /// time. What concerns single partitions stands in the answer, as a code; it is learnt from.
     pub async fn fetch(&self, from: &[FetchFrom], limits: FetchLimits) -> Result<Vec<Fetched>> {
         let mut leaders: BTreeMap<i32, Vec<&FetchFrom>> = BTreeMap::new();
         let mut fetched = Vec::new();
@@ -126,8 +127,8 @@ impl Client {
         Ok(fetched)
     }
 
-    /// The offset of the first record at or after a timestamp, or of [`EARLIEST`] and [`LATEST`], for some
-    /// partitions. An offset of -1 says that there is no such record.
+    /// The offset of the first record at or after a timestamp, or of [`EARLIEST`] and [`LATEST`],
+    /// for some partitions. An offset of -1 says that there is no such record.
     pub async fn list_offsets(&self, wanted: &[(String, i32, i64)]) -> Result<Vec<OffsetAt>> {
         let mut found = Vec::new();
         for (topic, partition, timestamp) in wanted {

@@ -57,8 +57,8 @@ pub(super) struct GroupTimeouts {
 const PROTOCOL_TYPE: &str = "consumer";
 
 impl Client {
-    /// What a group has committed, for some partitions or for all. `require_stable` waits for offsets of
-    /// transactions that are still open (KIP-447).
+    /// What a group has committed, for some partitions or for all. `require_stable` waits for
+    /// offsets of transactions that are still open (KIP-447).
     pub async fn committed(
         &self,
         group: &str,

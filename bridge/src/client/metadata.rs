@@ -161,7 +161,8 @@ impl Client {
         })
     }
 
-    /// Metadata requests take this way: [`Client::request`] would need the future to contain itself.
+    /// Metadata requests take this way: [`Client::request`] would need the future to contain
+    /// itself.
     async fn request_any(&self, request: &MetadataRequest) -> Result<MetadataResponse> {
         let connection = self.any_connection().await?;
         connection.request(request, Duration::ZERO).await

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! Client         brokers, metadata, leader routing, retries     request, produce, fetch, topics, …
-//! Connection     one broker: pipelined requests, time-outs      TCP, or in memory to the local node
+//! Connection     one broker: pipelined requests, time-outs     TCP, or in memory to the local node
 //! Transaction    a transactional producer on top of a client
 //! Consumer       a member of a consumer group on top of a client
 //! ```
 //!
-//! Everything has a time-out and a bound: a broker that does not answer is given up with its connection,
-//! and no more is read into memory than has really arrived. Plain TCP only; no TLS and no SASL yet.
+//! Everything has a time-out and a bound: a broker that does not answer is given up with its
+//! connection, and no more is read into memory than has really arrived. Plain TCP only; no TLS and
+//! no SASL yet.
 
 mod admin;
 mod assignor;
@@ -146,7 +147,8 @@ impl Client {
         self.request_held(to, request, Duration::ZERO).await
     }
 
-    /// The same for a request that the broker may hold back, such as a Fetch with its `max_wait_ms`.
+    /// The same for a request that the broker may hold back, such as a Fetch with its
+    /// `max_wait_ms`.
     pub async fn request_held<R: Request>(
         &self,
         to: Broker<'_>,
@@ -161,8 +163,8 @@ impl Client {
         response
     }
 
-    /// Repeats `attempt` while it fails with what may pass, with growing pauses, for `retry_for`. What is
-    /// known of `to` is learnt anew in between.
+    /// Repeats `attempt` while it fails with what may pass, with growing pauses, for `retry_for`.
+    /// What is known of `to` is learnt anew in between.
     pub async fn retry<T>(
         &self,
         to: Broker<'_>,
@@ -225,7 +227,8 @@ impl Client {
         self.connect(&Address::Tcp(address)).await
     }
 
-    /// The local node, a broker that is connected already, or the next bootstrap address that answers.
+    /// The local node, a broker that is connected already, or the next bootstrap address that
+    /// answers.
     async fn any_connection(&self) -> Result<Arc<Connection>> {
         let addresses = match &self.inner.settings.bootstrap {
             Bootstrap::Local(node) => return self.connect(&Address::Local(node.clone())).await,

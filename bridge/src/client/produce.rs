@@ -35,8 +35,8 @@ pub struct ToPartition {
 }
 
 impl Client {
-    /// Appends one batch and repeats it while it fails with what may pass. A batch that carries no producer
-    /// id may then be there twice.
+    /// Appends one batch and repeats it while it fails with what may pass. A batch that carries no
+    /// producer id may then be there twice.
     pub async fn produce(
         &self,
         topic: &str,
@@ -67,8 +67,9 @@ impl Client {
         self.produced(&response, &batch)
     }
 
-    /// Appends one batch to each of many partitions, with one request to each leader at the same time. What
-    /// fails with what may pass is repeated by itself; with a producer id, leaders know a repeated batch.
+    /// Appends one batch to each of many partitions, with one request to each leader at the same
+    /// time. What fails with what may pass is repeated by itself; with a producer id, leaders know
+    /// a repeated batch.
     pub async fn produce_many(
         &self,
         transactional_id: Option<&str>,

@@ -1,4 +1,5 @@
-//! From fetched bytes to records: whole batches, decompressed within a limit, without what was aborted.
+//! From fetched bytes to records: whole batches, decompressed within a limit, without what was
+//! aborted.
 
 use std::collections::BTreeSet;
 
@@ -59,7 +60,8 @@ impl Batches {
             self.aborted.pop();
         }
         if header.is_control() {
-            // Either marker ends the transaction; what follows of this producer belongs to another one.
+            // Either marker ends the transaction; what follows of this producer belongs to another
+            // one.
             self.aborting.remove(&header.producer_id);
             return Batch::Skipped(header);
         }

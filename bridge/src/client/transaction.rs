@@ -1,4 +1,5 @@
-//! A transactional producer: records and committed offsets that become visible together, or not at all.
+//! A transactional producer: records and committed offsets that become visible together, or not at
+//! all.
 //!
 //! ```text
 //! state     event                                       next
@@ -10,8 +11,8 @@
 //! ```
 //!
 //! There is no way back after an error but to start anew: what happened is then either committed or
-//! aborted by the coordinator, and the group's offsets tell which (KIP-98, KIP-447, KIP-618). This is the
-//! first transaction protocol, which every Kafka from 2.5 on speaks.
+//! aborted by the coordinator, and the group's offsets tell which (KIP-98, KIP-447, KIP-618). This
+//! is the first transaction protocol, which every Kafka from 2.5 on speaks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,8 +30,8 @@ use super::group::{CommittedOffset, by_topic};
 use super::produce::{Produced, ToPartition};
 use super::{Broker, Client};
 
-/// The name under which the coordinator knows the producer across restarts, and how long it lets one of
-/// its transactions stay open.
+/// The name under which the coordinator knows the producer across restarts, and how long it lets
+/// one of its transactions stay open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionalId {
     pub id: String,
@@ -84,8 +85,8 @@ impl Transaction {
         })
     }
 
-    /// What the next batch for a partition of so many records is stamped with. Every batch that is stamped
-    /// has to be produced, in the order of stamping.
+    /// What the next batch for a partition of so many records is stamped with. Every batch that is
+    /// stamped has to be produced, in the order of stamping.
     pub fn stamp(&mut self, topic: &str, partition: i32, records_count: i32) -> ProducerStamp {
         let next = self.sequences.entry((topic.to_string(), partition)).or_default();
         let base_sequence = *next;
@@ -99,8 +100,8 @@ impl Transaction {
         }
     }
 
-    /// Opens the transaction with the partitions that will be written and the group whose offsets will be
-    /// committed. Both requests are on their way at the same time: one round trip.
+    /// Opens the transaction with the partitions that will be written and the group whose offsets
+    /// will be committed. Both requests are on their way at the same time: one round trip.
     pub async fn add(&self, partitions: &[(String, i32)], group: &str) -> Result<()> {
         let (partitions, offsets) =
             futures_lite::future::zip(self.add_partitions(partitions), self.add_offsets(group))
@@ -156,7 +157,8 @@ impl Transaction {
             .await
     }
 
-    /// Appends stamped batches, one for each partition. Repeating them is safe: leaders know their sequences.
+    /// Appends stamped batches, one for each partition. Repeating them is safe: leaders know their
+    /// sequences.
     pub async fn produce(&self, batches: &[ToPartition]) -> Vec<Result<Produced>> {
         self.client.produce_many(Some(&self.id), batches).await
     }
@@ -200,7 +202,8 @@ impl Transaction {
             .await
     }
 
-    /// Commits or aborts. After an error nobody knows which it was: start anew and read the offsets back.
+    /// Commits or aborts. After an error nobody knows which it was: start anew and read the offsets
+    /// back.
     pub async fn end(&self, commit: bool) -> Result<()> {
         let request = EndTxnRequest {
             transactional_id: self.id.clone(),

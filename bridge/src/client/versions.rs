@@ -1,10 +1,11 @@
 //! Which version of each API a connection uses.
 //!
-//! Why some APIs stay below what both sides know (2026-11): topics go by name (Fetch 13, Produce 13,
-//! OffsetCommit 10 and OffsetFetch 10 go by topic id), and transactions go by the first protocol, in which
-//! the client adds partitions itself (KIP-890 came with Produce 12, EndTxn 5, TxnOffsetCommit 5 and
-//! AddPartitionsToTxn 4). So one code path works with every Kafka from 2.5 on. Single-group forms of
-//! FindCoordinator, OffsetFetch and DeleteTopics are what this client asks anyway.
+//! Why some APIs stay below what both sides know (2026-11): topics go by name (Fetch 13, Produce
+//! 13, OffsetCommit 10 and OffsetFetch 10 go by topic id), and transactions go by the first
+//! protocol, in which the client adds partitions itself (KIP-890 came with Produce 12, EndTxn 5,
+//! TxnOffsetCommit 5 and AddPartitionsToTxn 4). So one code path works with every Kafka from 2.5
+//! on. Single-group forms of FindCoordinator, OffsetFetch and DeleteTopics are what this client
+//! asks anyway.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! How long to wait after a failure: from 1 s doubling to 2 min, with 25 % jitter, so that forty gateways
-//! behind one failed link do not come back in step.
+//! How long to wait after a failure: from 1 s doubling to 2 min, with 25 % jitter, so that forty
+//! gateways behind one failed link do not come back in step.
 
 use std::time::Duration;
 

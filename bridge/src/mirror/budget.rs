@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Routes with less priority than one that has something to send keep this share of the bytes, so that
-/// they never stand still.
+/// Routes with less priority than one that has something to send keep this share of the bytes, so
+/// that they never stand still.
 const SHARE_MIN: f64 = 0.1;
 
 /// How fast what was sent is forgotten: half of it after this time.

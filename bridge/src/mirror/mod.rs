@@ -7,21 +7,22 @@
 //! Running    a route: session after session, with waits in between
 //! ```
 //!
-//! Outbound only. A transaction on the target holds the records *and* the source positions, committed as
-//! offsets of group `weir.<cluster>.<route>`, which is the transactional id, too. A session starts with
-//! InitProducerId, which fences whoever had the route before and ends what it left open, and then reads
-//! the positions back: so it does not matter what was lost on the way, an answer, a process, or the
-//! target's memory of producers. Errors have one way out: the next session.
+//! Outbound only. A transaction on the target holds the records *and* the source positions,
+//! committed as offsets of group `weir.<cluster>.<route>`, which is the transactional id, too. A
+//! session starts with InitProducerId, which fences whoever had the route before and ends what it
+//! left open, and then reads the positions back: so it does not matter what was lost on the way, an
+//! answer, a process, or the target's memory of producers. Errors have one way out: the next
+//! session.
 //!
-//! Why one transactional id for a route and none for each partition (2026-11): a transaction costs four
-//! round trips and the coordinator two writes whatever it holds, so on a metered link all partitions
-//! share one. Why the id does not name the gateway: whichever gateway of a cluster runs the route fences
-//! the one before it, which is what keeps records single when a route moves.
+//! Why one transactional id for a route and none for each partition (2026-11): a transaction costs
+//! four round trips and the coordinator two writes whatever it holds, so on a metered link all
+//! partitions share one. Why the id does not name the gateway: whichever gateway of a cluster runs
+//! the route fences the one before it, which is what keeps records single when a route moves.
 //!
-//! Why the positions stand under the *target's* topic names: Kafka 4 refuses offsets of topics that it
-//! does not have (UNKNOWN_TOPIC_OR_PARTITION). The partition is the same on both sides, and the name is
-//! the source's behind the prefix. Who deletes a topic on the target deletes its positions with it: it is
-//! mirrored anew from the start.
+//! Why the positions stand under the *target's* topic names: Kafka 4 refuses offsets of topics that
+//! it does not have (UNKNOWN_TOPIC_OR_PARTITION). The partition is the same on both sides, and the
+//! name is the source's behind the prefix. Who deletes a topic on the target deletes its positions
+//! with it: it is mirrored anew from the start.
 //!
 //! Not yet: TLS and SASL to the target, copying topic configs, several gateways that share a route.
 
@@ -59,8 +60,8 @@ use budget::Turns;
 use route::Running;
 use status::RouteHandle;
 
-/// How long a transaction that is under way may take when the mirror is stopped. One that does not end is
-/// ended by the next start, or by the target after a minute.
+/// How long a transaction that is under way may take when the mirror is stopped. One that does not
+/// end is ended by the next start, or by the target after a minute.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Mirrors every route until `stop` gets a message or is closed. An error is a wrong section, as a

@@ -5,10 +5,11 @@
 //! pair: <first source offset>-<last source offset>@<base offset on the target>+<records>
 //! ```
 //!
-//! Why here (2026-11): the pairs of the newest transaction are exact, cost nothing but their bytes, and
-//! cannot disagree with the position, since they are the same record. Pairs of older transactions are in
-//! the records: every one that was packed here carries `weir.offset`. A topic of its own for pairs, as
-//! MirrorMaker 2 has it, would add a partition to each transaction for what is rarely asked.
+//! Why here (2026-11): the pairs of the newest transaction are exact, cost nothing but their bytes,
+//! and cannot disagree with the position, since they are the same record. Pairs of older
+//! transactions are in the records: every one that was packed here carries `weir.offset`. A topic
+//! of its own for pairs, as MirrorMaker 2 has it, would add a partition to each transaction for
+//! what is rarely asked.
 
 use weir_core::types::TopicId;
 

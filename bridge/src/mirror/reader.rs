@@ -74,8 +74,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads on: at most about `bytes` of source batches, waiting for company after the first. Comes back
-    /// empty now and then when there is nothing.
+    /// Reads on: at most about `bytes` of source batches, waiting for company after the first.
+    /// Comes back empty now and then when there is nothing.
     pub async fn next_load(&mut self, bytes: usize) -> Result<Load> {
         let mut open: BTreeMap<Key, Rebatcher> = BTreeMap::new();
         self.take_found_gaps(&mut open);
@@ -148,7 +148,8 @@ impl Reader {
         match fetched.error_code {
             ErrorCode::NONE => {}
             ErrorCode::OFFSET_OUT_OF_RANGE => return self.out_of_range(open, index).await,
-            // Another leader, or a node that starts: asked again at once it would be asked in a circle.
+            // Another leader, or a node that starts: asked again at once it would be asked in a
+            // circle.
             code if code.is_retriable() => {
                 self.partitions[index].block(code.name(), Duration::from_millis(500));
                 return Ok(());
@@ -198,7 +199,8 @@ impl Reader {
             rebatcher.gap(&Gap { from: end, to: from, reason: Gap::TRUNCATED.into() });
             rebatcher.position = end;
         } else if from > end {
-            // Nobody can tell a shorter log from another topic without ids: twice is better than never.
+            // Nobody can tell a shorter log from another topic without ids: twice is better than
+            // never.
             rebatcher.gap(&Gap { from: start, to: from, reason: Gap::RECREATED.into() });
             rebatcher.position = start;
         }

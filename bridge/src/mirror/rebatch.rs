@@ -1,10 +1,11 @@
 //! From the source's batches to those that go over the link.
 //!
-//! Small batches are unpacked, get provenance headers and are packed again, larger and with zstd. Large
-//! compressed ones pass through as they came but for the header: packing them again would cost a gateway
-//! more than the link gains. They carry no provenance headers; the pairs of offsets that are committed
-//! with them say where they come from, so a loop through them cannot be seen. That is why nothing passes
-//! through on a route that keeps topic names, where a loop would turn on the spot.
+//! Small batches are unpacked, get provenance headers and are packed again, larger and with zstd.
+//! Large compressed ones pass through as they came but for the header: packing them again would
+//! cost a gateway more than the link gains. They carry no provenance headers; the pairs of offsets
+//! that are committed with them say where they come from, so a loop through them cannot be seen.
+//! That is why nothing passes through on a route that keeps topic names, where a loop would turn on
+//! the spot.
 
 use std::sync::Arc;
 
@@ -135,7 +136,8 @@ impl Rebatcher {
             return;
         }
         self.look_for_a_hole(base);
-        // The target wants offsets without holes, as a producer writes them; compaction makes holes.
+        // The target wants offsets without holes, as a producer writes them; compaction makes
+        // holes.
         let whole = base >= self.position
             && i64::from(header.records_count) == i64::from(header.last_offset_delta) + 1;
         let large = self.rules.pass_through_bytes > 0
@@ -234,7 +236,8 @@ impl Rebatcher {
         self.records += header.records_count as u64;
     }
 
-    /// Takes the records from the position on, each with its provenance. Nothing is taken on an error.
+    /// Takes the records from the position on, each with its provenance. Nothing is taken on an
+    /// error.
     fn unpack(&mut self, header: &Header, batch: &Bytes) -> Result<(), String> {
         let section = open_section(header, batch, UNPACKED_BYTES_MAX).map_err(|e| e.context)?;
         let count = header.records_count;

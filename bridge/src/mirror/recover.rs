@@ -1,9 +1,9 @@
 //! Finds a position again that the target has forgotten.
 //!
-//! Kafka deletes offsets that were not renewed for seven days (`offsets.retention.minutes`), which a link
-//! that is down for a week cannot do. The records are still there, and those that were packed here say
-//! where they come from. Batches that passed through do not: what came behind the last packed record is
-//! then sent once more, and the log says so.
+//! Kafka deletes offsets that were not renewed for seven days (`offsets.retention.minutes`), which
+//! a link that is down for a week cannot do. The records are still there, and those that were
+//! packed here say where they come from. Batches that passed through do not: what came behind the
+//! last packed record is then sent once more, and the log says so.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) async fn last_mirrored(
         }
         if let Some(position) = search(target, topic, origin, from, end).await? {
             log::warn!(
-                "mirror: the target has forgotten the position of {}-{}; its records say {position}",
+                "mirror: the target forgot the position of {}-{}; its records say {position}",
                 origin.topic,
                 origin.partition
             );

@@ -1,4 +1,5 @@
-//! A route over all its lives: sessions, the waits between them, what the target refuses, and the numbers.
+//! A route over all its lives: sessions, the waits between them, what the target refuses, and the
+//! numbers.
 //!
 //! ```text
 //! state         event                              next
@@ -27,8 +28,8 @@ use super::writer::{Failure, Writer};
 use super::{Shared, Stopping};
 use crate::client::{Client, Error, ErrorKind};
 
-/// The source is this gateway or near it: looked for often while it comes up, and never waited for for
-/// minutes.
+/// The source is this gateway or near it: looked for often while it comes up, and never waited for
+/// for minutes.
 const SOURCE_WAIT: Duration = Duration::from_millis(200);
 const SOURCE_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -153,8 +154,8 @@ impl Running {
         self.measured = now;
     }
 
-    /// Not a failure of the link, and none at all while the source has not been there yet: the node in this
-    /// process starts at the same moment.
+    /// Not a failure of the link, and none at all while the source has not been there yet: the node
+    /// in this process starts at the same moment.
     async fn source_failed(&mut self, error: Error) {
         let mut wait = SOURCE_WAIT;
         if self.source_seen {
@@ -176,7 +177,8 @@ impl Running {
         if failure.error.kind == ErrorKind::TimedOut {
             self.load_bytes = (self.load_bytes / 4).max(TRANSACTION_BYTES_MIN);
         }
-        // The coordinator has ended the transaction or forgotten the producer: the link itself is good.
+        // The coordinator has ended the transaction or forgotten the producer: the link itself is
+        // good.
         let forgotten = matches!(
             failure.error.code(),
             Some(
@@ -192,8 +194,8 @@ impl Running {
         self.back_off(failure.error, wait_max).await;
     }
 
-    /// Remembers what the target will not take, so that it comes in another shape next time: unpacked, then
-    /// in smaller batches, and a single record at last as a gap.
+    /// Remembers what the target will not take, so that it comes in another shape next time:
+    /// unpacked, then in smaller batches, and a single record at last as a gap.
     fn refuse(&mut self, key: Key, piece: &Piece, error: &Error) {
         // Small loads: what is good before and behind it should not wait for every attempt.
         self.load_bytes = TRANSACTION_BYTES_MIN;
@@ -207,7 +209,8 @@ impl Running {
             refused.timeless_until = until;
         } else if piece.header.records_count > 1 {
             let half = piece.header.records_count / 2;
-            // Never larger again before all of it has arrived, or two pieces would undo each other's.
+            // Never larger again before all of it has arrived, or two pieces would undo each
+            // other's.
             refused.split_records = match refused.split_records {
                 0 => half,
                 before => before.min(half),

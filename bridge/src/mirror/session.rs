@@ -26,11 +26,12 @@ const DISCOVER_INTERVAL: Duration = Duration::from_secs(10);
 /// How often positions that do not move are committed anew. Kafka forgets them after seven days.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
-/// How long the target lets a transaction stay open. Readers of the target wait as long after a gateway
-/// has died; one that comes back ends it at once.
+/// How long the target lets a transaction stay open. Readers of the target wait as long after a
+/// gateway has died; one that comes back ends it at once.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A load that takes less may be followed by a larger one; one that takes more is followed by a smaller.
+/// A load that takes less may be followed by a larger one; one that takes more is followed by a
+/// smaller.
 const QUICK: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(8);
 
@@ -190,8 +191,9 @@ impl<'a> Session<'a> {
         self.route.load_bytes.min(budget).max(TRANSACTION_BYTES_MIN)
     }
 
-    /// Looks for topics and partitions of the source that are to be mirrored, and makes sure that the target
-    /// has them. False when a topic is another one than before: then the session has to start anew.
+    /// Looks for topics and partitions of the source that are to be mirrored, and makes sure that
+    /// the target has them. False when a topic is another one than before: then the session has to
+    /// start anew.
     async fn discover(&mut self) -> Result<bool, Ended> {
         self.discover_due = Instant::now() + DISCOVER_INTERVAL;
         let cluster = self.reader.source.cluster(None).await.map_err(Ended::Source)?;
@@ -229,8 +231,8 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Creates the topic on the target, or gives it as many partitions as the source's has. Returns whether
-    /// it was there before.
+    /// Creates the topic on the target, or gives it as many partitions as the source's has. Returns
+    /// whether it was there before.
     async fn ensure_target(&self, topic: &Topic) -> Result<bool, Error> {
         let name = format!("{}{}", self.route.settings.prefix, topic.name);
         let count = topic.partitions.len() as i32;

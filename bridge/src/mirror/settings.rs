@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// Part of the transactional id and of the group that holds the positions: keep it. Letters, digits,
-    /// `.`, `_` and `-`.
+    /// Part of the transactional id and of the group that holds the positions: keep it. Letters,
+    /// digits, `.`, `_` and `-`.
     pub name: String,
     /// `host:port` of some brokers of the target.
     pub bootstrap: Vec<String>,
-    /// Regular expressions over whole topic names, as in MirrorMaker 2. Internal topics (`__…`) never match.
+    /// Regular expressions over whole topic names, as in MirrorMaker 2. Internal topics (`__…`)
+    /// never match.
     pub topics: Vec<String>,
     /// Put in front of the topic's name on the target. Empty keeps the names.
     #[serde(default)]
@@ -35,14 +36,16 @@ pub struct Route {
     /// The most that one transaction carries, in bytes of records before compression.
     #[serde(default = "transaction_bytes")]
     pub transaction_bytes: usize,
-    /// Compressed batches of at least this size go through as they came, without provenance headers. Needs
-    /// a prefix: without one, headers are all that stops a loop. 0 lets none through.
+    /// Compressed batches of at least this size go through as they came, without provenance
+    /// headers. Needs a prefix: without one, headers are all that stops a loop. 0 lets none
+    /// through.
     #[serde(default = "pass_through_bytes")]
     pub pass_through_bytes: usize,
     /// Replicas of topics that are created on the target; -1 is the target's own default.
     #[serde(default = "replication_factor")]
     pub replication_factor: i16,
-    /// How long the target may be silent on a request before the link counts as hung, in milliseconds.
+    /// How long the target may be silent on a request before the link counts as hung, in
+    /// milliseconds.
     #[serde(default = "request_timeout_ms")]
     pub request_timeout_ms: u64,
 }
@@ -147,7 +150,8 @@ impl Route {
 }
 
 impl TopicFilter {
-    /// Whether a topic is mirrored. Internal topics never are: they mean something to their own cluster only.
+    /// Whether a topic is mirrored. Internal topics never are: they mean something to their own
+    /// cluster only.
     pub fn matches(&self, topic: &str) -> bool {
         !topic.starts_with("__") && self.0.iter().any(|pattern| pattern.is_match(topic))
     }

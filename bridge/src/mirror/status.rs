@@ -1,4 +1,5 @@
-//! What the mirror is doing, for console, metrics and `weir mirror status`; and its pause and resume.
+//! What the mirror is doing, for console, metrics and `weir mirror status`; and its pause and
+//! resume.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -131,7 +132,8 @@ impl Handle {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        // A panic elsewhere while the lock was held leaves plain numbers behind, which are still readable.
+        // A panic elsewhere while the lock was held leaves plain numbers behind, which are still
+        // readable.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

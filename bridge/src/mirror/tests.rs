@@ -29,8 +29,8 @@ fn rebatcher(change: impl FnOnce(&mut Rules)) -> Rebatcher {
     Rebatcher::new(origin, rules, 100)
 }
 
-/// A batch as it stands in the source at an offset: records of 50 bytes, with the cluster ids that they
-/// have been mirrored from.
+/// A batch as it stands in the source at an offset: records of 50 bytes, with the cluster ids that
+/// they have been mirrored from.
 fn source(at: i64, values: &[&str], codec: Codec, from: &[&str]) -> (Header, Bytes) {
     let mut builder = Builder::new();
     for value in values {

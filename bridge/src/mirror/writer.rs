@@ -47,8 +47,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Fences whoever had the route before, then reads the positions back: in this order, so that nobody
-    /// moves them afterwards.
+    /// Fences whoever had the route before, then reads the positions back: in this order, so that
+    /// nobody moves them afterwards.
     pub async fn start(
         target: Client,
         transactional: Option<&TransactionalId>,
@@ -63,8 +63,8 @@ impl Writer {
         Ok((writer, committed))
     }
 
-    /// Sends a load. With `all`, every position is committed anew, also those that did not move: a target
-    /// forgets offsets that are never renewed.
+    /// Sends a load. With `all`, every position is committed anew, also those that did not move: a
+    /// target forgets offsets that are never renewed.
     pub async fn commit(&mut self, load: &Load, all: bool) -> Result<(), Failure> {
         let mut next = self.written.clone();
         for part in &load.parts {
@@ -117,8 +117,8 @@ impl Writer {
         }
     }
 
-    /// Sends the first pieces of all partitions, then the second ones, and so on: a request carries one
-    /// batch of a partition.
+    /// Sends the first pieces of all partitions, then the second ones, and so on: a request carries
+    /// one batch of a partition.
     async fn produce(
         &mut self,
         load: &Load,
