@@ -26,6 +26,11 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// How long a fetch of nothing but unknown topics waits, if it may: clients whose topic was deleted
+/// (franz-go 1.22) come back at once, several thousand times a second. Beside known topics an unknown
+/// one does not end the wait, as in Kafka.
+const UNKNOWN_WAIT_MS: u64 = 100;
+
 /// A fetch by its connection and the sequence of its request.
 type Key = (ConnId, u64);
 
@@ -145,9 +150,14 @@ impl Target {
         Target { counted: Offset(wanted.from), wanted, partition }
     }
 
+    fn is_unknown(&self) -> bool {
+        let unknown = [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::UNKNOWN_TOPIC_ID];
+        self.partition.is_err_and(|code| unknown.contains(&code))
+    }
+
     /// Whether the answer cannot wait: an error, or bytes enough. Counts what is new.
     fn is_urgent(&mut self, log: &mut Log, bytes_missing: &mut usize) -> bool {
-        let Ok(number) = self.partition else { return true };
+        let Ok(number) = self.partition else { return !self.is_unknown() };
         let Some(view) = log.partition(number) else { return true };
         let from = Offset(self.wanted.from);
         if from < view.log_start || from > view.log_end {
@@ -208,6 +218,9 @@ impl Node {
             deadline: now.plus_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
         };
         fetch.bytes_missing = fetch.bytes_missing.min(fetch.bytes_max);
+        if fetch.targets.iter().all(Target::is_unknown) {
+            fetch.deadline = fetch.deadline.min(now.plus_ms(UNKNOWN_WAIT_MS));
+        }
         let named = self.fetches.waiting_partitions + fetch.targets.len();
         let mut urgent = fetch.bytes_missing == 0
             || fetch.deadline <= now

@@ -187,3 +187,14 @@ fn the_only_leader_epoch_ends_at_the_high_watermark() {
     check(0, 2);
     check(5, -1);
 }
+
+#[test]
+fn whoever_fetches_an_unknown_topic_does_not_keep_the_gateway_busy() {
+    let mut world = world_with(&[]);
+    let asked = world.now;
+    let wait = FetchRequest { max_wait_ms: 60_000, min_bytes: 1, ..fetch_request("no", 0) };
+    let response = world.ask(12, wait);
+    let code = response.responses[0].partitions[0].error_code;
+    assert_eq!(code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert!(world.now >= asked.plus_ms(100) && world.now < asked.plus_ms(1000));
+}
