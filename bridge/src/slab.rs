@@ -7,6 +7,16 @@ pub(crate) struct Key {
     generation: u32,
 }
 
+impl Key {
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
+    }
+
+    pub fn from_bits(bits: u64) -> Key {
+        Key { index: (bits >> 32) as u32, generation: bits as u32 }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     places: Vec<(u32, Option<T>)>,

@@ -2,7 +2,6 @@
 
 use super::packet::{Connack, Version, Will, response};
 use crate::slab::Key;
-use smol::Async;
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -39,7 +38,11 @@ pub(crate) struct Connection {
     pub dirty: bool,
     pub waker: Option<Waker>,
     /// `None` in tests.
-    pub socket: Option<Rc<Async<TcpStream>>>,
+    pub socket: Option<Rc<TcpStream>>,
+    /// What the socket was said to be, until it turned out otherwise.
+    pub readable: bool,
+    pub writable: bool,
+    pub hung_up: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,9 @@ impl Connection {
             dirty: false,
             waker: None,
             socket: None,
+            readable: false,
+            writable: true,
+            hung_up: false,
         }
     }
 

@@ -16,6 +16,7 @@ mod net;
 mod outcomes;
 mod packet;
 mod publish;
+mod reactor;
 mod restore;
 mod session;
 mod source;
@@ -33,6 +34,7 @@ use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use hub::{Clock, Hub};
 use net::Net;
+use reactor::Reactor;
 use source::Source;
 use status::Counters;
 use std::fmt;
@@ -73,6 +75,7 @@ struct Setup {
     local: Arc<dyn LocalNode>,
     counters: Arc<Counters>,
     stopped: Receiver<()>,
+    reactor: Reactor,
 }
 
 impl Mqtt {
@@ -102,10 +105,12 @@ impl Mqtt {
             local,
             counters: counters.clone(),
             stopped,
+            reactor: Reactor::new()
+                .map_err(|error| StartError(format!("cannot wait for MQTT sockets: {error}")))?,
         };
         let thread = std::thread::Builder::new()
             .name("weir-mqtt".into())
-            .spawn(move || smol::block_on(run(setup)))
+            .spawn(move || run(setup))
             .map_err(|error| StartError(format!("cannot start a thread for MQTT: {error}")))?;
         Ok(Mqtt { counters, listens, stop, thread })
     }
@@ -144,15 +149,17 @@ fn clock() -> Clock {
     Clock { now: Instant::now(), wall_ms: wall.as_millis() as i64 }
 }
 
-async fn run(setup: Setup) {
+fn run(setup: Setup) {
     let stopped = setup.stopped.clone();
     let stop = async {
         let _ = stopped.recv().await;
         None
     };
-    let Some(net) = future::or(begin(&setup), stop).await else { return };
+    let begun = setup.reactor.block_on(future::or(begin(&setup), stop), |_| {});
+    let Some((hub, client)) = begun else { return };
+    let Setup { sources, listener, local, reactor, .. } = setup;
+    let net = Net::new(hub, client, reactor);
     let executor = &net.executor;
-    let Setup { sources, listener, local, .. } = setup;
     let pump = executor.spawn(net.clone().pump(local));
     let others =
         [executor.spawn(net.clone().open_topics()), executor.spawn(net.clone().look_after())];
@@ -171,12 +178,12 @@ async fn run(setup: Setup) {
         drop((accept, sources));
         wind_down(&net).await;
     };
-    executor.run(stop).await;
+    net.reactor.block_on(executor.run(stop), |ready| net.ready(ready));
     drop((pump, others));
 }
 
 /// Reads back what an earlier run left, and asks for what everything else needs.
-async fn begin(setup: &Setup) -> Option<std::rc::Rc<Net>> {
+async fn begin(setup: &Setup) -> Option<(Hub, Client)> {
     let mut settings = ClientSettings::new(Bootstrap::Local(setup.local.clone()), "weir-mqtt");
     settings.retry_for = Duration::from_secs(3_600);
     let client = Client::new(settings);
@@ -199,7 +206,7 @@ async fn begin(setup: &Setup) -> Option<std::rc::Rc<Net>> {
         hub.ingest.is_open(topic);
     }
     hub.restored(restored, Instant::now());
-    Some(Net::new(hub, client))
+    Some((hub, client))
 }
 
 /// Nothing more is read; what was taken is finished, then everybody is told.

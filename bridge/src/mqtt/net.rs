@@ -7,16 +7,18 @@
 use super::clock;
 use super::connection::{Blocked, OUTPUT_BYTES_MAX};
 use super::hub::Hub;
+use super::reactor::{Reactor, Ready};
 use crate::client::Client;
 use crate::ingest::topics;
 use crate::slab::Key;
 use crate::{LocalNode, MemoryConnection};
 use futures_lite::future;
-use smol::{Async, LocalExecutor, Timer};
+use smol::{LocalExecutor, Timer};
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,11 +29,14 @@ pub(crate) struct Net {
     pub hub: RefCell<Hub>,
     pub executor: LocalExecutor<'static>,
     pub client: Client,
+    pub reactor: Reactor,
     read_buffer: RefCell<Vec<u8>>,
     /// There may be a request to send.
     send: Signal,
     /// There may be a topic to open.
     open: Signal,
+    /// There may be a connection to accept.
+    accept: Signal,
     /// Somebody has to be looked at earlier than was thought.
     tick: Signal,
     tick_at: Cell<Option<Instant>>,
@@ -86,14 +91,16 @@ enum Event {
 }
 
 impl Net {
-    pub fn new(hub: Hub, client: Client) -> Rc<Net> {
+    pub fn new(hub: Hub, client: Client, reactor: Reactor) -> Rc<Net> {
         Rc::new(Net {
             hub: RefCell::new(hub),
             executor: LocalExecutor::new(),
             client,
+            reactor,
             read_buffer: RefCell::new(vec![0; READ_BYTES]),
             send: Signal::default(),
             open: Signal::default(),
+            accept: Signal::default(),
             tick: Signal::default(),
             tick_at: Cell::new(None),
         })
@@ -111,6 +118,7 @@ impl Net {
             write(hub, key);
         }
         hub.dirty = dirty;
+        hub.counters.sessions.store(hub.stored_count as u64, Relaxed);
         if hub.ingest.has_request() || !hub.dirty_sessions.is_empty() {
             self.send.notify();
         }
@@ -119,31 +127,63 @@ impl Net {
         }
     }
 
-    /// Accepts connections until the listener fails for good.
-    pub async fn accept(self: Rc<Net>, listener: TcpListener) -> io::Result<()> {
-        let listener = Async::new(listener)?;
+    /// A socket has become ready.
+    pub fn ready(&self, ready: Ready) {
+        match ready {
+            Ready::Listener => self.accept.notify(),
+            Ready::Connection { key, readable, writable, hung_up } => {
+                let mut hub = self.hub.borrow_mut();
+                if let Some(connection) = hub.connections.get_mut(key) {
+                    connection.readable |= readable;
+                    connection.writable |= writable;
+                    connection.hung_up |= hung_up;
+                    connection.wake();
+                }
+            }
+        }
+    }
+
+    /// Accepts connections for ever.
+    pub async fn accept(self: Rc<Net>, listener: TcpListener) {
+        if let Err(error) =
+            listener.set_nonblocking(true).and_then(|()| self.reactor.add_listener(&listener))
+        {
+            return log::error!("mqtt: cannot listen: {error}");
+        }
         loop {
-            let (socket, _) = match listener.accept().await {
-                Ok(accepted) => accepted,
+            match listener.accept() {
+                Ok((socket, _)) => {
+                    if let Err(error) = self.accepted(socket) {
+                        log::debug!("mqtt: a connection is gone already: {error}");
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.accept.wait().await,
                 Err(error) => {
                     log::warn!("mqtt: accepting a connection: {error}");
                     Timer::after(Duration::from_millis(100)).await;
-                    continue;
                 }
-            };
-            if let Err(error) = socket.get_ref().set_nodelay(true) {
-                log::debug!("mqtt: a connection is gone already: {error}");
-                continue;
             }
-            let socket = Rc::new(socket);
-            let now = Instant::now();
-            let Some(key) = self.hub.borrow_mut().accepted(now) else { continue };
-            if let Some(connection) = self.hub.borrow_mut().connections.get_mut(key) {
-                connection.socket = Some(socket.clone());
-            }
-            self.look_before(now + Duration::from_secs(10));
-            self.executor.spawn(serve(self.clone(), key, socket)).detach();
         }
+    }
+
+    fn accepted(self: &Rc<Net>, socket: TcpStream) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        let socket = Rc::new(socket);
+        let now = Instant::now();
+        let mut hub = self.hub.borrow_mut();
+        let Some(key) = hub.accepted(now) else { return Ok(()) };
+        if let Err(error) = self.reactor.add_connection(&*socket, key) {
+            hub.closed(key, now);
+            return Err(error);
+        }
+        if let Some(connection) = hub.connections.get_mut(key) {
+            connection.socket = Some(socket.clone());
+        }
+        drop(hub);
+        self.look_before(now + Duration::from_secs(10));
+        self.executor.spawn(serve(self.clone(), key, socket)).detach();
+        Ok(())
     }
 
     /// The next look at everybody is not later than this.
@@ -234,24 +274,18 @@ impl Net {
                 next = connection.replies.try_recv().ok();
             }
             let queued = hub.ingest.queued_bytes() as u64;
-            hub.counters.queued_bytes.store(queued, std::sync::atomic::Ordering::Relaxed);
+            hub.counters.queued_bytes.store(queued, Relaxed);
             drop(hub);
             self.settle();
         }
     }
 
     /// Waits until a connection has something to do.
-    async fn event(&self, key: Key, socket: &Async<TcpStream>, stalled: bool) -> Event {
-        future::poll_fn(|cx| self.poll_event(cx, key, socket, stalled)).await
+    async fn event(&self, key: Key, stalled: bool) -> Event {
+        future::poll_fn(|cx| self.poll_event(cx, key, stalled)).await
     }
 
-    fn poll_event(
-        &self,
-        cx: &mut Context<'_>,
-        key: Key,
-        socket: &Async<TcpStream>,
-        stalled: bool,
-    ) -> Poll<Event> {
+    fn poll_event(&self, cx: &mut Context<'_>, key: Key, stalled: bool) -> Poll<Event> {
         let mut hub = self.hub.borrow_mut();
         let Some(connection) = hub.connections.get_mut(key) else {
             return Poll::Ready(Event::Over);
@@ -263,11 +297,10 @@ impl Net {
         if stalled && connection.blocked.is_none() {
             return Poll::Ready(Event::Unblocked);
         }
-        if has_output && socket.poll_writable(cx).is_ready() {
+        if has_output && connection.writable {
             return Poll::Ready(Event::Writable);
         }
-        let reads = connection.blocked.is_none() && !connection.has_ended();
-        if reads && socket.poll_readable(cx).is_ready() {
+        if connection.readable && connection.blocked.is_none() && !connection.has_ended() {
             return Poll::Ready(Event::Readable);
         }
         if !connection.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -299,6 +332,11 @@ impl Net {
             }
             Err(_) => return false,
         };
+        let space = if large { READ_BYTES } else { buffer.len() - len };
+        if let Some(connection) = self.hub.borrow_mut().connections.get_mut(key) {
+            // Less than there was room for means that there is no more now, but for an end.
+            connection.readable = read == space || (connection.hung_up && read > 0);
+        }
         if large {
             kept.truncate(len + read);
             let used = self.hub.borrow_mut().bytes(key, kept, clock());
@@ -317,11 +355,11 @@ impl Net {
 }
 
 /// Serves one connection until it ends.
-async fn serve(net: Rc<Net>, key: Key, socket: Rc<Async<TcpStream>>) {
+async fn serve(net: Rc<Net>, key: Key, socket: Rc<TcpStream>) {
     let mut kept = Vec::new();
     let mut stalled = false;
     loop {
-        match net.event(key, &socket, stalled).await {
+        match net.event(key, stalled).await {
             Event::Over => break,
             Event::Writable => write(&mut net.hub.borrow_mut(), key),
             Event::Unblocked => {
@@ -329,7 +367,7 @@ async fn serve(net: Rc<Net>, key: Key, socket: Rc<Async<TcpStream>>) {
                 kept.drain(..used);
             }
             Event::Readable => {
-                if !net.read(key, socket.get_ref(), &mut kept) {
+                if !net.read(key, &socket, &mut kept) {
                     break;
                 }
             }
@@ -343,27 +381,36 @@ async fn serve(net: Rc<Net>, key: Key, socket: Rc<Async<TcpStream>>) {
             net.look_before(end);
         }
     }
-    let ended = net.hub.borrow().connections.get(key).is_some_and(|c| c.has_ended());
+    linger(&net, key, &socket).await;
     net.hub.borrow_mut().closed(key, Instant::now());
     net.settle();
-    if ended {
-        linger(&socket).await;
-    }
 }
 
-/// What was written last reaches a client only if nothing is left unread: a reset would overtake it.
-async fn linger(socket: &Async<TcpStream>) {
-    if socket.get_ref().shutdown(Shutdown::Write).is_err() {
+/// What was written last reaches a client only if nothing is left unread: a reset would overtake it. So
+/// the rest is read for a second at most, and thrown away.
+async fn linger(net: &Net, key: Key, mut socket: &TcpStream) {
+    let ended = net.hub.borrow().connections.get(key).is_some_and(|c| c.has_ended());
+    if !ended || socket.shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let rest = async {
+    let rest = future::poll_fn(|cx| {
+        let mut hub = net.hub.borrow_mut();
+        let Some(connection) = hub.connections.get_mut(key) else { return Poll::Ready(()) };
         let mut discarded = [0; 1024];
-        for _ in 0..1024 {
-            if matches!(socket.read_with(|mut s| s.read(&mut discarded)).await, Ok(0) | Err(_)) {
-                return;
+        for _ in 0..64 {
+            match socket.read(&mut discarded) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    connection.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Err(_) => return Poll::Ready(()),
             }
         }
-    };
+        // Who sends that much more does not listen anyway.
+        Poll::Ready(())
+    });
     let patience = async {
         Timer::after(Duration::from_secs(1)).await;
     };
@@ -376,12 +423,12 @@ fn write(hub: &mut Hub, key: Key) {
     connection.dirty = false;
     let Some(socket) = connection.socket.clone() else { return };
     while !connection.out.is_empty() {
-        match socket.get_ref().write(&connection.out) {
+        match (&*socket).write(&connection.out) {
             Ok(written) if written == connection.out.len() => connection.out.clear(),
             Ok(written) => drop(connection.out.drain(..written)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                connection.wake();
+                connection.writable = false;
                 break;
             }
             Err(_) => {
