@@ -301,9 +301,12 @@ pub enum Log {
 
 #[derive(Args, Debug)]
 pub struct LogArgs {
-    /// The data folder, or the log itself
-    #[arg(default_value = "weir-data", value_name = "DIR")]
-    pub data: PathBuf,
+    /// The data folder, or the log itself [default: ./weir-data]
+    #[arg(value_name = "DIR", conflicts_with = "data")]
+    pub place: Option<PathBuf>,
+    /// The same, as `weir serve` has it
+    #[arg(long, short, value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -33,9 +33,10 @@ struct Medium {
 
 impl Medium {
     fn open(args: &LogArgs) -> Result<Medium, Failure> {
-        let path = match args.data.is_dir() {
-            true => args.data.join("flash.log"),
-            false => args.data.clone(),
+        let place = args.place.clone().or_else(|| args.data.clone());
+        let path = match place.unwrap_or_else(|| "weir-data".into()) {
+            folder if folder.is_dir() => folder.join("flash.log"),
+            path => path,
         };
         let open = || {
             let file = File::open(&path)?;
