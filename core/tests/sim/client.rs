@@ -27,6 +27,7 @@ pub enum Call {
     OffsetFetch,
     OffsetCommit(Vec<(Target, i64)>),
     Fetch(Vec<(Target, i64)>),
+    Start(Target),
     Create(String),
     Delete(String),
     Trim(Target, i64),

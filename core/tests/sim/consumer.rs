@@ -10,7 +10,7 @@
 
 use crate::checks::{Bounded, CommittedStays, Verdict};
 use crate::client::{Call, Context, Target, read, unframed};
-use crate::fetching::{Floor, fetch_request, take_fetched};
+use crate::fetching::{Floor, UNKNOWN, fetch_request, start_request, take_fetched, take_start};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use weir_core::error::ErrorCode;
@@ -20,6 +20,7 @@ use weir_core::wire::group::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse,
     SyncGroupRequest, SyncGroupRequestAssignment,
 };
+use weir_core::wire::list_offsets::ListOffsetsRequest;
 use weir_core::wire::offsets::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
     OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
@@ -85,6 +86,10 @@ impl Consumer {
                 };
                 context.ask(&request, 3, Call::Heartbeat);
             }
+            Phase::Fetching if self.unknown().is_some() => {
+                let target = self.unknown().expect("somebody looked").clone();
+                context.ask(&start_request(&target), 5, Call::Start(target));
+            }
             Phase::Fetching if context.rng.percent(20) => self.commit(context),
             Phase::Fetching => {
                 let offsets: Vec<_> = self.positions.clone().into_iter().collect();
@@ -94,6 +99,11 @@ impl Consumer {
             }
         }
         context.pause_ms(2, 60)
+    }
+
+    /// A partition of which the log start offset must be asked for.
+    fn unknown(&self) -> Option<&Target> {
+        self.positions.iter().find(|(_, at)| **at == UNKNOWN).map(|(target, _)| target)
     }
 
     fn join(&mut self, context: &mut Context<'_>) {
@@ -179,6 +189,12 @@ impl Consumer {
             },
             Call::OffsetFetch => return self.positioned(context, frame),
             Call::OffsetCommit(offsets) => return self.committed(context, &offsets, frame),
+            Call::Start(target) => {
+                let response = read::<ListOffsetsRequest>(frame, 5)?;
+                if let Some(start) = take_start(context.shared, &target, &response)? {
+                    self.positions.insert(target, start);
+                }
+            }
             Call::Fetch(offsets) => {
                 let response = read::<FetchRequest>(frame, 11)?;
                 let moved = take_fetched(context.shared, &self.floor, &offsets, response)?;

@@ -10,6 +10,9 @@ use weir_core::rng::Rng;
 use weir_core::wire::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
 };
+use weir_core::wire::list_offsets::{
+    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
+};
 
 /// What was known of a partition when a request was sent: the answer must not fall below.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,7 +86,7 @@ pub fn take_partition(
 ) -> Result<Option<(Vec<Found>, i64)>, Violation> {
     match data.error_code {
         ErrorCode::NONE => {}
-        ErrorCode::OFFSET_OUT_OF_RANGE => return out_of_range(shared, target, from, data),
+        ErrorCode::OFFSET_OUT_OF_RANGE => return out_of_range(shared, target, from),
         code if code.is_retriable() => {
             shared.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
             return Ok(None);
@@ -131,25 +134,57 @@ fn serve(history: &mut History, target: &Target, batch: &Found) -> Verdict {
     }
 }
 
-/// The reader stands before what was trimmed: it goes on at the log start offset.
+/// Where a reader stands that must ask for the log start offset first.
+pub const UNKNOWN: i64 = -2;
+
+/// The reader stands before what was trimmed: it asks where the log starts, as Kafka's clients do.
 fn out_of_range(
     shared: &mut Shared,
     target: &Target,
     from: i64,
-    data: &PartitionData,
 ) -> Result<Option<(Vec<Found>, i64)>, Violation> {
+    let start_max = shared.history(target).log_start_max;
+    if from >= start_max && !shared.short {
+        CommittedStays::fails(format!("{target:?} lacks {from}, trimmed was up to {start_max}"))?;
+    }
+    Ok(Some((Vec::new(), UNKNOWN)))
+}
+
+pub fn start_request(target: &Target) -> ListOffsetsRequest {
+    let partition = ListOffsetsPartition {
+        partition_index: target.1,
+        // Kafka's "earliest".
+        timestamp: -2,
+        ..Default::default()
+    };
+    let topic = ListOffsetsTopic { name: target.0.clone(), partitions: vec![partition] };
+    ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() }
+}
+
+/// The log start offset of an answer; `None` when the broker cannot tell yet.
+pub fn take_start(
+    shared: &mut Shared,
+    target: &Target,
+    response: &ListOffsetsResponse,
+) -> Result<Option<i64>, Violation> {
+    let partition = response.topics.first().and_then(|topic| topic.partitions.first());
+    let start = match partition {
+        Some(partition) if partition.error_code == ErrorCode::NONE => partition.offset,
+        Some(partition) if partition.error_code.is_retriable() => return Ok(None),
+        other => return Err(lost(format!("{target:?} has no start: {other:?}"))),
+    };
     let short = shared.short;
     let history = shared.history(target);
     if short {
-        history.log_start_max = history.log_start_max.max(data.log_start_offset);
+        history.log_start_max = history.log_start_max.max(start);
     }
-    let start_max = history.log_start_max;
-    if from >= start_max {
+    if start > history.log_start_max {
+        let allowed = history.log_start_max;
         CommittedStays::fails(format!(
-            "{target:?} has no {from}, though trimmed was up to {start_max}: {data:?}"
+            "{target:?} starts at {start}, trimmed was up to {allowed}"
         ))?;
     }
-    Ok(Some((Vec::new(), data.log_start_offset.max(from + 1).min(start_max))))
+    Ok(Some(start))
 }
 
 fn lost(what: String) -> Violation {

@@ -304,7 +304,7 @@ impl LogRun {
         }
         match event {
             LogEvent::Ready => self.ready = true,
-            LogEvent::Refused(OpenError::Blank) if !self.formatted => {
+            LogEvent::Refused(OpenError::Blank | OpenError::NotALog) if !self.formatted => {
                 // The cut came before the format was durable: the driver formats anew.
                 self.disk.flash = Flash::default();
                 self.crash_due = true;

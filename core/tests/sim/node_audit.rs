@@ -2,13 +2,12 @@
 
 use crate::checks::{AckedIsDurable, CommittedStays, OrderKept, Verdict, Violation};
 use crate::client::{Target, read, unframed};
-use crate::fetching::{Floor, fetch_request, take_partition};
+use crate::fetching::{Floor, UNKNOWN, fetch_request, start_request, take_partition, take_start};
 use crate::history::Audit;
 use crate::node_run::NodeRun;
 use crate::population;
 use weir_core::error::ErrorCode;
 use weir_core::types::ConnId;
-use weir_core::wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use weir_core::wire::metadata::MetadataRequest;
 use weir_core::wire::{Request, encode_request};
 
@@ -26,11 +25,7 @@ impl NodeRun {
                 continue;
             }
             let Some(audit) = self.read_partition(conn, &target)? else { break };
-            let short = self.shared.short;
             let history = self.shared.history(&target);
-            if short {
-                history.log_start_max = history.log_start_max.max(audit.log_start);
-            }
             AckedIsDurable::check(history, &audit)?;
             CommittedStays::check(history, &audit)?;
             OrderKept::check(history, &audit)?;
@@ -77,6 +72,8 @@ impl NodeRun {
                 audit.high_watermark = data.high_watermark;
             }
             match take_partition(&mut self.shared, target, from, &Floor::default(), data)? {
+                // It was trimmed while the audit read.
+                Some((_, UNKNOWN)) => return self.read_partition(conn, target),
                 Some((batches, to)) => {
                     audit.batches.extend(batches);
                     from = to;
@@ -91,22 +88,11 @@ impl NodeRun {
 
     fn log_start(&mut self, conn: ConnId, target: &Target) -> Result<Option<i64>, Violation> {
         for _ in 0..RETRIES_MAX {
-            let partition = ListOffsetsPartition {
-                partition_index: target.1,
-                timestamp: -2,
-                ..Default::default()
+            let Some(response) = self.call(conn, &start_request(target), 5)? else {
+                return Ok(None);
             };
-            let topic = ListOffsetsTopic { name: target.0.clone(), partitions: vec![partition] };
-            let request =
-                ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
-            let Some(response) = self.call(conn, &request, 5)? else { return Ok(None) };
-            let partition = response.topics.first().and_then(|topic| topic.partitions.first());
-            match partition {
-                Some(partition) if partition.error_code == ErrorCode::NONE => {
-                    return Ok(Some(partition.offset));
-                }
-                Some(partition) if partition.error_code.is_retriable() => {}
-                other => return lost(format!("{target:?} has no start: {other:?}")),
+            if let Some(start) = take_start(&mut self.shared, target, &response)? {
+                return Ok(Some(start));
             }
         }
         lost(format!("{target:?} never tells its start"))

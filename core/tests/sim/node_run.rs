@@ -154,6 +154,12 @@ impl NodeRun {
             auto_create_topics: false,
             seed: self.world.rng.next_u64(),
         };
+        log::debug!(
+            "boot {} of {} bytes at {:?}",
+            self.boot,
+            self.disk.flash.len(),
+            self.world.now
+        );
         let (began, read_before) = (self.world.now, self.disk.stats.read_bytes);
         self.node = Some(Node::new(self.world.now, settings));
         self.tell_time();
@@ -208,15 +214,16 @@ impl NodeRun {
             Event::Disk { boot, op } if boot == self.boot && self.node.is_some() => {
                 let (result, started) = self.disk.finish(op, &mut self.world.rng);
                 self.schedule(started);
-                self.tell(Input::Done { op, result })
+                self.tell(Input::Done { op, result })?;
+                self.note_pressure();
+                Ok(())
             }
             Event::Tick { boot } if boot == self.boot && self.node.is_some() => {
                 self.tick_at = None;
                 self.tell(Input::Tick)
             }
             Event::Second => {
-                self.world.after(Nanos::from_ms(100), Event::Second);
-                self.note_pressure();
+                self.world.after(Nanos::from_ms(1_000), Event::Second);
                 self.tell_time();
                 self.pump()
             }
@@ -250,7 +257,7 @@ impl NodeRun {
     /// Records may go before their time when the disk budget runs out.
     fn note_pressure(&mut self) {
         let free = self.node.as_ref().map(|node| node.status().log.slots_free);
-        self.shared.short |= self.ready && free.is_some_and(|free| free < self.plan.slots / 3);
+        self.shared.short |= self.ready && free.is_some_and(|free| free <= self.plan.slots / 3 + 2);
     }
 
     fn tell_time(&mut self) {
@@ -287,7 +294,7 @@ impl NodeRun {
                 }
                 Output::Ready => self.ready = true,
                 Output::Stopped => self.stopped = true,
-                Output::Refused(OpenError::Blank) if !self.formatted => {
+                Output::Refused(OpenError::Blank | OpenError::NotALog) if !self.formatted => {
                     self.disk.flash = Flash::default();
                     self.crash_due = true;
                 }

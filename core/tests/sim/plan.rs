@@ -54,10 +54,10 @@ pub enum Bug {
 
 impl Plan {
     pub fn random(rng: &mut Rng) -> Plan {
-        let slot_bytes = 1 << (15 + rng.below(4));
+        let slot_bytes = 1 << (16 + rng.below(4));
         Plan {
             slot_bytes,
-            slots: 12 + rng.below(28) as u32,
+            slots: 24 + rng.below(32) as u32,
             checkpoint_bytes: u64::from(slot_bytes) << rng.below(3),
             tail_cache_bytes: 1 << (12 + rng.below(8)),
             footer_cache_bytes: 1 << (12 + rng.below(8)),

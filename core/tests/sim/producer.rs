@@ -21,6 +21,8 @@ pub struct Producer {
     idempotent: bool,
     /// -1 until the broker gave an id.
     ids: history::Producer,
+    /// A batch was acknowledged under this producer id.
+    known: bool,
     /// How many of what is pending were sent on this connection.
     sent: usize,
     /// An answer said no: what follows it on this connection is void.
@@ -32,7 +34,16 @@ pub struct Producer {
 impl Producer {
     pub fn new(target: Target, acks: i16, idempotent: bool, gives_up: bool) -> Producer {
         let ids = history::Producer { producer_id: -1, ..Default::default() };
-        Producer { target, acks, idempotent, ids, sent: 0, stalled: false, gives_up }
+        Producer {
+            target,
+            acks,
+            idempotent,
+            ids,
+            known: !idempotent,
+            sent: 0,
+            stalled: false,
+            gives_up,
+        }
     }
 
     pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
@@ -51,7 +62,10 @@ impl Producer {
             return context.pause_ms(5, 50);
         }
         for _ in 0..1 + context.rng.below(3) {
-            if self.ids.pending.len() < IN_FLIGHT_MAX || self.sent < self.ids.pending.len() {
+            // Until the broker knows the producer, one batch at a time: like Kafka it takes any sequence of
+            // one that it does not know, so a second batch could overtake a first that was refused.
+            let in_flight_max = if self.known { IN_FLIGHT_MAX } else { 1 };
+            if self.sent < in_flight_max {
                 self.send_next(context);
             }
         }
@@ -74,6 +88,7 @@ impl Producer {
         if self.acks != 0 {
             self.sent += 1;
         }
+        log::trace!("{:?} {:?} to {:?}", batch.id, batch.stamp, self.target);
         let (name, index) = self.target.clone();
         let records = batch.bytes.clone().into();
         let partition_data = vec![PartitionProduceData { index, records }];
@@ -107,11 +122,18 @@ impl Producer {
         id: BatchId,
         answer: &PartitionProduceResponse,
     ) -> Verdict {
+        log::trace!(
+            "{id:?} of {} is answered {:?} {}",
+            self.ids.producer_id,
+            answer.error_code,
+            answer.base_offset
+        );
         let history = context.shared.history(&self.target);
         match answer.error_code {
             ErrorCode::NONE => {
                 self.ids.pending.retain(|pending| *pending != id);
                 self.sent -= 1;
+                self.known = true;
                 let before = history.acked.insert(answer.base_offset, id);
                 let taken = before.is_some_and(|before| before != id);
                 if taken || answer.base_offset < 0 {
@@ -150,6 +172,7 @@ impl Producer {
             if self.idempotent {
                 // A new producer, as a program that is started again.
                 self.ids = history::Producer { producer_id: -1, ..Default::default() };
+                self.known = false;
             }
         }
     }

@@ -98,6 +98,7 @@ impl LogRun {
     fn append(&mut self, number: PartitionNumber, sent: Sent) -> Verdict {
         let header = Header::parse(&sent.bytes).expect("the builder makes whole batches");
         log::trace!("append {:?} of {} to {number:?}", sent.id, sent.records_count);
+        let in_flight = self.in_flight_bytes();
         let log = self.log.as_mut().expect("it is open");
         // The node itself writes to the meta lane, and keeps what it has there small.
         let meta = self.partitions[&number].lane == Lane::Meta;
@@ -135,7 +136,8 @@ impl LogRun {
             }
             Err(AppendError::Full) => {
                 let free = log.stats().slots_free;
-                if free > self.plan.slots / 4 + 10 {
+                let slots = 2 * (in_flight / u64::from(self.plan.slot_bytes)) as u32;
+                if free > self.plan.slots / 4 + 10 + slots {
                     return Bounded::fails(format!("full with {free} free slots"));
                 }
                 self.refused += 1;
@@ -144,6 +146,13 @@ impl LogRun {
             Err(AppendError::Fenced) if self.fenced => partition.refuse(&sent),
             Err(error) => OrderKept::fails(format!("append to {number:?}: {error:?}")),
         }
+    }
+
+    fn in_flight_bytes(&self) -> u64 {
+        let batches = self.partitions.values().flat_map(|one| {
+            one.in_flight.iter().map(|(_, _, id)| one.history.sent[id].bytes.len() as u64)
+        });
+        batches.sum()
     }
 
     fn start_reading(&mut self, number: PartitionNumber) -> Verdict {
@@ -280,7 +289,9 @@ impl Partition {
 
     /// Nothing was appended: the producer gives the batch up and begins a new epoch.
     fn refuse(&mut self, sent: &Sent) -> Verdict {
-        self.history.dropped.insert(sent.id);
+        if sent.attempts == 1 {
+            self.history.dropped.insert(sent.id);
+        }
         if sent.stamp.is_some() {
             self.producer.begin_new_epoch();
         }
