@@ -275,7 +275,8 @@ impl Log {
             }
             Question::Find { timestamp, .. } => Ok(match walk.hit(*timestamp, chunks) {
                 Some(hit) => Look::Answer(Found::Hit(Some(hit))),
-                None => Look::Onward(span.end.max(from.plus(1))),
+                // The span ends beyond where it was chosen for, whatever was trimmed since.
+                None => Look::Onward(span.end),
             }),
         }
     }

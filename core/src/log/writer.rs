@@ -151,9 +151,8 @@ impl Writer {
         if wanted <= left {
             return true;
         }
-        // A slot that is opened holds three quarters of itself at least: header, footer and the batch
-        // that did not fit any more take the rest.
-        let slots = wanted.div_ceil(geometry.slot_bytes as usize / 4 * 3) as u32;
+        // A slot that is opened holds half of itself at least: a batch of that size may come next.
+        let slots = wanted.div_ceil(geometry.slot_bytes as usize / 2) as u32;
         space.free() >= space.reserve() + slots
     }
 }
