@@ -148,7 +148,8 @@ impl Writer {
         // Each further group costs its header and its padding.
         let groups = 1 + wanted / GROUP_BYTES_MAX;
         let wanted = pad(wanted + GROUP_HEADER_BYTES) + (groups - 1) * 2 * BLOCK as usize;
-        if wanted <= left {
+        // A slot that a trim opened from the reserve is not filled up: the next trim would open another.
+        if wanted <= left && space.free() * 2 >= space.reserve() {
             return true;
         }
         // A slot that is opened holds half of itself at least: a batch of that size may come next.

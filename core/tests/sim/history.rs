@@ -116,7 +116,11 @@ impl Producer {
 
     /// Gives up what is pending, as a producer does that got an error it cannot repeat.
     pub fn begin_new_epoch(&mut self) {
-        self.producer_epoch += 1;
+        if self.producer_epoch == i16::MAX {
+            (self.producer_id, self.producer_epoch) = (self.producer_id + 1_000_000, 0);
+        } else {
+            self.producer_epoch += 1;
+        }
         self.next_sequence = 0;
         self.pending.clear();
     }
