@@ -39,6 +39,10 @@ impl LogRun {
         while from < end {
             let bytes_max = 1 << self.world.rng.below(18);
             let Some(result) = self.fetch(number, from, end, bytes_max)? else { return Ok(None) };
+            log::trace!(
+                "{number:?} from {from}: {:?}",
+                result.as_ref().map(|batches| batches.len())
+            );
             match result {
                 Ok(batches) if batches.is_empty() => {
                     let what = format!("{number:?} ends at {end} but has nothing at {from}");

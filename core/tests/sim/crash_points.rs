@@ -54,7 +54,7 @@ pub fn run(seed: u64, plan: &Plan, steps: u32, double: u64) -> Result<Tally, Vio
 
 /// Starts, reads everything, works a little and reads everything again.
 fn settle(mut run: LogRun) -> Result<Tally, Violation> {
-    run.boot()?;
+    run.boot_or_format()?;
     run.audit_all()?;
     for _ in 0..2 {
         run.work()?;
@@ -67,7 +67,7 @@ fn settle(mut run: LogRun) -> Result<Tally, Violation> {
 /// Lets a run start and take some actions, and notes each moment at which the disk had done something.
 fn record(mut run: LogRun, steps: u32) -> Result<Vec<Snapshot>, Violation> {
     run.snapshots = Some(Vec::new());
-    run.boot()?;
+    run.boot_or_format()?;
     run.audit_all()?;
     for _ in 0..steps {
         run.work()?;
@@ -127,6 +127,16 @@ impl LogRun {
     pub fn quiesce(&mut self) -> Verdict {
         while !self.log.as_ref().is_none_or(|log| log.is_idle()) || self.disk.outstanding() > 0 {
             self.step()?;
+        }
+        Ok(())
+    }
+
+    /// A cut that came before the format was durable leaves nothing that starts: it is formatted anew.
+    fn boot_or_format(&mut self) -> Verdict {
+        self.boot()?;
+        if !self.ready {
+            self.crash_due = false;
+            self.boot()?;
         }
         Ok(())
     }

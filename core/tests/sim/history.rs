@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use weir_core::batch::{self, Builder, HEADER_BYTES, Header, ProducerStamp};
+use weir_core::log::Retention;
 use weir_core::rng::Rng;
 
 /// Bytes of a batch that a broker may change: base offset, length and leader epoch.
@@ -203,16 +204,21 @@ impl History {
         })
     }
 
-    pub fn newest_timestamp_below(&self, offset: i64) -> i64 {
-        let below = self.placed.range(..offset);
-        let newest = below.flat_map(|(_, placed)| self.sent[&placed.id].timestamps.iter());
-        newest.copied().max().unwrap_or(-1)
+    /// Whether a batch below `log_start` is neither too old nor beyond the bytes that are kept.
+    pub fn expired_early(&self, log_start: i64, wall: i64, retention: Retention) -> bool {
+        let mut bytes = self.bytes_from(log_start);
+        self.placed.range(self.log_start_max.min(log_start)..log_start).rev().any(|(_, placed)| {
+            let sent = &self.sent[&placed.id];
+            let newest = sent.timestamps.iter().copied().max().unwrap_or(-1);
+            let too_old = retention.ms >= 0 && newest < wall - retention.ms;
+            let too_much = retention.bytes >= 0 && bytes >= retention.bytes as u64;
+            bytes += sent.bytes.len() as u64;
+            placed.end <= log_start && !too_old && !too_much
+        })
     }
 
-    pub fn bytes_from(&self, offset: i64) -> u64 {
-        self.placed
-            .range(offset..)
-            .map(|(_, placed)| self.sent[&placed.id].bytes.len() as u64)
-            .sum()
+    fn bytes_from(&self, offset: i64) -> u64 {
+        let placed = self.placed.range(offset..);
+        placed.map(|(_, placed)| self.sent[&placed.id].bytes.len() as u64).sum()
     }
 }

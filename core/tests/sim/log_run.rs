@@ -379,13 +379,10 @@ impl LogRun {
     /// The log moved a log start offset by itself: the policy must allow it.
     fn trimmed(&mut self, number: PartitionNumber, log_start: Offset) -> Verdict {
         let partition = self.partitions.get_mut(&number).expect("only known ones are trimmed");
-        let newest = partition.history.newest_timestamp_below(log_start.0);
         let wall = self.plan.wall(self.world.now).0;
         let retention = partition.retention;
-        let expired = retention.ms >= 0 && newest < wall - retention.ms;
-        let kept = partition.history.bytes_from(log_start.0);
-        let too_many = retention.bytes >= 0 && kept >= retention.bytes as u64;
-        if !(expired || too_many || retention.yields_to_pressure) {
+        let early = partition.history.expired_early(log_start.0, wall, retention);
+        if early && !retention.yields_to_pressure {
             return CommittedStays::fails(format!(
                 "{number:?} lost what is below {log_start} too early"
             ));
