@@ -159,7 +159,7 @@ impl Partition {
             && (self.queue.len() > self.in_flight || !self.open.is_empty())
     }
 
-    /// Whether a batch can be sent now or will be sent once an answer or a pause has ended.
+    /// Whether nothing waits to be sent or answered.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.open.is_empty()
     }

@@ -154,6 +154,11 @@ impl Hub {
                 return used;
             }
             let (version, rest) = (connection.version, &bytes[used..]);
+            if version.is_none() && rest[0] >> 4 != 1 {
+                // Who does not speak MQTT is not asked for the rest of a packet.
+                self.refuse(key, Refusal::protocol("the first packet is not a CONNECT"), clock.now);
+                return bytes.len();
+            }
             let step = match frame(rest, self.settings.packet_bytes_max) {
                 Ok(Framed::Incomplete(_)) => return used,
                 Ok(Framed::Whole { first, body, packet }) => {

@@ -173,7 +173,7 @@ enum Link {
 /// What a link says.
 enum Said {
     Connected,
-    Message(Message),
+    Message(Box<Message>),
     Refused,
     Nothing,
 }
@@ -214,7 +214,9 @@ impl Link {
         match self {
             Link::V4(link) => Ok(match link.poll().await.map_err(|error| error.to_string())? {
                 Event::Incoming(Packet::ConnAck(_)) => Said::Connected,
-                Event::Incoming(Packet::Publish(publish)) => Said::Message(Message::V4(publish)),
+                Event::Incoming(Packet::Publish(publish)) => {
+                    Said::Message(Box::new(Message::V4(publish)))
+                }
                 Event::Incoming(Packet::SubAck(ack))
                     if ack.return_codes.contains(&SubscribeReasonCode::Failure) =>
                 {
@@ -225,7 +227,7 @@ impl Link {
             Link::V5(link) => Ok(match link.poll().await.map_err(|error| error.to_string())? {
                 v5::Event::Incoming(Packet5::ConnAck(_)) => Said::Connected,
                 v5::Event::Incoming(Packet5::Publish(publish)) => {
-                    Said::Message(Message::V5(publish))
+                    Said::Message(Box::new(Message::V5(publish)))
                 }
                 v5::Event::Incoming(Packet5::SubAck(ack)) if refuses(&ack.return_codes) => {
                     Said::Refused
@@ -307,15 +309,15 @@ async fn follow(net: &Rc<Net>, number: usize, source: &Source, connected: &mut b
                     (status.connected, status.error) = (true, None);
                 });
             }
-            Ok(Said::Message(message)) => store(net, number, source, message).await,
+            Ok(Said::Message(message)) => store(net, number, source, &message).await,
         }
     }
 }
 
 /// Puts a message on its way into the log; waits while there is no room.
-async fn store(net: &Rc<Net>, number: usize, source: &Source, message: Message) {
+async fn store(net: &Rc<Net>, number: usize, source: &Source, message: &Message) {
     let mut packet = BytesMut::new();
-    let (version, written) = match &message {
+    let (version, written) = match message {
         Message::V4(publish) => (Version::V4, publish.write(&mut packet).is_ok()),
         Message::V5(publish) => {
             let mut publish = publish.clone();
@@ -341,7 +343,7 @@ async fn store(net: &Rc<Net>, number: usize, source: &Source, message: Message) 
     };
     let client_id = source.settings.name.as_str();
     let incoming = Incoming { client_id, topic: publish.topic, publish: &publish };
-    while net.hub.borrow_mut().from_source(number, &incoming, &message, clock()).is_err() {
+    while net.hub.borrow_mut().take_over_message(number, &incoming, message, clock()).is_err() {
         net.settle();
         smol::Timer::after(Duration::from_millis(5)).await;
     }
@@ -349,7 +351,7 @@ async fn store(net: &Rc<Net>, number: usize, source: &Source, message: Message) 
 }
 
 impl Hub {
-    fn from_source(
+    fn take_over_message(
         &mut self,
         source: usize,
         incoming: &Incoming,

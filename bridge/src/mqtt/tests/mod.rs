@@ -71,6 +71,17 @@ fn a_packet_in_pieces_is_a_packet() {
 }
 
 #[test]
+fn who_does_not_speak_mqtt_is_not_listened_to() {
+    for bytes in [&b"G"[..], b"GET / HTTP/1.1", &[0x30], &[0xc0, 0], &[0x16, 3, 1]] {
+        let mut world = World::new(Logs::new());
+        let mut stranger = world.connection();
+        assert_eq!(world.send(&mut stranger, bytes), []);
+        let has_ended = world.hub.connections.get(stranger.key).unwrap().has_ended();
+        assert_eq!(has_ended, bytes[0] >> 4 != 1, "{bytes:x?}");
+    }
+}
+
+#[test]
 fn a_second_connection_takes_the_session_over() {
     let mut world = World::new(Logs::new());
     let mut first = connected(&mut world, true, "d");
