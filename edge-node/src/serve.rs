@@ -29,7 +29,8 @@ use weir_core::types::NodeId;
 
 /// Replies that are still to be written when the node has stopped get this long.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Bytes of memory for what was written last, from which consumers at the end of the log are served.
+/// Bytes of memory for what was written last, from which consumers at the end of the log are
+/// served.
 const TAIL_CACHE_BYTES: u64 = 8 << 20;
 const FOOTER_CACHE_BYTES: u64 = 8 << 20;
 
@@ -209,8 +210,8 @@ fn settings(
     Ok((settings, flushes))
 }
 
-/// Where clients find us if nobody has said: the address that we listen on, or this machine's name if
-/// that is every address.
+/// Where clients find us if nobody has said: the address that we listen on, or this machine's name
+/// if that is every address.
 fn advertise(listen: &Address, listener: &TcpListener) -> Address {
     let port = listener.local_addr().map_or(listen.port, |address| address.port());
     let every = matches!(listen.host.as_str(), "0.0.0.0" | "::");
@@ -229,7 +230,7 @@ fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String>
     let listener = listener.and_then(Async::new).map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => {
-                "the port is taken, perhaps by another weir; stop that program, or choose another port"
+                "the port is taken, perhaps by another weir; stop that, or choose another port"
             }
             ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
             ErrorKind::AddrNotAvailable => "this machine has no such address; choose another one",
@@ -240,7 +241,8 @@ fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String>
     Ok(listener.into())
 }
 
-/// Connections and MQTT sessions are file descriptors; the usual soft limit of 1,024 is less than ours.
+/// Connections and MQTT sessions are file descriptors; the usual soft limit of 1,024 is less than
+/// ours.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {

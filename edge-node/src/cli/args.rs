@@ -102,14 +102,14 @@ pub struct HttpTarget {
 pub enum Topic {
     /// Create topics
     #[command(
-        after_help = "Example: weir topic create readings --partitions 4 --config retention.ms=86400000"
+        after_help = "Example: weir topic create readings -p 4 --config retention.ms=86400000"
     )]
     Create {
         #[arg(required = true)]
         names: Vec<String>,
         /// Partitions; without it, what the gateway is configured to
-        #[arg(long, short, default_value_t = -1, value_parser = clap::value_parser!(i32).range(1..))]
-        partitions: i32,
+        #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
+        partitions: Option<i32>,
         /// Kafka's topic config
         #[arg(long, value_name = "NAME=VALUE")]
         config: Vec<String>,
@@ -181,11 +181,12 @@ pub enum Group {
   weir group reset dashboards --to -100 --dry-run")]
     Reset {
         group: String,
-        /// Topics, or one partition as TOPIC:PARTITION; all that the group has offsets of, if none is named
+        /// Topics, or one partition as TOPIC:PARTITION; all that the group has offsets of, if none
+        /// is named
         #[arg(long, short)]
         topic: Vec<String>,
-        /// earliest, latest, an offset, +N or -N records from where the group is, or time:MS, the first
-        /// record at or after milliseconds since 1970
+        /// earliest, latest, an offset, +N or -N records from where the group is, or time:MS, the
+        /// first record at or after milliseconds since 1970
         #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
         to: String,
         /// Only show what would be committed

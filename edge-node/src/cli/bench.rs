@@ -1,5 +1,5 @@
-//! `weir bench`: one process, one connection a broker, as fast as it goes. A quick look at a gateway; the
-//! benchmarks that compare with others stand in `tests/bench`.
+//! `weir bench`: one process, one connection a broker, as fast as it goes. A quick look at a
+//! gateway; the benchmarks that compare with others stand in `tests/bench`.
 
 use super::args::{Bench, BenchArgs};
 use super::connect::run;

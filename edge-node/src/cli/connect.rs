@@ -36,7 +36,7 @@ impl KafkaTarget {
     pub fn failure(&self, error: Error) -> Failure {
         let hint = match error.kind {
             ClientErrorKind::Network => {
-                ". Is the gateway running? Start it by `weir`, or name another by --bootstrap HOST:PORT"
+                ". Is the gateway running? Start it by `weir`, or name another by --bootstrap"
             }
             _ => "",
         };
@@ -83,7 +83,7 @@ impl HttpTarget {
         let answer = exchange(&address, method, path).map_err(|error| {
             let hint = match error.kind() {
                 ErrorKind::ConnectionRefused => {
-                    ". Is the gateway running? Start it by `weir`, or name another by --http HOST:PORT"
+                    ". Is the gateway running? Start it by `weir`, or name another by --http"
                 }
                 _ => "",
             };

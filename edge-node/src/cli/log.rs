@@ -207,8 +207,8 @@ fn describe(item: &Item) -> String {
             format!("slot {slot}: lane {lane}, segment {seg_seq}, boot {boot_epoch}, {state}")
         }
         Item::Group { at, group_seq, durable_seq, bytes, frames, boot_epoch, .. } => format!(
-            "  {at:>8}  group {group_seq}: {frames} frames, {bytes} bytes, boot {boot_epoch}, durable up \
-             to {durable_seq}"
+            "  {at:>8}  group {group_seq}: {frames} frames, {bytes} bytes, boot {boot_epoch}, \
+             durable up              to {durable_seq}"
         ),
         Item::Frame { kind, partition, base_offset, last_offset, leader_epoch, bytes, records } => {
             let offsets = match last_offset >= base_offset {
@@ -220,8 +220,8 @@ fn describe(item: &Item) -> String {
                 format!(", {count} records, {codec}, {time}")
             });
             format!(
-                "            {kind}: partition {partition}, {offsets}, epoch {leader_epoch}, {bytes} \
-                 bytes{records}"
+                "            {kind}: partition {partition}, {offsets}, epoch {leader_epoch}, \
+                 {bytes} bytes{records}"
             )
         }
         Item::Damage { at, bytes, .. } => format!("  {at:>8}  DAMAGED: {bytes} bytes are no group"),

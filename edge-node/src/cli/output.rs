@@ -67,8 +67,8 @@ pub fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Prints to standard output. Whoever closed it, as `head` does, has seen enough: that ends the process
-/// and is no failure.
+/// Prints to standard output. Whoever closed it, as `head` does, has seen enough: that ends the
+/// process and is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

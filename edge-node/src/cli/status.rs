@@ -103,7 +103,7 @@ fn head(status: &Value) -> String {
     );
     let _ = writeln!(
         out,
-        "flash: {} of {} free; {} flushes, the last took {:.1} ms; {:.2} bytes written for each byte",
+        "flash: {} of {} free; {} flushes, the last took {:.1} ms; {:.2} bytes written for each",
         format_bytes(free),
         format_bytes(bytes),
         format_count(number(&log["flushes"])),

@@ -24,7 +24,7 @@ const SET_FOR_TOPIC: i8 = 1;
 pub fn command(topic: Topic) -> Outcome {
     match topic {
         Topic::Create { names, partitions, config, if_not_exists, target } => {
-            create(&names, partitions, &config, if_not_exists, &target)
+            create(&names, partitions.unwrap_or(-1), &config, if_not_exists, &target)
         }
         Topic::List { all, target } => list(all, &target),
         Topic::Describe { names, target } => describe(&names, &target),

@@ -242,15 +242,15 @@ fn flash(mut section: Section) -> Flash {
     Flash { bytes, slot_bytes, flushes, card }
 }
 
-/// Clusters come in a later version. A configuration that describes this node alone is accepted, so that
-/// it can be written today.
+/// Clusters come in a later version. A configuration that describes this node alone is accepted, so
+/// that it can be written today.
 fn single_node(mut cluster: Section, mut peer: Section, id: i32) {
     if let Some(voters) = cluster.strings("voters") {
         let own = format!("{id}@");
         if voters.len() > 1 || voters.iter().any(|voter| !voter.starts_with(&own)) {
             cluster.fail(&format!(
-                "this version runs one gateway by itself; clusters come later. Leave voters out, or \
-                 name this node only, as in [\"{id}@gw1.local:9093\"]"
+                "this version runs one gateway by itself; clusters come later. Leave voters out, \
+                 or                  name this node only, as in [\"{id}@gw1.local:9093\"]"
             ));
         }
     }

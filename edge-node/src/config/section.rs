@@ -221,8 +221,8 @@ impl Section {
         sections
     }
 
-    /// Takes all keys of a section whose keys are not ours, such as Kafka's topic configs; `check` says
-    /// what is wrong with a key and its value.
+    /// Takes all keys of a section whose keys are not ours, such as Kafka's topic configs; `check`
+    /// says what is wrong with a key and its value.
     pub fn into_strings(
         mut self,
         check: impl Fn(&str, &str) -> Result<(), String>,

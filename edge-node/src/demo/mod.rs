@@ -1,5 +1,5 @@
-//! `weir demo`: simulated sensors over real MQTT connections, a consumer group of two, and the proof that
-//! every acknowledged reading was read.
+//! `weir demo`: simulated sensors over real MQTT connections, a consumer group of two, and the
+//! proof that every acknowledged reading was read.
 
 mod gateway;
 mod ledger;
@@ -10,7 +10,7 @@ use crate::cli::{DemoArgs, Failure, HttpTarget, Outcome};
 use gateway::{Addresses, Gateway};
 use ledger::Ledger;
 use sensor::Sensor;
-use smol::{LocalExecutor, Timer};
+use smol::{LocalExecutor, Task, Timer};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -130,23 +130,33 @@ async fn run(
     };
     smol::future::or(finished, limit).await;
     let read = until(PATIENCE, &world, |world| world.ledger.missing() == 0).await;
-    world.borrow_mut().leaving = true;
-    let left = async {
-        for member in members {
-            member.await;
-        }
-        forget_group(addresses, &run).await;
-    };
-    let limit = async {
-        Timer::after(Duration::from_secs(3)).await;
-    };
-    smol::future::or(left, limit).await;
+    leave(members, addresses, &run, &world).await;
     view.end(&world.borrow(), folder.as_deref());
     read?;
     match world.borrow().ledger.acked {
         0 => Err(Failure::Failed("nothing was acknowledged".into())),
         _ => Ok(()),
     }
+}
+
+/// Ends the members, and the group with them, so that a gateway that goes on forgets the demo.
+async fn leave(
+    members: Vec<Task<()>>,
+    addresses: &Addresses,
+    group: &str,
+    world: &Rc<RefCell<World>>,
+) {
+    world.borrow_mut().leaving = true;
+    let left = async {
+        for member in members {
+            member.await;
+        }
+        forget_group(addresses, group).await;
+    };
+    let limit = async {
+        Timer::after(Duration::from_secs(3)).await;
+    };
+    smol::future::or(left, limit).await;
 }
 
 /// Runs until it is done or a signal comes.
@@ -237,7 +247,6 @@ async fn member(number: usize, kafka: String, run: String, world: Rc<RefCell<Wor
     }
 }
 
-/// A gateway that goes on need not remember the demo's group.
 async fn forget_group(addresses: &Addresses, group: &str) {
     let request = DeleteGroupsRequest { groups_names: vec![group.to_string()] };
     let client = client(&addresses.kafka, "weir-demo");

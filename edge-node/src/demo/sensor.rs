@@ -1,7 +1,7 @@
 //! One simulated sensor: an MQTT 3.1.1 connection that publishes readings with QoS 1.
 //!
-//! Written by hand because it needs five packets only, and because a demo that shares its codec with the
-//! gateway would show less.
+//! Written by hand because it needs five packets only, and because a demo that shares its codec
+//! with the gateway would show less.
 
 use super::World;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};

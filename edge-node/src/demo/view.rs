@@ -42,7 +42,8 @@ impl View {
         }
         let text =
             if self.live { self.screen(world, acked, read) } else { line(world, acked, read) };
-        // Nobody looks any more when standard output is closed; the demo's end still says its piece.
+        // Nobody looks any more when standard output is closed; the demo's end still says its
+        // piece.
         let _ = io::stdout().write_all(text.as_bytes());
         let _ = io::stdout().flush();
     }
@@ -87,8 +88,8 @@ impl View {
         }
         if let Some(flash) = &world.flash {
             lines.push(format!(
-                "{BOLD}  flash{END}     {} written for {} of records ({:.1} bytes each), {} flushes, \
-                 the last in {:.1} ms, {} free",
+                "{BOLD}  flash{END}     {} written for {} of records ({:.1} bytes each), {} \
+                 flushes, the last in {:.1} ms, {} free",
                 format_bytes(flash.written_bytes),
                 format_bytes(flash.payload_bytes),
                 flash.written_bytes as f64 / flash.payload_bytes.max(1) as f64,

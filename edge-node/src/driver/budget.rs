@@ -1,8 +1,8 @@
 //! One bound for the bytes of all requests that are being received or handled.
 //!
-//! Unfinished frames count too, and a budget that is full of unfinished frames would let none of them
-//! finish. So one connection at a time may go beyond it to finish its frame: memory is bounded by the
-//! budget plus one frame, and somebody always makes progress.
+//! Unfinished frames count too, and a budget that is full of unfinished frames would let none of
+//! them finish. So one connection at a time may go beyond it to finish its frame: memory is bounded
+//! by the budget plus one frame, and somebody always makes progress.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

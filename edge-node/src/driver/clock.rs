@@ -1,4 +1,5 @@
-//! The two clocks: the monotonic one that timers use, and the wall clock with whether it is trusted.
+//! The two clocks: the monotonic one that timers use, and the wall clock with whether it is
+//! trusted.
 
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -33,10 +34,11 @@ pub fn wall_time() -> WallTime {
 /// The begin of 2026: a clock before the day of this program is wrong for certain.
 const EPOCH_OF_WEIR_MS: i64 = 1_767_225_600_000;
 
-/// Whether the wall clock may expire records. Either something vouches for it: systemd-timesyncd has set
-/// it since the boot, or the board has a battery clock. Or it is later than the last write to the log,
-/// `floor_ms`: a clock that stood still while the power was off is not. Asking the kernel (`adjtimex`)
-/// would need a system call that no kept crate wraps.
+/// Whether the wall clock may expire records. Either something vouches for it: systemd-timesyncd
+/// has set it since the boot, or the board has a battery clock. Or it is later than the last write
+/// to the log,
+/// `floor_ms`: a clock that stood still while the power was off is not. Asking the kernel
+/// (`adjtimex`) would need a system call that no kept crate wraps.
 pub fn wall_time_is_trusted(now: WallTime, floor_ms: Option<i64>) -> bool {
     const VOUCHERS: [&str; 2] = ["/run/systemd/timesync/synchronized", "/sys/class/rtc/rtc0"];
     if now.0 < EPOCH_OF_WEIR_MS {

@@ -1,7 +1,8 @@
 //! The disk: one thread that writes and flushes in order, and a small pool that reads.
 //!
-//! Zeros pass the page cache by: written through it, they would all belong to the next commit's flush. The
-//! log asks for little at a time, and in its turn, because what it writes there next comes right behind.
+//! Zeros pass the page cache by: written through it, they would all belong to the next commit's
+//! flush. The log asks for little at a time, and in its turn, because what it writes there next
+//! comes right behind.
 
 use super::inbox::Inbox;
 use bytes::Bytes;

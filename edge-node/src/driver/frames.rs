@@ -1,7 +1,7 @@
 //! Cuts a stream of bytes into Kafka frames: four bytes of size, then as many bytes.
 //!
-//! The buffer grows as bytes arrive and never by what a size claims. Between frames nothing is kept, so
-//! an idle connection costs no buffer.
+//! The buffer grows as bytes arrive and never by what a size claims. Between frames nothing is
+//! kept, so an idle connection costs no buffer.
 
 use bytes::Bytes;
 use weir_core::limits::FRAME_BYTES_MAX;

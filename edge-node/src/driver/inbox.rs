@@ -1,8 +1,8 @@
 //! What waits for the node: inputs from connections, the disk and the bridge.
 //!
-//! The queue has no bound of its own, because everything that enters it has one already: requests hold
-//! bytes of the [`super::budget::Budget`] and a place among their connection's requests in flight, disk
-//! results answer operations that the node asked for, and a connection is closed once.
+//! The queue has no bound of its own, because everything that enters it has one already: requests
+//! hold bytes of the [`super::budget::Budget`] and a place among their connection's requests in
+//! flight, disk results answer operations that the node asked for, and a connection is closed once.
 
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};

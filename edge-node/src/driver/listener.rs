@@ -21,7 +21,8 @@ pub async fn accept(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors or memory, or the client is gone already: none lasts long.
+                // Out of file descriptors or memory, or the client is gone already: none lasts
+                // long.
                 warn!("kafka: cannot accept a connection: {error}");
                 Timer::after(Duration::from_millis(100)).await;
                 continue;

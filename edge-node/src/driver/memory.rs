@@ -41,7 +41,8 @@ impl LocalNode for Port {
         let (requests, requests_in) = async_channel::bounded(REQUESTS_IN_FLIGHT_MAX);
         // Replies are bounded by the requests in flight.
         let (replies_out, replies) = async_channel::unbounded();
-        // When the node is gone the other ends are dropped here, and the connection is seen as closed.
+        // When the node is gone the other ends are dropped here, and the connection is seen as
+        // closed.
         let _ = self.opened.try_send(Opened { requests: requests_in, replies: replies_out });
         MemoryConnection { requests, replies }
     }

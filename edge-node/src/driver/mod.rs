@@ -1,9 +1,10 @@
 //! The driver: performs what the node decides.
 //!
-//! One thread owns the [`Node`] and runs the clients' sockets, because handing each request to another
-//! thread and each reply back costs more than the node's own work on it. Everything that has gathered is
-//! handled before outputs are polled, so that what arrived together is committed together. The disk has
-//! threads of its own, and so has the bridge, whose connections are in memory.
+//! One thread owns the [`Node`] and runs the clients' sockets, because handing each request to
+//! another thread and each reply back costs more than the node's own work on it. Everything that
+//! has gathered is handled before outputs are polled, so that what arrived together is committed
+//! together. The disk has threads of its own, and so has the bridge, whose connections are in
+//! memory.
 
 mod budget;
 mod clock;
@@ -41,8 +42,8 @@ use weir_core::node::{Input, Node, Output, Settings, Status};
 use weir_core::types::{ConnId, Time};
 use weir_core::wire::Frame;
 
-/// Bytes of requests that are being received or handled, all connections together. Two frames of the
-/// largest size, or the produce requests of some hundred usual clients.
+/// Bytes of requests that are being received or handled, all connections together. Two frames of
+/// the largest size, or the produce requests of some hundred usual clients.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
 /// What all connections read into. Larger reads save little more.
 const SCRATCH_BYTES: usize = 64 << 10;

@@ -6,8 +6,9 @@
 //! | open | end of stream, error, bad frame size | gone |
 //! | closing | everything is written, error | gone |
 //!
-//! One task reads and writes. While it waits it holds no buffer: bytes are read into a scratch buffer
-//! that all connections share, replies go out in one vectored write for all that have gathered.
+//! One task reads and writes. While it waits it holds no buffer: bytes are read into a scratch
+//! buffer that all connections share, replies go out in one vectored write for all that have
+//! gathered.
 
 use super::Shared;
 use super::frames::{BadSize, FrameReader};
@@ -26,10 +27,11 @@ use weir_core::node::Input;
 use weir_core::types::ConnId;
 use weir_core::wire::Frame;
 
-/// Replies that wait for a slow reader before its requests are no longer read, in bytes: a little more
-/// than one full fetch of a usual client.
+/// Replies that wait for a slow reader before its requests are no longer read, in bytes: a little
+/// more than one full fetch of a usual client.
 const UNSENT_BYTES_MAX: usize = 2 << 20;
-/// The same for all connections together, in bytes: beyond it whoever has unread replies gets no more.
+/// The same for all connections together, in bytes: beyond it whoever has unread replies gets no
+/// more.
 const UNSENT_TOTAL_MAX: usize = 32 << 20;
 /// Pieces for one vectored write; Linux takes at most 1,024.
 const PIECES_MAX: usize = 64;

@@ -1,5 +1,5 @@
-//! The console, metrics and the status over HTTP/1.1: small, bounded, read-only but for the mirror's
-//! pause and resume.
+//! The console, metrics and the status over HTTP/1.1: small, bounded, read-only but for the
+//! mirror's pause and resume.
 //!
 //! Does not compress, does not read bodies, speaks no TLS. Who needs that puts a proxy in front.
 

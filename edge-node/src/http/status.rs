@@ -53,8 +53,8 @@ impl Process {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
             line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
         };
-        // The second field of stat, a name in parentheses, may hold spaces. User and system time are the
-        // 14th and 15th, in ticks that Linux fixes at 100 a second (proc(5)).
+        // The second field of stat, a name in parentheses, may hold spaces. User and system time
+        // are the 14th and 15th, in ticks that Linux fixes at 100 a second (proc(5)).
         let stat = read("/proc/self/stat");
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
         let ticks: u64 =

@@ -60,7 +60,8 @@ impl Medium {
         }
     }
 
-    /// How often a medium that wears may be flushed without being asked; bursts are five times that.
+    /// How often a medium that wears may be flushed without being asked; bursts are five times
+    /// that.
     pub fn flushes_per_second(self) -> Option<u32> {
         match self {
             Medium::SdCard => Some(20),

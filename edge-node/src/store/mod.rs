@@ -114,8 +114,8 @@ pub fn lock(folder: &Path) -> Result<File, String> {
         let _ = file.read_to_string(&mut holder);
         let holder = holder.trim().parse::<u32>().map_or(String::new(), |p| format!(" {p}"));
         return Err(format!(
-            "the data folder {} is in use by a running weir (process{holder}): stop that one first, \
-             or give this one a folder of its own by --data DIR",
+            "the data folder {} is in use by a running weir (process{holder}): stop that one \
+             first, or give this one a folder of its own by --data DIR",
             folder.display()
         ));
     }
@@ -133,8 +133,8 @@ fn format(folder: &Path, flash: &config::Flash) -> Result<Start, String> {
     let bytes = flash.bytes.unwrap_or_else(|| BYTES_DEFAULT.min(free / 4 * 3));
     if bytes > free {
         return Err(format!(
-            "flash.bytes is {}, but {} has {} free: free some space, or choose a smaller size, as in \
-             --set flash.bytes={}MiB",
+            "flash.bytes is {}, but {} has {} free: free some space, or choose a smaller size, \
+             as in --set flash.bytes={}MiB",
             format_bytes(bytes),
             folder.display(),
             format_bytes(free),
@@ -187,8 +187,8 @@ pub fn flush_cap(flash: &config::Flash, medium: &Medium) -> (Option<FlushCap>, S
     }
 }
 
-/// The flush rate that uses an endurance up in so many years: a small commit programs a flash page of
-/// 16 KiB, so that one flush a second is 0.52 TB a year.
+/// The flush rate that uses an endurance up in so many years: a small commit programs a flash page
+/// of 16 KiB, so that one flush a second is 0.52 TB a year.
 fn flushes_of_card(tbw: f64, years: f64) -> u32 {
     const TB_A_YEAR: f64 = 16_384.0 * 365.25 * 86_400.0 / 1e12;
     (tbw / years / TB_A_YEAR).clamp(1.0, 100_000.0) as u32
@@ -217,16 +217,16 @@ pub fn refusal(error: &OpenError, path: &Path) -> String {
             format!("{path} holds nothing: its format was cut short. Delete it and start again")
         }
         OpenError::NotALog => format!(
-            "{path} is no flash log of weir; it was left untouched. Give weir a folder of its own by \
-             --data DIR"
+            "{path} is no flash log of weir; it was left untouched. Give weir a folder of its \
+             own by --data DIR"
         ),
         OpenError::NewerFormat { found, known } => format!(
-            "{path} has format {found}, and this weir knows formats up to {known}: run the newer weir \
-             that wrote it, or another folder by --data DIR"
+            "{path} has format {found}, and this weir knows formats up to {known}: run the newer \
+             weir that wrote it, or another folder by --data DIR"
         ),
         OpenError::SuperblocksDiffer => format!(
-            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, or \
-             start anew in another folder by --data DIR"
+            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, \
+             or start anew in another folder by --data DIR"
         ),
         OpenError::MediumTooShort { bytes, needed } => format!(
             "{path} is cut short: it has {} and needs {}. Restore it from a copy",
@@ -234,7 +234,8 @@ pub fn refusal(error: &OpenError, path: &Path) -> String {
             format_bytes(*needed)
         ),
         OpenError::Device => format!(
-            "{path} cannot be read: the disk fails. The lines above say where; look at the kernel's log"
+            "{path} cannot be read: the disk fails. The lines above say where; look at the \
+             kernel's log"
         ),
         OpenError::Settings(sentence) => format!("{path}: {sentence}"),
     }
