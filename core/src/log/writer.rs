@@ -226,7 +226,7 @@ impl Log {
         let lane_writer = &mut self.writer.lanes[lane as usize];
         let mut frames: Vec<Pending> = lane_writer.pending.drain(..count).collect();
         frames.sort_by_key(|frame| frame.header.partition);
-        let open = lane_writer.open.as_mut().expect("make_room opened a slot");
+        let mut open = lane_writer.open.take().expect("make_room opened a slot");
 
         let bytes: usize = frames.iter().map(|frame| frame.header.frame_bytes()).sum();
         lane_writer.pending_bytes -= bytes;
@@ -237,8 +237,56 @@ impl Log {
         }
         let at = open.at - header_bytes as u32;
         out.resize(header_bytes + GROUP_HEADER_BYTES, 0);
+        self.put_frames(&mut open, &frames, at, &mut out);
+        let tail = self.writer.lanes[lane as usize].tail;
+        let mut header = GroupHeader {
+            lane: lane as u8,
+            bytes: 0,
+            frames: frames.len() as u32,
+            slot: open.slot,
+            boot_epoch: self.writer.boot_epoch,
+            seg_seq: open.index.seg_seq,
+            group_seq: self.writer.next_group_seq,
+            durable_seq: self.writer.durable_seq,
+            prev_group_seq: tail.group_seq,
+            prev_group_crc: tail.group_crc,
+            checkpoint: self.checkpointer.durable_root(),
+            epoch_base: self.writer.epoch_base,
+            epoch_first: self.writer.epoch_first,
+            crc: 0,
+        };
+        header.finish(&mut out, header_bytes, group_seed(&self.geometry.store));
+        self.writer.next_group_seq += 1;
+        let end = at + out.len() as u32;
+        open.index.add_group(&header, end);
+        let slot = self.space.slot_mut(open.slot);
+        slot.last_seq = header.group_seq;
+        slot.first_seq = open.index.first_seq;
+        let place = Place { slot: open.slot, at: open.at };
+        open.at = end;
+        let lane_writer = &mut self.writer.lanes[lane as usize];
+        lane_writer.tail = LaneTail {
+            group_seq: header.group_seq,
+            group_crc: header.crc,
+            seg_seq: open.index.seg_seq,
+        };
+        lane_writer.open = Some(open);
+
+        self.checkpointer.written += out.len() as u64;
+        self.stats.groups += 1;
+        self.zero_for(place.slot, end);
+        let out = Bytes::from(out);
+        let group = out.slice(header_bytes..);
+        self.disk.write(Purpose::Commit, self.geometry.place(place.slot, at), out);
+        commit.add(lane, header.group_seq, place, group, frames);
+        true
+    }
+
+    /// Writes frames behind what a group holds already and enters them in the indexes. `out` begins at
+    /// `at` in the slot.
+    fn put_frames(&mut self, open: &mut Open, frames: &[Pending], at: u32, out: &mut Vec<u8>) {
         let seed = frame_seed(&self.geometry.store, open.index.seg_seq);
-        for frame in &frames {
+        for frame in frames {
             let spot = Spot {
                 at: at + out.len() as u32,
                 frame_bytes: frame.header.frame_bytes() as u32,
@@ -248,7 +296,7 @@ impl Log {
                 leader_epoch: frame.header.leader_epoch,
                 max_timestamp: frame.max_timestamp,
             };
-            frame.header.put(seed, &frame.body, &mut out);
+            frame.header.put(seed, &frame.body, out);
             let place = Place { slot: open.slot, at: spot.at };
             match frame.header.kind {
                 Kind::Checkpoint => {
@@ -267,45 +315,6 @@ impl Log {
                 }
             }
         }
-        let mut header = GroupHeader {
-            lane: lane as u8,
-            bytes: 0,
-            frames: frames.len() as u32,
-            slot: open.slot,
-            boot_epoch: self.writer.boot_epoch,
-            seg_seq: open.index.seg_seq,
-            group_seq: self.writer.next_group_seq,
-            durable_seq: self.writer.durable_seq,
-            prev_group_seq: lane_writer.tail.group_seq,
-            prev_group_crc: lane_writer.tail.group_crc,
-            checkpoint: self.checkpointer.durable_root(),
-            epoch_base: self.writer.epoch_base,
-            epoch_first: self.writer.epoch_first,
-            crc: 0,
-        };
-        header.finish(&mut out, header_bytes, group_seed(&self.geometry.store));
-        self.writer.next_group_seq += 1;
-        let end = at + out.len() as u32;
-        open.index.add_group(&header, end);
-        let slot = self.space.slot_mut(open.slot);
-        slot.last_seq = header.group_seq;
-        slot.first_seq = open.index.first_seq;
-        lane_writer.tail = LaneTail {
-            group_seq: header.group_seq,
-            group_crc: header.crc,
-            seg_seq: open.index.seg_seq,
-        };
-        let place = Place { slot: open.slot, at: open.at };
-        open.at = end;
-
-        self.checkpointer.written += out.len() as u64;
-        self.stats.groups += 1;
-        self.zero_for(place.slot, end);
-        let out = Bytes::from(out);
-        let group = out.slice(header_bytes..);
-        self.disk.write(Purpose::Commit, self.geometry.place(place.slot, at), out);
-        commit.add(lane, header.group_seq, place, group, frames);
-        true
     }
 
     /// How many pending frames go into the lane's next group; opens another slot if this one is full.
