@@ -42,8 +42,20 @@ pub(crate) struct Verdict {
     pub stale: u64,
     /// Groups that were acknowledged and are not there.
     pub missing: u64,
+    /// The highest group that is known to have been acknowledged.
+    pub durable_seq: u64,
+    /// The epochs seen, and the last group before each that counts.
+    pub bases: BTreeMap<u32, u64>,
     /// The last group that counts, or `covered`.
     pub last_seq: u64,
+}
+
+impl Verdict {
+    /// Whether a damaged group was acknowledged, by what its header says.
+    pub(crate) fn was_acknowledged(&self, header: &GroupHeader) -> bool {
+        let mut later = self.bases.range(header.boot_epoch.saturating_add(1)..);
+        header.group_seq <= self.durable_seq && later.all(|(_, &base)| header.group_seq <= base)
+    }
 }
 
 /// Judges the groups found; the checkpoint stands for everything up to `covered`.
@@ -66,6 +78,8 @@ fn drop_disowned(found: &mut [Candidate], verdict: &mut Verdict) -> Vec<Candidat
         let before = owned.len();
         owned.extend(epoch.iter().filter(|group| group.header.group_seq <= limit));
         verdict.stale += (epoch.len() - (owned.len() - before)) as u64;
+        let first = owned.get(before).map(|group| &group.header);
+        verdict.bases.extend(first.map(|header| (header.boot_epoch, header.epoch_base)));
         let bases = owned[before..].iter().map(|group| group.header.epoch_base);
         limit = bases.min().map_or(limit, |base| base.min(limit));
     }
@@ -80,6 +94,7 @@ fn drop_torn(owned: Vec<Candidate>, covered: u64, verdict: &mut Verdict) -> Vec<
         owned.iter().map(|group| (group.header.epoch_base, group.header.epoch_first)).collect();
     let after = |seq: u64| firsts.get(&seq).copied().unwrap_or(seq + 1);
     let durable = owned.iter().map(|group| group.header.durable_seq).fold(covered, u64::max);
+    verdict.durable_seq = durable;
     let mut expected = after(covered);
     let mut counts = Vec::with_capacity(owned.len());
     let mut rest = owned.into_iter();

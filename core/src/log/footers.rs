@@ -2,7 +2,7 @@
 
 use super::layout::footer::{self, SlotIndex};
 use super::layout::frame_seed;
-use super::scan::{Scan, Step};
+use super::scan::{Scan, Seen, Step};
 use super::{FetchError, IoResult, Log, Purpose, Ticket};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -168,10 +168,11 @@ impl Log {
                 // Groups above the highest that is known to count were given up when the slot was sealed.
                 let last_seq = self.space.slot(slot).last_seq;
                 let seed = frame_seed(&self.geometry.store, load.seg_seq);
-                let step = scan.feed(&bytes, |header, at, group| {
-                    if header.group_seq <= last_seq {
+                let step = scan.feed(&bytes, |seen| match seen {
+                    Seen::Group(header, at, group) if header.group_seq <= last_seq => {
                         index.add_frames(&header, at, &group, seed);
                     }
+                    _ => {}
                 });
                 match step {
                     Step::Read(at, len) => {

@@ -9,7 +9,7 @@ use super::layout::frame::FrameHeader;
 use super::layout::group::GROUP_HEADER_BYTES;
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, superblock};
-use super::scan::{Scan, Step, frames};
+use super::scan::{Scan, Seen, Step, frames};
 use super::{Event, Io, IoResult, Log, OpenError, Settings, Start, Stats};
 use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time};
@@ -191,7 +191,8 @@ fn slot_items(geometry: &Geometry, slot: u32, read: Read<'_>) -> Result<Vec<Item
     let mut scan = Scan::new(geometry, slot, Some(seg_seq));
     let mut next = scan.wants();
     loop {
-        let step = scan.feed(&at(next.0, next.1)?, |group, at, bytes| {
+        let step = scan.feed(&at(next.0, next.1)?, |seen| {
+            let Seen::Group(group, at, bytes) = seen else { return };
             if footer.as_ref().is_some_and(|footer| group.group_seq > footer.last_seq) {
                 return;
             }

@@ -14,7 +14,8 @@
 //! | `commit` | what follows when a commit is durable, or failed |
 //! | `checkpoint` | when and how a checkpoint is written |
 //! | `accept` | which of the groups found at a start count |
-//! | `recovery`, `replay` | the steps of a start |
+//! | `recovery`, `visit`, `checkpoint_search` | the steps of a start |
+//! | `replay`, `salvage`, `carry`, `start` | from groups back to partitions, and to a running log |
 //! | `read` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `retention` | what is expired |
 
@@ -33,6 +34,7 @@ mod read;
 mod recovery;
 mod replay;
 mod retention;
+mod salvage;
 mod scan;
 mod space;
 mod start;

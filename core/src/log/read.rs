@@ -207,10 +207,7 @@ impl Log {
                 if spec.from < partition.log_start || spec.from > partition.log_end {
                     return Err(FetchError::OutOfRange);
                 }
-                // An answer never reaches over what is lost: the reader is to be told.
-                let lost = partition.damaged.iter().find(|&&(from, _)| from > spec.from);
-                let end = spec.end.min(partition.durable_end);
-                Ok((spec.from, lost.map_or(end, |&(from, _)| end.min(from))))
+                Ok((spec.from, spec.end.min(partition.durable_end)))
             }
             Question::Find { from, .. } => {
                 Ok(((*from).max(partition.log_start), partition.durable_end))
@@ -383,19 +380,23 @@ impl Walk {
     ) -> Result<Batches, FetchError> {
         let mut batches = Batches::new();
         let mut total = 0;
+        // An answer never reaches over what is lost: the reader is to be told.
+        let mut expected = self.from;
+        let lost = |batches: Batches, until: Offset| match batches.is_empty() {
+            true => Err(FetchError::Damaged { until: until.min(self.end).max(self.from.plus(1)) }),
+            false => Ok(batches),
+        };
+        let mut next = self.from;
         for (number, chunk) in chunks.iter().enumerate() {
             let chunk = chunk.clone().unwrap_or_default();
-            let next = span.extents.get(number + 1).map_or(span.end, |next| next.base_offset);
+            next = span.extents.get(number + 1).map_or(span.end, |next| next.base_offset);
             let mut at = 0;
             while at < chunk.len().max(1) {
                 let Some(header) = self.frame(&chunk, at) else {
                     // Behind a damaged frame, others may be whole, if its length still is.
                     match self.behind(&chunk, at) {
-                        Some((behind, base)) if base <= self.from => at = behind,
-                        _ if !batches.is_empty() => return Ok(batches),
-                        Some((_, until)) => return Err(FetchError::Damaged { until }),
-                        None if next <= self.from => break,
-                        None => return Err(FetchError::Damaged { until: next }),
+                        Some(behind) => at = behind,
+                        None => break,
                     }
                     continue;
                 };
@@ -404,6 +405,10 @@ impl Walk {
                 if header.end_offset() <= self.from {
                     continue;
                 }
+                if header.base_offset > expected {
+                    return lost(batches, header.base_offset);
+                }
+                expected = header.end_offset();
                 total += body.len();
                 let fits = total <= spec.bytes_max || (batches.is_empty() && spec.at_least_one);
                 if header.end_offset() > self.end || !fits {
@@ -412,14 +417,14 @@ impl Walk {
                 batches.push(chunk.slice(body));
             }
         }
-        Ok(batches)
+        if expected == self.from { lost(batches, next) } else { Ok(batches) }
     }
 
-    /// The whole frame behind a damaged one.
-    fn behind(&self, chunk: &Bytes, at: usize) -> Option<(usize, Offset)> {
+    /// Where the whole frame behind a damaged one begins.
+    fn behind(&self, chunk: &Bytes, at: usize) -> Option<usize> {
         let damaged = FrameHeader::peek(chunk.get(at..)?)?;
         let behind = at.checked_add(damaged.frame_bytes())?;
-        Some((behind, self.frame(chunk, behind)?.base_offset))
+        self.frame(chunk, behind).map(|_| behind)
     }
 
     fn hit(&self, timestamp: i64, chunks: &[Option<Bytes>]) -> Option<TimestampHit> {

@@ -23,7 +23,8 @@ use super::layout::group::{GROUP_HEADER_BYTES, Place};
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, superblock};
 use super::replay::Replay;
-use super::scan::{Scan, Step as ScanStep};
+use super::salvage::{Replaying, Salvage};
+use super::scan::{Scan, Seen, Step as ScanStep};
 use super::visit::{Visit, Visited};
 use super::{IoResult, OpenError, Settings, Start};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -64,9 +65,7 @@ pub(super) enum Step {
     },
     Visit,
     Replay {
-        scan: Scan,
-        slot: u32,
-        index: SlotIndex,
+        slot: Replaying,
         rest: VecDeque<u32>,
     },
     Seal(u32),
@@ -401,10 +400,11 @@ impl Recovery {
             let Some(seg_seq) = visited.seg_seq else { continue };
             let Some(group) = visited.groups.iter().find(|group| place(group)) else { continue };
             let index = SlotIndex::new(group.header.lane, seg_seq);
+            let salvage = Salvage::new(slot, visited, &self.accepted, &self.verdict);
             let scan = Scan::new(&self.geometry, slot, Some(seg_seq));
             let (at, len) = scan.wants();
             disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
-            self.step = Step::Replay { scan, slot, index, rest };
+            self.step = Step::Replay { slot: Replaying { slot, scan, index, salvage }, rest };
             return None;
         }
         self.seal(disk);
@@ -412,19 +412,23 @@ impl Recovery {
     }
 
     fn replayed(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Replay { scan, slot, index, rest } = &mut self.step else { return None };
+        let Step::Replay { slot: replaying, rest } = &mut self.step else { return None };
+        let Replaying { slot, scan, index, salvage } = replaying;
         let bytes = bytes.unwrap_or_default();
         self.bytes_read += bytes.len() as u64;
         let (replay, accepted, store) = (&mut self.replay, &self.accepted, &self.geometry.store);
         let carried = &mut self.carried;
         let slot = *slot;
-        let step = scan.feed(&bytes, |header, at, group| {
-            if accepted.contains(&Place { slot, at }) {
+        let step = scan.feed(&bytes, |seen| match seen {
+            Seen::Group(header, at, group) if accepted.contains(&Place { slot, at }) => {
+                salvage.apply((store, slot), replay, index);
                 replay.group(store, &header, at, &group, index);
                 for carry in carried.iter_mut() {
                     carry.take(Place { slot, at }, &group, frame_seed(store, header.seg_seq));
                 }
             }
+            Seen::Group(..) => {}
+            Seen::Gap(at, block) => salvage.gap(at, &block),
         });
         match step {
             ScanStep::Read(at, len) => {
@@ -432,6 +436,7 @@ impl Recovery {
                 None
             }
             ScanStep::End => {
+                salvage.apply((store, slot), replay, index);
                 let (index, rest) = (core::mem::take(index), core::mem::take(rest));
                 self.indexes.push((slot, index));
                 self.next_replay(disk, rest)

@@ -2,7 +2,7 @@
 
 use super::layout::checkpoint::Image;
 use super::layout::footer::{SlotIndex, Spot};
-use super::layout::frame::Kind;
+use super::layout::frame::{FrameHeader, Kind};
 use super::layout::frame_seed;
 use super::layout::group::GroupHeader;
 use super::layout::slot::SlotHeader;
@@ -26,11 +26,11 @@ pub(crate) struct Replay {
 }
 
 /// A batch and where it stands.
-struct Found {
-    lane: Lane,
-    slot: u32,
-    spot: Spot,
-    batch: BatchHeader,
+pub(crate) struct Found {
+    pub lane: Lane,
+    pub slot: u32,
+    pub spot: Spot,
+    pub batch: BatchHeader,
 }
 
 impl Replay {
@@ -102,7 +102,17 @@ impl Replay {
         }
     }
 
-    fn batch(&mut self, number: PartitionNumber, found: &Found, replaces: bool) {
+    /// A frame whose body is damaged and whose header says that it is the next of its partition: its
+    /// offsets are lost, and are not given out again.
+    pub(crate) fn note_harmed(&mut self, header: &FrameHeader) {
+        let next = self.partitions.get(&header.partition).map(|partition| partition.log_end);
+        let plausible = header.kind.is_batch() && (0..1 << 20).contains(&header.last_offset_delta);
+        if plausible && next == Some(header.base_offset) {
+            self.close_gap(header.partition, header.end_offset());
+        }
+    }
+
+    pub(crate) fn batch(&mut self, number: PartitionNumber, found: &Found, replaces: bool) {
         let Found { spot, .. } = found;
         self.partition(found.lane, number, spot.base_offset);
         self.close_gap(number, spot.base_offset);
@@ -121,7 +131,7 @@ impl Replay {
         partition.add_to_run(found.slot, spot);
     }
 
-    fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
+    pub(crate) fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
         let partition = self.partition(lane, number, log_start);
         if log_start > partition.log_start {
             partition.log_end = partition.log_end.max(log_start);

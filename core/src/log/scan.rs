@@ -23,6 +23,15 @@ pub(crate) struct Scan {
     len: u32,
 }
 
+/// What stands in a slot.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// A whole group, and where it begins.
+    Group(GroupHeader, u32, Bytes),
+    /// A block in which no whole group begins.
+    Gap(u32, Bytes),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Read so many bytes there in the slot and feed them.
@@ -44,11 +53,7 @@ impl Scan {
     /// Takes what was read and hands out the whole groups in it. Where no group begins, the next block
     /// is tried: behind a damaged group there may be others. Bytes that could not be read are passed
     /// over in the same way.
-    pub(crate) fn feed(
-        &mut self,
-        bytes: &Bytes,
-        mut visit: impl FnMut(GroupHeader, u32, Bytes),
-    ) -> Step {
+    pub(crate) fn feed(&mut self, bytes: &Bytes, mut visit: impl FnMut(Seen)) -> Step {
         let seed = group_seed(&self.store);
         let end = self.at + self.len;
         let begin = self.at;
@@ -59,13 +64,17 @@ impl Scan {
                 Found::Group(header, group) => {
                     let at = self.at;
                     self.at += header.padded_bytes() as u32;
-                    visit(header, at, group);
+                    visit(Seen::Group(header, at, group));
                 }
                 Found::Longer(len) if self.at > begin || len > self.len as usize => {
                     self.len = (len as u32).max(SCAN_BYTES.min(self.slot_bytes - self.at));
                     return Step::Read(self.at, self.len);
                 }
-                _ => self.at += BLOCK,
+                _ => {
+                    let block = rest.slice(..rest.len().min(BLOCK as usize));
+                    visit(Seen::Gap(self.at, block));
+                    self.at += BLOCK;
+                }
             }
         }
         self.len = SCAN_BYTES.min(self.slot_bytes.saturating_sub(self.at));

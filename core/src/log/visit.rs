@@ -5,9 +5,9 @@ use super::disk::{Disk, Purpose};
 use super::layout::checkpoint::ROOT;
 use super::layout::footer::{self, SlotIndex, Tail};
 use super::layout::frame::Kind;
-use super::layout::group::Place;
+use super::layout::group::{GroupHeader, Place};
 use super::layout::{Geometry, frame_seed};
-use super::scan::{self, Scan, Step};
+use super::scan::{self, Scan, Seen, Step};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -21,6 +21,10 @@ pub(crate) struct Visited {
     pub stands_alone: Option<SlotIndex>,
     /// The groups whose checksum holds, but for those behind the end that the footer states.
     pub groups: Vec<Candidate>,
+    /// What looks like a group of this use and is damaged; its fields are not to be relied on.
+    pub harmed: Vec<Candidate>,
+    /// Where the groups end, as the footer states.
+    pub data_end: Option<u32>,
     /// Checkpoints' roots: the groups' sequences and places.
     pub roots: Vec<(u64, Place)>,
 }
@@ -83,6 +87,7 @@ impl Visit {
                     Tail::Footer(index) if self.found.seg_seq.is_some() => {
                         self.found.has_footer = true;
                         self.last_seq = index.last_seq;
+                        self.found.data_end = Some(index.data_end);
                         if self.footer_only {
                             self.found.stands_alone = Some(index);
                             return Some(core::mem::take(&mut self.found));
@@ -95,7 +100,16 @@ impl Visit {
             }
             Stage::Walk(scan) => {
                 let (found, last_seq, slot) = (&mut self.found, self.last_seq, self.slot);
-                let step = scan.feed(bytes, |header, at, group| {
+                let step = scan.feed(bytes, |seen| {
+                    let (header, at, group) = match seen {
+                        Seen::Group(header, at, group) => (header, at, group),
+                        Seen::Gap(at, block) => {
+                            let header = GroupHeader::peek(&block);
+                            let ours = header.filter(|h| Some(h.seg_seq) == found.seg_seq);
+                            found.harmed.extend(ours.map(|header| Candidate { header, at }));
+                            return;
+                        }
+                    };
                     if header.group_seq > last_seq {
                         return;
                     }

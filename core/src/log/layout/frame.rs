@@ -114,6 +114,9 @@ impl FrameHeader {
     /// Reads the fields without a look at the checksum.
     pub(crate) fn peek(bytes: &[u8]) -> Option<FrameHeader> {
         let fields = Fields(head::<FRAME_HEADER_BYTES>(bytes)?);
+        if fields.u32(0) & 0x00ff_ffff != 0 {
+            return None;
+        }
         Some(FrameHeader {
             kind: Kind::of(fields.u8(0))?,
             partition: PartitionNumber(fields.u32(4)),
