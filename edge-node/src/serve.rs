@@ -188,7 +188,8 @@ fn settings(
         Some(address) => address.clone(),
         None => advertise(&config.kafka.listen, kafka),
     };
-    let memory_bytes = rustix::system::sysinfo().totalram as u64;
+    let info = rustix::system::sysinfo();
+    let memory_bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
     let small = memory_bytes > 0 && memory_bytes < 700 << 20;
     let seed = store::random().map_err(|error| format!("cannot read random numbers: {error}"))?;
     let settings = Settings {
