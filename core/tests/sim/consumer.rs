@@ -76,7 +76,7 @@ impl Consumer {
             Phase::Join => self.join(context),
             Phase::Sync => self.sync(context),
             Phase::Positions => self.ask_positions(context),
-            Phase::Fetching if context.now.since(self.heard) > Nanos::from_ms(1_000) => {
+            Phase::Fetching if context.now.since(self.heard) > Nanos::from_ms(300) => {
                 self.heard = context.now;
                 let request = HeartbeatRequest {
                     group_id: self.group.clone(),

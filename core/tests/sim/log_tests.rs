@@ -25,10 +25,10 @@ pub fn every_cut(seed: u64, change: impl Fn(&mut plan::Plan)) -> Result<Tally, V
 
 #[test]
 fn a_log_keeps_its_promises_under_random_crashes() {
-    seeds("a_log_keeps_its_promises", 300, |seed| random(seed, |_| {}));
+    seeds("a_log_keeps_its_promises", 250, |seed| random(seed, |_| {}));
 }
 
 #[test]
 fn a_log_survives_a_cut_at_every_write_and_flush() {
-    seeds("a_log_survives_a_cut", 4, |seed| every_cut(seed, |_| {}));
+    seeds("a_log_survives_a_cut", 8, |seed| every_cut(seed, |_| {}));
 }

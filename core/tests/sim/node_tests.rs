@@ -16,5 +16,5 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
 
 #[test]
 fn a_node_keeps_its_promises_under_random_crashes() {
-    seeds("a_node_keeps_its_promises", 100, |seed| random(seed, |_| {}));
+    seeds("a_node_keeps_its_promises", 200, |seed| random(seed, |_| {}));
 }

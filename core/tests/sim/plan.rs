@@ -113,7 +113,7 @@ impl Plan {
     /// twice, and its footer once. A crash leaves two slots that are partly filled.
     pub fn start_read_bytes_max(&self) -> u64 {
         let slot = u64::from(self.slot_bytes);
-        let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + 12;
+        let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + 16;
         let fixed = 32 * 4096 + u64::from(self.slots) * 4608 + slot.min(1 << 20);
         fixed + visited * (2 * slot + slot.min(64 << 10))
     }
