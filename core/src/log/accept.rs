@@ -1,19 +1,21 @@
 //! Which of the groups that were found at a start count.
 //!
-//! Only groups whose checksum holds, in slots that may hold groups of theirs, come here. In this order:
+//! Only groups whose checksum holds, in slots that may hold groups of theirs, come here. In this
+//! order:
 //!
-//! 1. *Disowned.* Each boot epoch says in every group which group was the last that counted when it began
-//!    (`epoch_base`). Groups of earlier epochs above that do not count.
-//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, D, was flushed, and so was
-//!    everything below it. Every group up to D counts; one that is not there is damage to acknowledged
-//!    data.
-//! 3. *Torn tail.* Above D, groups count as long as there is no gap in their sequence: what follows a gap
-//!    was in the same commit as what is missing, and nothing of it was acknowledged.
+//! 1. *Disowned.* Each boot epoch says in every group which group was the last that counted when it
+//!    began (`epoch_base`). Groups of earlier epochs above that do not count.
+//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, D, was flushed, and so
+//!    was everything below it. Every group up to D counts; one that is not there is damage to
+//!    acknowledged data.
+//! 3. *Torn tail.* Above D, groups count as long as there is no gap in their sequence: what follows
+//!    a gap was in the same commit as what is missing, and nothing of it was acknowledged.
 //! 4. *Chain.* Each group names its lane's group before. What stands between a group and the one it
 //!    names does not count.
 //!
-//! Sealing, the third guard against a stale tail, has been applied before: a slot's footer says where the
-//! slot ends. Each of 1, 4 and sealing is enough alone; each covers for damage to the others.
+//! Sealing, the third guard against a stale tail, has been applied before: a slot's footer says
+//! where the slot ends. Each of 1, 4 and sealing is enough alone; each covers for damage to the
+//! others.
 
 use super::layout::group::{GroupHeader, Place};
 use alloc::collections::BTreeMap;

@@ -9,16 +9,16 @@ use bytes::Bytes;
 /// One disk operation that the driver must perform, in the order of [`Log::poll_io`].
 #[derive(Clone, Debug)]
 pub enum Io {
-    /// Write at a byte position of the medium. Durable only when a later [`Io::Flush`] is done. It may
-    /// lie beyond the end: the medium grows, and what was skipped reads as zeros.
+    /// Write at a byte position of the medium. Durable only when a later [`Io::Flush`] is done. It
+    /// may lie beyond the end: the medium grows, and what was skipped reads as zeros.
     Write { op: OpId, at: u64, bytes: Bytes },
     /// Make every write that was asked for before durable (`fdatasync`).
     Flush { op: OpId },
-    /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. May overtake writes and
-    /// flushes, and other reads.
+    /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. May overtake writes
+    /// and flushes, and other reads.
     Read { op: OpId, at: u64, len: u32 },
-    /// Write zeros, growing the file if need be: so that later writes there are cheap. In its turn, as
-    /// writes are; nothing depends on it.
+    /// Write zeros, growing the file if need be: so that later writes there are cheap. In its turn,
+    /// as writes are; nothing depends on it.
     Zero { op: OpId, at: u64, len: u32 },
 }
 
@@ -63,7 +63,8 @@ pub struct FlushCap {
     pub burst: u32,
 }
 
-/// Where a frame goes: partitions whose data dies together share a lane, so that slots become free whole.
+/// Where a frame goes: partitions whose data dies together share a lane, so that slots become free
+/// whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Lane {
@@ -79,7 +80,8 @@ impl Lane {
     }
 }
 
-/// How long a partition's records are kept: Kafka's `retention.ms` and `retention.bytes`; -1 is for ever.
+/// How long a partition's records are kept: Kafka's `retention.ms` and `retention.bytes`; -1 is for
+/// ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub ms: i64,
@@ -242,7 +244,8 @@ pub struct Stats {
     pub damaged_ranges: u32,
     /// Groups that had been acknowledged and were not found, or not whole, at the start.
     pub damaged_groups: u64,
-    /// Groups after the last acknowledged one that a cut tore: nothing that was promised is in them.
+    /// Groups after the last acknowledged one that a cut tore: nothing that was promised is in
+    /// them.
     pub torn_groups_dropped: u64,
     /// Bytes that the start read beside slot headers and checkpoint.
     pub start_bytes_read: u64,

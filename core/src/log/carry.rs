@@ -1,10 +1,10 @@
 //! What a start carries over: the few batches of a slot that was cut while nearly empty.
 //!
-//! Why: a slot that was open at a cut is never appended to again, so without this a gateway that loses
-//! power a thousand times would have a thousand slots with a few records in each. The newest slot of a
-//! lane is written once more into the slot that follows, as frames of kind replace, if it holds no more
-//! than a quarter of itself; it is free after the next checkpoint. If the power goes before the copy is
-//! durable, the original still counts.
+//! Why: a slot that was open at a cut is never appended to again, so without this a gateway that
+//! loses power a thousand times would have a thousand slots with a few records in each. The newest
+//! slot of a lane is written once more into the slot that follows, as frames of kind replace, if it
+//! holds no more than a quarter of itself; it is free after the next checkpoint. If the power goes
+//! before the copy is durable, the original still counts.
 
 use super::layout::frame::{FrameHeader, Kind};
 use super::layout::group::Place;
@@ -60,8 +60,8 @@ impl Carry {
 }
 
 impl Log {
-    /// Writes the batches once more. The owner is not told `Ready` before they are durable, so nobody
-    /// reads them meanwhile.
+    /// Writes the batches once more. The owner is not told `Ready` before they are durable, so
+    /// nobody reads them meanwhile.
     pub(crate) fn carry(&mut self, now: Time, carry: Carry) {
         let Carry { slot, frames: Some(frames), .. } = carry else { return };
         let holds = |partition: &Partition| partition.runs.iter().any(|run| run.slot == slot);

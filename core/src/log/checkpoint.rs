@@ -1,18 +1,19 @@
 //! When a checkpoint is taken, and how it gets onto flash.
 //!
 //! It is taken when a commit is closed that leaves nothing pending: memory then stands for exactly
-//! everything up to that commit's last group. The producers' sequences leave no other choice: a sequence
-//! in a checkpoint whose record did not get onto flash would turn the client's retry into a false
-//! duplicate. If the commit fails, the checkpoint is dropped and taken anew.
+//! everything up to that commit's last group. The producers' sequences leave no other choice: a
+//! sequence in a checkpoint whose record did not get onto flash would turn the client's retry into
+//! a false duplicate. If the commit fails, the checkpoint is dropped and taken anew.
 //!
 //! State: event, next state
-//! - Idle: a commit closes and a checkpoint is due: Parts, their frames pending (Root if there are none)
+//! - Idle: a commit closes and a checkpoint is due: Parts, their frames pending (Root if there are
+//!   none)
 //! - Parts: all parts durable: Root, its frame pending
 //! - Root: durable: Idle; this is the checkpoint that the next group headers point to
 //! - any: a commit fails: Idle, and due again
 //!
-//! One is due after `checkpoint_bytes` written, or sixteen times its own size, so that large indexes do
-//! not wear the card; that is the bound of what a start reads beside slot headers.
+//! One is due after `checkpoint_bytes` written, or sixteen times its own size, so that large
+//! indexes do not wear the card; that is the bound of what a start reads beside slot headers.
 
 use super::layout::checkpoint::{self as format, Image, PartPlace, SlotImage};
 use super::layout::frame::{FRAME_HEADER_BYTES, Kind};

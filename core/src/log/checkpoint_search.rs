@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 impl Recovery {
-    /// Orders the places where checkpoints may be: the newest group that says so is right, unless that
-    /// checkpoint is damaged.
+    /// Orders the places where checkpoints may be: the newest group that says so is right, unless
+    /// that checkpoint is damaged.
     pub(super) fn find_roots(&mut self) {
         let mut roots: Vec<(u64, Place)> = Vec::new();
         for visited in self.visited.values() {

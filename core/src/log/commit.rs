@@ -1,9 +1,10 @@
 //! What follows when a commit ended: durable, or failed.
 //!
-//! A failed write or flush is never repeated: the kernel may have dropped the pages already, and a flush
-//! that then succeeds says nothing about them. The slots that the commit wrote to are abandoned, a new
-//! `boot_epoch` begins whose `epoch_base` disowns the groups that failed, and the frames are written
-//! again from memory into other slots. Offsets stay. A second failure in a row fences the log.
+//! A failed write or flush is never repeated: the kernel may have dropped the pages already, and a
+//! flush that then succeeds says nothing about them. The slots that the commit wrote to are
+//! abandoned, a new `boot_epoch` begins whose `epoch_base` disowns the groups that failed, and the
+//! frames are written again from memory into other slots. Offsets stay. A second failure in a row
+//! fences the log.
 
 use super::layout::checkpoint::LaneTail;
 use super::layout::footer::SlotIndex;
@@ -281,7 +282,8 @@ impl Log {
         self.events.push_back(Event::Fenced);
     }
 
-    /// Zeroes the slot up to `end` before it is written there for the first time, and a little more.
+    /// Zeroes the slot up to `end` before it is written there for the first time, and a little
+    /// more.
     pub(crate) fn zero_for(&mut self, slot: u32, end: u32) {
         if let Some((from, _)) = self.space.unzeroed(slot, end) {
             let until = (end.next_multiple_of(ZERO_BYTES)).min(self.geometry.slot_bytes);
@@ -290,8 +292,8 @@ impl Log {
         }
     }
 
-    /// Zeroes another piece of the slot that will be opened next: about as much as was just written, so
-    /// that it is ready when it is needed, and no commit waits long.
+    /// Zeroes another piece of the slot that will be opened next: about as much as was just
+    /// written, so that it is ready when it is needed, and no commit waits long.
     fn zero_ahead(&mut self, written: u32) {
         let Some(slot) = self.space.next_free() else { return };
         if let Some((from, rest)) = self.space.unzeroed(slot, self.geometry.slot_bytes) {

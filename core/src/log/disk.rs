@@ -20,8 +20,8 @@ pub(crate) enum Purpose {
     Footer(u32),
 }
 
-/// How often a read is tried. Unlike a write or a flush it may be repeated: it changes nothing, and cards
-/// fail reads now and then that succeed a moment later.
+/// How often a read is tried. Unlike a write or a flush it may be repeated: it changes nothing, and
+/// cards fail reads now and then that succeed a moment later.
 const READ_ATTEMPTS: u32 = 3;
 
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl Disk {
         self.queue.pop_front()
     }
 
-    /// What an operation that ended was for; `None` for one that was not asked, and for a read that failed
-    /// and is tried again.
+    /// What an operation that ended was for; `None` for one that was not asked, and for a read that
+    /// failed and is tried again.
     pub(crate) fn take(&mut self, op: OpId, result: &IoResult) -> Option<Purpose> {
         let asked = self.asked.remove(&op)?;
         match asked.read {

@@ -165,7 +165,8 @@ impl Log {
                 }
             }
             Loading::Walk(scan, index) => {
-                // Groups above the highest that is known to count were given up when the slot was sealed.
+                // Groups above the highest that is known to count were given up when the slot was
+                // sealed.
                 let last_seq = self.space.slot(slot).last_seq;
                 let seed = frame_seed(&self.geometry.store, load.seg_seq);
                 let step = scan.feed(&bytes, |seen| match seen {

@@ -1,8 +1,8 @@
 //! Looking into a log that no node has open: what `weir log check`, `dump` and `stat` show.
 //!
-//! [`overview`] does what a start does, with every write thrown away; [`walk`] goes through the slots as
-//! they stand, those that are free and still hold something included. Both read through a function that
-//! the caller gives, and change nothing.
+//! [`overview`] does what a start does, with every write thrown away; [`walk`] goes through the
+//! slots as they stand, those that are free and still hold something included. Both read through a
+//! function that the caller gives, and change nothing.
 
 use super::layout::footer::{self, Tail};
 use super::layout::frame::FrameHeader;
@@ -70,7 +70,8 @@ pub enum Item {
         /// Records in it, their compression and largest timestamp, if it is a batch.
         records: Option<(i32, &'static str, i64)>,
     },
-    /// Bytes between groups of the slot, or before its end as the footer states it, that are no group.
+    /// Bytes between groups of the slot, or before its end as the footer states it, that are no
+    /// group.
     Damage { slot: u32, at: u32, bytes: u32 },
     /// Bytes behind the last group of a slot without footer that are not free: a cut tore them.
     Torn { slot: u32, at: u32 },
@@ -78,7 +79,8 @@ pub enum Item {
     NoHeader { slot: u32 },
 }
 
-/// Reads so many bytes of the medium; what lies beyond its end are zeros. `None`: the device failed.
+/// Reads so many bytes of the medium; what lies beyond its end are zeros. `None`: the device
+/// failed.
 pub type Read<'a> = &'a mut dyn FnMut(u64, u32) -> Option<Bytes>;
 
 /// The superblock, or its copy.

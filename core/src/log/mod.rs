@@ -156,8 +156,8 @@ impl Log {
         if matches!(self.phase, Phase::Running) { self.closes_at() } else { None }
     }
 
-    /// Makes a partition known, or changes its retention; its lane stays what it was first. After `Ready`
-    /// the partitions found on flash are known already, with retention for ever.
+    /// Makes a partition known, or changes its retention; its lane stays what it was first. After
+    /// `Ready` the partitions found on flash are known already, with retention for ever.
     pub fn set_partition(&mut self, number: PartitionNumber, lane: Lane, retention: Retention) {
         self.partitions
             .entry(number)
@@ -225,8 +225,8 @@ impl Log {
         Ok(())
     }
 
-    /// Logs a new log start offset (DeleteRecords); durable with the next group. Above the durable end,
-    /// or below the log start, it is moved there.
+    /// Logs a new log start offset (DeleteRecords); durable with the next group. Above the durable
+    /// end, or below the log start, it is moved there.
     pub fn trim(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
         if !matches!(self.phase, Phase::Running) {
             return;
@@ -250,7 +250,8 @@ impl Log {
         self.partitions.get(&number)?.epoch_end(epoch)
     }
 
-    /// Applies retention. `wall` is `None` while the clock is not trusted: time then expires nothing.
+    /// Applies retention. `wall` is `None` while the clock is not trusted: time then expires
+    /// nothing.
     pub fn expire(&mut self, now: Time, wall: Option<WallTime>) {
         self.expire_partitions(now, wall);
     }

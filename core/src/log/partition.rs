@@ -1,7 +1,8 @@
-//! What the log knows of one partition: its bounds, epochs, producers, and in which slots it has data.
+//! What the log knows of one partition: its bounds, epochs, producers, and in which slots it has
+//! data.
 //!
-//! The index in memory is one [`Run`] for each slot in which the partition has data; the extents inside
-//! a slot come from the slot's footer when they are needed.
+//! The index in memory is one [`Run`] for each slot in which the partition has data; the extents
+//! inside a slot come from the slot's footer when they are needed.
 //!
 //! Why 24 bytes a run, not 16: with the largest timestamp beside it, retention and the search by
 //! timestamp find their slot without loading the footers of all older ones.

@@ -1,9 +1,9 @@
 //! Fetches and searches by timestamp.
 //!
-//! A question is looked at again each time something that it waited for is there: first the footer of the
-//! slot that holds its offset, then the bytes. One answer comes from one read of one slot, of at most
-//! [`READ_BYTES_MAX`]; who wants more asks again. Every frame's checksum is verified before its batch is
-//! handed out, but for what comes from the tail in memory.
+//! A question is looked at again each time something that it waited for is there: first the footer
+//! of the slot that holds its offset, then the bytes. One answer comes from one read of one slot,
+//! of at most [`READ_BYTES_MAX`]; who wants more asks again. Every frame's checksum is verified
+//! before its batch is handed out, but for what comes from the tail in memory.
 
 use super::layout::footer::Extent;
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
@@ -79,8 +79,8 @@ impl Log {
         }
     }
 
-    /// The first record whose timestamp is at least this. Inside a compressed batch the batch's base
-    /// offset is the answer: the core does not decompress.
+    /// The first record whose timestamp is at least this. Inside a compressed batch the batch's
+    /// base offset is the answer: the core does not decompress.
     pub fn find_timestamp(
         &mut self,
         number: PartitionNumber,

@@ -4,14 +4,17 @@
 //! - Headers: the header of every slot that is on the medium, and a look at its first group.
 //! - Newest: the newest slot of each lane is visited; its groups point to the last checkpoint.
 //! - Checkpoint: root and parts, the newest that is whole.
-//! - Visit: every slot that the checkpoint does not know as sealed. A visit reads the footer, which says
-//!   where the slot ends, and then the groups. Without a checkpoint a good footer stands for its slot.
-//! - Judge: see `accept`. Then Replay reads the slots that were visited again, in order of `seg_seq`, and
-//!   applies the groups that count; keeping them in memory meanwhile would cost as much as they hold.
-//! - Seal: slots without a footer get one, rebuilt; a flush; done. Nothing is ever appended to them.
+//! - Visit: every slot that the checkpoint does not know as sealed. A visit reads the footer, which
+//!   says where the slot ends, and then the groups. Without a checkpoint a good footer stands for
+//!   its slot.
+//! - Judge: see `accept`. Then Replay reads the slots that were visited again, in order of
+//!   `seg_seq`, and applies the groups that count; keeping them in memory meanwhile would cost as
+//!   much as they hold.
+//! - Seal: slots without a footer get one, rebuilt; a flush; done. Nothing is ever appended to
+//!   them.
 //!
-//! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written after it
-//! (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
+//! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written
+//! after it (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
 
 use super::accept::{self, Candidate, Verdict};
 use super::carry::Carry;
@@ -296,8 +299,8 @@ impl Recovery {
         }
     }
 
-    /// A lane's newest slot may have been opened by the commit that was cut: then the one before it is
-    /// the newest that holds a group. Whether there is one to visit.
+    /// A lane's newest slot may have been opened by the commit that was cut: then the one before it
+    /// is the newest that holds a group. Whether there is one to visit.
     fn is_lane_unseen(&mut self) -> bool {
         for lane in 0..4 {
             let slots = self.headers.iter().filter(|(_, header)| header.lane == lane);
@@ -337,7 +340,8 @@ impl Recovery {
     pub(super) fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
         self.step = Step::Visit;
         let image = self.image.as_ref();
-        // A slot that was used before the checkpoint and is not in it was free by then, and still is.
+        // A slot that was used before the checkpoint and is not in it was free by then, and still
+        // is.
         let is_known = |slot: u32, header: &SlotHeader| {
             image.is_some_and(|image| match image.slots.get(&slot) {
                 Some(entry) => entry.sealed && entry.seg_seq == header.seg_seq,
@@ -350,15 +354,15 @@ impl Recovery {
     }
 
     fn judge(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        // Without a checkpoint, footers stand for their slots: which groups those hold is not known, so
-        // below the highest of them none is missed.
+        // Without a checkpoint, footers stand for their slots: which groups those hold is not
+        // known, so below the highest of them none is missed.
         let alone = self.visited.values().filter_map(|visited| visited.stands_alone.as_ref());
         let alone = alone.map(|index| index.last_seq).max().unwrap_or(0);
         let covered = self.image.as_ref().map_or(alone, |image| image.as_of);
         let mut found: Vec<Candidate> = Vec::new();
         for (&slot, visited) in &self.visited {
-            // Groups that the checkpoint stands for are in slots that it knows; others are of a use that
-            // was over by then.
+            // Groups that the checkpoint stands for are in slots that it knows; others are of a use
+            // that was over by then.
             let counts = |group: &&Candidate| {
                 let Some(image) = &self.image else { return true };
                 let entry = image.slots.get(&slot);
@@ -444,8 +448,8 @@ impl Recovery {
         }
     }
 
-    /// Writes the footers that are missing. What was found and counts becomes durable with the flush, even
-    /// if it was only in the system's cache.
+    /// Writes the footers that are missing. What was found and counts becomes durable with the
+    /// flush, even if it was only in the system's cache.
     fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
         let mut operations = 1;

@@ -19,8 +19,8 @@ pub(crate) struct Replay {
     pub partitions: BTreeMap<PartitionNumber, Partition>,
     /// What the checkpoint stands for.
     pub covered: u64,
-    /// Whether everything since the format, or since the checkpoint, is replayed: a partition then begins
-    /// at offset 0, and what is missing before its first frame is damage.
+    /// Whether everything since the format, or since the checkpoint, is replayed: a partition then
+    /// begins at offset 0, and what is missing before its first frame is damage.
     pub whole: bool,
     pub damaged_ranges: u32,
 }
@@ -102,8 +102,8 @@ impl Replay {
         }
     }
 
-    /// A frame whose body is damaged and whose header says that it is the next of its partition: its
-    /// offsets are lost, and are not given out again.
+    /// A frame whose body is damaged and whose header says that it is the next of its partition:
+    /// its offsets are lost, and are not given out again.
     pub(crate) fn note_harmed(&mut self, header: &FrameHeader) {
         let next = self.partitions.get(&header.partition).map(|partition| partition.log_end);
         let plausible = header.kind.is_batch() && (0..1 << 20).contains(&header.last_offset_delta);
@@ -124,8 +124,8 @@ impl Replay {
         } else if replaces {
             partition.drop_runs_from(spot.base_offset);
         } else {
-            // Written twice can only be a group that was given up and is not known as such: the first
-            // copy stands.
+            // Written twice can only be a group that was given up and is not known as such: the
+            // first copy stands.
             return;
         }
         partition.add_to_run(found.slot, spot);
@@ -139,7 +139,8 @@ impl Replay {
         }
     }
 
-    /// Applies a slot by its footer alone: without a checkpoint. Producers' sequences are not in it.
+    /// Applies a slot by its footer alone: without a checkpoint. Producers' sequences are not in
+    /// it.
     pub(crate) fn footer(&mut self, slot: u32, index: &SlotIndex) {
         let Some(lane) = Lane::of(index.lane) else { return };
         for (&number, part) in &index.parts {

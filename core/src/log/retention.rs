@@ -1,16 +1,18 @@
 //! What is expired: by `retention.ms`, by `retention.bytes`, and when the disk budget runs out.
 //!
-//! Granularity. In sealed slots a partition's data goes a slot at a time, by its largest timestamp, which
-//! stands in memory. In the slot that is still open it goes by extents, but only when a record is older
-//! than `retention.ms` by an eighth, so that a quiet topic does not cost a commit for each record. A
-//! record thus outlives its time by an eighth of it while its slot is open; in a slot that was sealed
-//! since, until the newest record of its partition there expires, at most `retention.ms` more.
+//! Granularity. In sealed slots a partition's data goes a slot at a time, by its largest timestamp,
+//! which stands in memory. In the slot that is still open it goes by extents, but only when a
+//! record is older than `retention.ms` by an eighth, so that a quiet topic does not cost a commit
+//! for each record. A record thus outlives its time by an eighth of it while its slot is open; in a
+//! slot that was sealed since, until the newest record of its partition there expires, at most
+//! `retention.ms` more.
 //!
 //! The clock. A Raspberry Pi has no battery clock, and a wall clock that jumps ahead would expire
-//! everything at once. So retention keeps a clock of its own: it begins at the newest record on flash,
-//! never is ahead of the wall clock, and runs at most [`CATCH_UP`] times as fast as the monotonic clock. A
-//! gateway that was off for a month catches up in half a day; a clock that is wrong by a year for a
-//! minute costs at most an hour of the oldest records, and is said aloud meanwhile.
+//! everything at once. So retention keeps a clock of its own: it begins at the newest record on
+//! flash, never is ahead of the wall clock, and runs at most [`CATCH_UP`] times as fast as the
+//! monotonic clock. A gateway that was off for a month catches up in half a day; a clock that is
+//! wrong by a year for a minute costs at most an hour of the oldest records, and is said aloud
+//! meanwhile.
 
 use super::layout::frame::Kind;
 use super::partition::Partition;
@@ -147,8 +149,8 @@ impl Log {
         self.events.push_back(Event::Trimmed { partition: number, log_start });
     }
 
-    /// When slots are short: expires what partitions that let it go have in the oldest slot. One slot at a
-    /// time, and the next only when what was expired before is free or cannot become so.
+    /// When slots are short: expires what partitions that let it go have in the oldest slot. One
+    /// slot at a time, and the next only when what was expired before is free or cannot become so.
     pub(crate) fn relieve_pressure(&mut self, now: Time) {
         let short = self.space.free() <= self.space.pressure();
         if !short || self.checkpointer.is_busy() {

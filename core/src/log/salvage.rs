@@ -1,9 +1,9 @@
 //! What a start takes out of damaged groups: the frames whose own checksum holds.
 //!
-//! Only bytes that lie where acknowledged groups stood are looked at: before a group of the same slot
-//! that counts, before the end that the footer states, or at a header of the right epoch whose group was
-//! acknowledged. What a cut tore or a later start disowned stands in no such place. Frames verify with the
-//! slot's `seg_seq` only, so nothing of an earlier use is taken.
+//! Only bytes that lie where acknowledged groups stood are looked at: before a group of the same
+//! slot that counts, before the end that the footer states, or at a header of the right epoch whose
+//! group was acknowledged. What a cut tore or a later start disowned stands in no such place.
+//! Frames verify with the slot's `seg_seq` only, so nothing of an earlier use is taken.
 
 use super::accept::{Candidate, Verdict};
 use super::layout::footer::SlotIndex;

@@ -50,9 +50,9 @@ impl Scan {
         (self.at, self.len)
     }
 
-    /// Takes what was read and hands out the whole groups in it. Where no group begins, the next block
-    /// is tried: behind a damaged group there may be others. Bytes that could not be read are passed
-    /// over in the same way.
+    /// Takes what was read and hands out the whole groups in it. Where no group begins, the next
+    /// block is tried: behind a damaged group there may be others. Bytes that could not be read are
+    /// passed over in the same way.
     pub(crate) fn feed(&mut self, bytes: &Bytes, mut visit: impl FnMut(Seen)) -> Step {
         let seed = group_seed(&self.store);
         let end = self.at + self.len;

@@ -9,7 +9,8 @@ pub(crate) enum State {
     Free,
     Open,
     Sealed,
-    /// A write to it failed. What is in it is still read; it is not written again until the next start.
+    /// A write to it failed. What is in it is still read; it is not written again until the next
+    /// start.
     Abandoned,
 }
 
@@ -85,8 +86,9 @@ impl Space {
         self.free
     }
 
-    /// Slots that appends of user data must leave: for cleaning the larger of 4 slots and 2 %, for the
-    /// meta lane 4 slots, and 4 % in all at least. On media of less than 32 slots an eighth each.
+    /// Slots that appends of user data must leave: for cleaning the larger of 4 slots and 2 %, for
+    /// the meta lane 4 slots, and 4 % in all at least. On media of less than 32 slots an eighth
+    /// each.
     pub(crate) fn reserve(&self) -> u32 {
         let small = (self.count() / 8).clamp(1, 4);
         let cleaning = small.max(self.count() / 50);
@@ -118,7 +120,8 @@ impl Space {
         Some(slot)
     }
 
-    /// At the start, when the slots are what they were: goes on after the slot that was opened last.
+    /// At the start, when the slots are what they were: goes on after the slot that was opened
+    /// last.
     pub(crate) fn resume(&mut self, last: Option<u32>) {
         self.cursor = last.map_or(0, |slot| (slot + 1) % self.count());
         self.free = self.slots.iter().filter(|slot| slot.state == State::Free).count() as u32;

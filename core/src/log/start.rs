@@ -9,7 +9,8 @@ use super::writer::Writer;
 use super::{Event, IoResult, Log, Phase};
 use crate::types::Time;
 
-/// A start that had to look into more slots asks for a checkpoint: two lanes, before and after a cut.
+/// A start that had to look into more slots asks for a checkpoint: two lanes, before and after a
+/// cut.
 const VISITED_MAX: usize = 4;
 
 impl Log {
@@ -48,8 +49,8 @@ impl Log {
         self.stats.torn_groups_dropped = recovery.verdict.torn;
         self.stats.damaged_groups = recovery.verdict.missing;
         self.stats.damaged_ranges = recovery.replay.damaged_ranges;
-        // Each start that is cut leaves slots of its own, however little is in them: a checkpoint with the
-        // next commit keeps the next start short.
+        // Each start that is cut leaves slots of its own, however little is in them: a checkpoint
+        // with the next commit keeps the next start short.
         self.checkpointer.wanted = recovery.visited.len() > VISITED_MAX;
         self.stats.start_bytes_read = recovery.bytes_read;
         if recovery.verdict.missing > 0 {
@@ -91,7 +92,8 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     for (slot, index) in &recovery.indexes {
         use_slot(*slot, index.lane, index.seg_seq, index.first_seq, index.last_seq);
     }
-    // A root that was whole but in a commit that was cut still is a checkpoint, so its slot is kept.
+    // A root that was whole but in a commit that was cut still is a checkpoint, so its slot is
+    // kept.
     for &slot in recovery.checkpoint.iter().flat_map(|checkpoint| &checkpoint.slots) {
         space.slot_mut(slot).state = State::Sealed;
         if let Some(header) = recovery.headers.get(&slot) {

@@ -49,8 +49,8 @@ pub(crate) struct Visit {
 const TAIL_BYTES: u32 = 64 << 10;
 
 impl Visit {
-    /// Visits a slot in its use `seg_seq`; `None` if the header is lost. With `footer_only`, a good footer
-    /// is enough.
+    /// Visits a slot in its use `seg_seq`; `None` if the header is lost. With `footer_only`, a good
+    /// footer is enough.
     pub(crate) fn new(
         geometry: &Geometry,
         slot: u32,

@@ -1,13 +1,15 @@
-//! When a commit group is closed: at once, after a short wait for company, or when the flush cap allows.
+//! When a commit group is closed: at once, after a short wait for company, or when the flush cap
+//! allows.
 //!
-//! While a commit is in flight the next one fills; that alone gives a busy log large groups. What is left
-//! to decide is whether to wait after a commit is done. Clients that keep a number of requests open send
-//! the next ones when they are answered, so right after a commit a burst arrives; closing before it splits
-//! the clients into two halves that wait for each other's flush. Devices that publish when they have
-//! something do not do so, and a wait only delays them. So the window learns: it is a share of the last
-//! flush's duration, which doubles when a burst came (at least half as many frames as the commit before
-//! acknowledged) and halves when none did. It ends early when as many frames are there as were seen in
-//! the commit before. After a pause there is no window: a lone publish is never delayed.
+//! While a commit is in flight the next one fills; that alone gives a busy log large groups. What
+//! is left to decide is whether to wait after a commit is done. Clients that keep a number of
+//! requests open send the next ones when they are answered, so right after a commit a burst
+//! arrives; closing before it splits the clients into two halves that wait for each other's flush.
+//! Devices that publish when they have something do not do so, and a wait only delays them. So the
+//! window learns: it is a share of the last flush's duration, which doubles when a burst came (at
+//! least half as many frames as the commit before acknowledged) and halves when none did. It ends
+//! early when as many frames are there as were seen in the commit before. After a pause there is no
+//! window: a lone publish is never delayed.
 
 use super::FlushCap;
 use crate::types::{Nanos, Time};

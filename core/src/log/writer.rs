@@ -1,10 +1,10 @@
 //! From pending frames to groups in slots.
 //!
-//! A commit is one group of each lane that has frames, each one write, and one flush for all. A group
-//! takes frames in the order in which they came, up to [`GROUP_BYTES_MAX`] or what is left of the slot,
-//! and then sorts them by partition, so that a reader of one partition finds its frames side by side.
-//! The batch is copied once, from the request's buffer into the group's, where base offset and leader
-//! epoch are stamped.
+//! A commit is one group of each lane that has frames, each one write, and one flush for all. A
+//! group takes frames in the order in which they came, up to [`GROUP_BYTES_MAX`] or what is left of
+//! the slot, and then sorts them by partition, so that a reader of one partition finds its frames
+//! side by side. The batch is copied once, from the request's buffer into the group's, where base
+//! offset and leader epoch are stamped.
 
 use super::commit::Commit;
 use super::layout::checkpoint::LaneTail;
@@ -148,7 +148,8 @@ impl Writer {
         // Each further group costs its header and its padding.
         let groups = 1 + wanted / GROUP_BYTES_MAX;
         let wanted = pad(wanted + GROUP_HEADER_BYTES) + (groups - 1) * 2 * BLOCK as usize;
-        // A slot that a trim opened from the reserve is not filled up: the next trim would open another.
+        // A slot that a trim opened from the reserve is not filled up: the next trim would open
+        // another.
         if wanted <= left && space.free() * 2 >= space.reserve() {
             return true;
         }
@@ -167,7 +168,8 @@ impl Open {
 }
 
 impl Log {
-    /// When the next commit may be closed; `None` while one is in flight or there is nothing to commit.
+    /// When the next commit may be closed; `None` while one is in flight or there is nothing to
+    /// commit.
     pub(crate) fn closes_at(&self) -> Option<Time> {
         if self.commit.is_some() {
             return None;
@@ -282,8 +284,8 @@ impl Log {
         true
     }
 
-    /// Writes frames behind what a group holds already and enters them in the indexes. `out` begins at
-    /// `at` in the slot.
+    /// Writes frames behind what a group holds already and enters them in the indexes. `out` begins
+    /// at `at` in the slot.
     fn put_frames(&mut self, open: &mut Open, frames: &[Pending], at: u32, out: &mut Vec<u8>) {
         let seed = frame_seed(&self.geometry.store, open.index.seg_seq);
         for frame in frames {
@@ -317,7 +319,8 @@ impl Log {
         }
     }
 
-    /// How many pending frames go into the lane's next group; opens another slot if this one is full.
+    /// How many pending frames go into the lane's next group; opens another slot if this one is
+    /// full.
     fn make_room(&mut self, lane: Lane) -> Option<usize> {
         loop {
             let writer = &self.writer.lanes[lane as usize];

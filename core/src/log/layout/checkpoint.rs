@@ -1,24 +1,20 @@
 //! The checkpoint: everything that a start would otherwise have to read out of all slots.
 //!
-//! It is a stream of bytes that stands in frames of kind checkpoint: parts, then the root, which names
-//! them and holds the rest of the stream. A checkpoint counts once its root is durable.
+//! It is a stream of bytes that stands in frames of kind checkpoint: parts, then the root, which
+//! names them and holds the rest of the stream. A checkpoint counts once its root is durable.
 //!
 //! ```text
 //! root:    u64 as_of, the group_seq up to which it stands for everything
-//!          uvarint parts; for each: uvarint slot, u64 seg_seq, uvarint where its frame begins, uvarint
-//!            bytes of the frame
-//!          the last piece of the stream
-//! stream:  u32 boot_epoch, u64 next seg_seq
-//!          4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq
-//!          uvarint slots in use; for each: uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq,
-//!            u64 lowest group_seq, u64 highest group_seq
-//!          uvarint partitions; for each: uvarint number, u8 lane, varlong log start, varlong log end,
-//!            varlong largest timestamp,
-//!            uvarint epochs; for each: varlong epoch, varlong first offset,
-//!            uvarint damaged ranges; for each: varlong from, varlong until,
-//!            uvarint bytes of producers, the producers,
-//!            uvarint runs; for each: uvarint slot, uvarint bytes, varlong base offset less the one
-//!              before, varlong largest timestamp less the one before
+//!          uvarint parts; for each: uvarint slot, u64 seg_seq, uvarint where its frame begins,
+//!          uvarint bytes of the frame the last piece of the stream stream:  u32 boot_epoch, u64
+//!          next seg_seq 4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq uvarint
+//!          slots in use; for each: uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest
+//!          group_seq, u64 highest group_seq uvarint partitions; for each: uvarint number, u8 lane,
+//!          varlong log start, varlong log end, varlong largest timestamp, uvarint epochs; for
+//!          each: varlong epoch, varlong first offset, uvarint damaged ranges; for each: varlong
+//!          from, varlong until, uvarint bytes of producers, the producers, uvarint runs; for each:
+//!          uvarint slot, uvarint bytes, varlong base offset less the one before, varlong largest
+//!          timestamp less the one before
 //! ```
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.

@@ -24,8 +24,8 @@
 //!   48      4  CRC-32C over store UUID, the trailer before and the payload
 //! ```
 //!
-//! An extent is a run of frames of one partition without anything between, so that one read gets them;
-//! it is cut at 64 KiB, so that a read in the middle does not have to walk far.
+//! An extent is a run of frames of one partition without anything between, so that one read gets
+//! them; it is cut at 64 KiB, so that a read in the middle does not have to walk far.
 
 use super::group::GroupHeader;
 use super::{BLOCK, Fields, checksum, head};

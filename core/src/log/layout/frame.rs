@@ -23,8 +23,8 @@
 //! | 7 | quorum entry | reserved |
 //! | 8 | checkpoint | a part, or the root that names the parts |
 //!
-//! The batch's own checksum leaves out base offset, length and leader epoch, and knows nothing of the
-//! partition: hence the frame's.
+//! The batch's own checksum leaves out base offset, length and leader epoch, and knows nothing of
+//! the partition: hence the frame's.
 
 use super::{Fields, head};
 use crate::batch;

@@ -24,8 +24,8 @@
 //! 96      …  frames
 //! ```
 //!
-//! A `boot_epoch` begins at each start and after each failed write or flush: whatever was written before
-//! and is above `epoch_base` was given up then and must not come back.
+//! A `boot_epoch` begins at each start and after each failed write or flush: whatever was written
+//! before and is above `epoch_base` was given up then and must not come back.
 
 use super::{Fields, head, pad};
 use alloc::vec::Vec;
@@ -85,7 +85,8 @@ impl GroupHeader {
         (shaped && header.lane < 4).then_some(header)
     }
 
-    /// Whether the group at the begin of `bytes` is there in whole, unharmed. `self` was peeked there.
+    /// Whether the group at the begin of `bytes` is there in whole, unharmed. `self` was peeked
+    /// there.
     pub(crate) fn holds(&self, bytes: &[u8], seed: u32) -> bool {
         let Some(group) = bytes.get(..self.bytes as usize) else { return false };
         checksum(group, seed) == self.crc
@@ -139,8 +140,8 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// Looks for a group of slot `slot` in its use `seg_seq`, or in any, at the begin of `bytes`; the slot has
-/// `room` bytes from there on.
+/// Looks for a group of slot `slot` in its use `seg_seq`, or in any, at the begin of `bytes`; the
+/// slot has `room` bytes from there on.
 pub(crate) fn find(
     bytes: &Bytes,
     room: usize,

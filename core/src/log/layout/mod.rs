@@ -1,14 +1,13 @@
 //! What stands on flash: the byte layouts, each with its table in the module that owns it.
 //!
 //! ```text
-//! medium:  unit 0: superblock | unit 1: its copy | slot 0 | slot 1 | …      a unit is slot_bytes long
-//! slot:    header, 4 KiB | group | group | … | free | footer, ending with the slot
-//! group:   header, 96 bytes | frame | frame | … | padding to 4 KiB
-//! frame:   header, 32 bytes | body
+//! medium:  unit 0: superblock | unit 1: its copy | slot 0 | slot 1 | …      a unit is slot_bytes
+//! long slot:    header, 4 KiB | group | group | … | free | footer, ending with the slot group:
+//! header, 96 bytes | frame | frame | … | padding to 4 KiB frame:   header, 32 bytes | body
 //! ```
 //!
-//! Integers are big-endian. Every checksum is CRC-32C and begins with the store's UUID, so that nothing
-//! of another store, and no payload that looks like a group, is taken for ours.
+//! Integers are big-endian. Every checksum is CRC-32C and begins with the store's UUID, so that
+//! nothing of another store, and no payload that looks like a group, is taken for ours.
 
 pub(crate) mod checkpoint;
 pub(crate) mod footer;
@@ -23,8 +22,8 @@ use crc::{CRC_32_ISCSI, Crc};
 /// bytes is ever written again: it is the sector size of most media and the page size of the rest.
 pub(crate) const BLOCK: u32 = 4096;
 
-/// The smallest and largest slot. Below, header and footer are most of it; above, one slot is too large
-/// a share of a card, and reading one takes too long.
+/// The smallest and largest slot. Below, header and footer are most of it; above, one slot is too
+/// large a share of a card, and reading one takes too long.
 pub(crate) const SLOT_BYTES_MIN: u32 = 32 << 10;
 pub(crate) const SLOT_BYTES_MAX: u32 = 64 << 20;
 
@@ -45,8 +44,8 @@ pub(crate) fn group_seed(store: &[u8; 16]) -> u32 {
     crc32c::crc32c(store)
 }
 
-/// What the checksum of a frame begins with: a frame that an earlier use of the slot left behind never
-/// verifies.
+/// What the checksum of a frame begins with: a frame that an earlier use of the slot left behind
+/// never verifies.
 pub(crate) fn frame_seed(store: &[u8; 16], seg_seq: u64) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(store), &seg_seq.to_be_bytes())
 }

@@ -1,5 +1,5 @@
-//! The slot header: which use of a slot this is. The first block of a slot, written together with the
-//! slot's first group.
+//! The slot header: which use of a slot this is. The first block of a slot, written together with
+//! the slot's first group.
 //!
 //! ```text
 //! at  bytes  field

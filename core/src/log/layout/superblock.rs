@@ -1,4 +1,5 @@
-//! The superblock: what a medium is. Written at format, once at its begin and once a unit further on.
+//! The superblock: what a medium is. Written at format, once at its begin and once a unit further
+//! on.
 //!
 //! ```text
 //! at  bytes  field
@@ -12,8 +13,9 @@
 //! 40      4  CRC-32C over store UUID and bytes 0 to 40
 //! ```
 //!
-//! The table fits one 512-byte sector, so a cut leaves it whole or absent. The copy stands `slot_bytes`
-//! into the medium; when the first is unreadable, the copy is looked for at each power of two.
+//! The table fits one 512-byte sector, so a cut leaves it whole or absent. The copy stands
+//! `slot_bytes` into the medium; when the first is unreadable, the copy is looked for at each power
+//! of two.
 
 use super::{BLOCK, Fields, Geometry, SLOT_BYTES_MAX, SLOT_BYTES_MIN, checksum, head};
 use alloc::vec;
@@ -72,7 +74,8 @@ pub(crate) fn parse(block: &[u8]) -> Result<Geometry, Bad> {
     }
 }
 
-/// Whether a log can be kept in so many slots of that size: one open slot a lane, one to move on to.
+/// Whether a log can be kept in so many slots of that size: one open slot a lane, one to move on
+/// to.
 pub(crate) fn is_usable(slot_bytes: u32, slots: u32) -> bool {
     slot_bytes.is_power_of_two()
         && (SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&slot_bytes)

@@ -1,4 +1,5 @@
-//! The log on a small disk in memory: what is acknowledged is there after a cut, and how it is read.
+//! The log on a small disk in memory: what is acknowledged is there after a cut, and how it is
+//! read.
 #![allow(clippy::unwrap_used)]
 
 mod damage;
