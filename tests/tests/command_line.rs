@@ -1,5 +1,7 @@
 //! The command line as the README shows it: tables for people, JSON for scripts, exit codes for both.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 use std::process::Command;
 use weir_tests::tools::{command, run, run_for, run_with_input};

@@ -1,5 +1,7 @@
 //! What was acknowledged is there, whatever is killed; and a start that cannot succeed says why.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

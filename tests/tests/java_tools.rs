@@ -1,5 +1,7 @@
 //! Apache Kafka's own command line tools and Java clients against one gateway.
 
+#![allow(clippy::unwrap_used)]
+
 use weir_tests::kafka::tool;
 use weir_tests::tools::{Output, run_with_input};
 use weir_tests::{Broker, kafka};

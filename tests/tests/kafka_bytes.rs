@@ -1,5 +1,7 @@
 //! Kafka bytes that no well-behaved client sends: the answer or the end of one connection, nothing more.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;

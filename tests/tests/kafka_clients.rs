@@ -3,6 +3,8 @@
 //! Each scenario asserts its facts itself, in `tests/clients`. With `WEIR_TESTS_REFERENCE=kafka` the same
 //! scenarios run against a real Apache Kafka, where all of them pass.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::Command;
 use std::thread;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 //! What does not pass yet stands in [`MISSING`] with the reason; a test that begins to pass must leave the
 //! list, so that it cannot grow stale.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use weir_tests::{Gateway, cache, tools};

@@ -1,5 +1,7 @@
 //! MQTT in, Kafka out: real publishers on one side, kcat on the other.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The rules of the tree that neither the compiler nor clippy knows: sizes, layers, absences.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use weir_tests::{release_binary, root};
