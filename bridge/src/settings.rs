@@ -8,21 +8,24 @@ use serde::Deserialize;
 pub struct Mqtt {
     /// Where devices connect, `host:port`. Empty: no listener, sources only.
     pub listen: String,
-    /// Connections at the same time. One more is answered "quota exceeded". Idle ones cost about 1 KiB.
+    /// Connections at the same time. One more is answered "quota exceeded". Idle ones cost about 1
+    /// KiB.
     pub connections_max: usize,
     /// The largest packet that is taken, in bytes. Has to fit a record batch of the target topic.
     pub packet_bytes_max: u32,
-    /// MQTT 5's Receive Maximum: publishes of one connection that are not acknowledged yet. A 3.1.1
-    /// connection that has more is no longer read until acknowledgements have gone out.
+    /// MQTT 5's Receive Maximum: publishes of one connection that are not acknowledged yet. A
+    /// 3.1.1 connection that has more is no longer read until acknowledgements have gone out.
     pub receive_maximum: u16,
     /// MQTT 5's Topic Alias Maximum for each connection.
     pub topic_alias_maximum: u16,
-    /// Seconds for which a session outlives its connection at most. 3.1.1 sessions have this expiry.
+    /// Seconds for which a session outlives its connection at most. 3.1.1 sessions have this
+    /// expiry.
     pub session_expiry_max: u32,
     /// Sessions that outlive their connection, connected or not.
     pub sessions_max: usize,
-    /// Topics that rules with captures in `topic` may bring into being. What would be one more goes to
-    /// the default topic: a device that invents names cannot fill the gateway with topics.
+    /// Topics that rules with captures in `topic` may bring into being. What would be one more
+    /// goes to the default topic: a device that invents names cannot fill the gateway with
+    /// topics.
     pub topics_max: usize,
     /// Where a message goes that no rule matches, with the MQTT topic as key.
     pub default_topic: String,
@@ -62,16 +65,17 @@ impl Default for Mqtt {
 
 /// `[[mqtt.rule]]`: which Kafka topic and key the messages of an MQTT filter get.
 ///
-/// `filter` is an MQTT topic filter in which `{name}` stands for one level, like `+`, and names it. In
-/// `topic` and `key`, `{name}` is what was captured, `{topic}` the whole MQTT topic, `{#}` what a `#` at
-/// the filter's end stood for, `{client_id}` the device's client identifier, and `{user:name}` the MQTT 5
-/// user property of that name. `{{` and `}}` are braces.
+/// `filter` is an MQTT topic filter in which `{name}` stands for one level, like `+`, and names it.
+/// In `topic` and `key`, `{name}` is what was captured, `{topic}` the whole MQTT topic, `{#}` what
+/// a `#` at the filter's end stood for, `{client_id}` the device's client identifier, and
+/// `{user:name}` the MQTT 5 user property of that name. `{{` and `}}` are braces.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub filter: String,
     pub topic: String,
-    /// A key that comes out empty, because a user property is missing, say, is the MQTT topic instead.
+    /// A key that comes out empty, because a user property is missing, say, is the MQTT topic
+    /// instead.
     #[serde(default = "key_default")]
     pub key: String,
     /// Partitions of the topic, if it has to be created.

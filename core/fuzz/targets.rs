@@ -1,5 +1,5 @@
-//! What the fuzz targets do with bytes. A plain test (`core/tests/wire_golden/fuzz.rs`) runs the same on mutations
-//! of golden bytes, so that it is exercised without nightly.
+//! What the fuzz targets do with bytes. A plain test (`core/tests/wire_golden/fuzz.rs`) runs the
+//! same on mutations of golden bytes, so that it is exercised without nightly.
 //!
 //! Besides "no panic" each has a law: what was decoded and encoded again decodes to the same.
 #![allow(dead_code, reason = "each target uses one of them")]
@@ -38,8 +38,8 @@ pub fn response(bytes: &[u8]) -> bool {
     true
 }
 
-/// Record batches one after the other, as a leader judges and stamps them. Says whether the first one
-/// would be appended.
+/// Record batches one after the other, as a leader judges and stamps them. Says whether the first
+/// one would be appended.
 pub fn record_batch(bytes: &[u8]) -> bool {
     let mut left = Bytes::copy_from_slice(bytes);
     while let Some(Ok((header, batch))) = batch::next_batch(&mut left) {

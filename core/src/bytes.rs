@@ -1,7 +1,8 @@
 //! Reading and writing bytes: the only code that slices input.
 //!
-//! A [`Reader`] never panics and never allocates by a size that the input claims: every claim is checked
-//! against the bytes that are really there first. Slices that it hands out share the input's buffer.
+//! A [`Reader`] never panics and never allocates by a size that the input claims: every claim is
+//! checked against the bytes that are really there first. Slices that it hands out share the
+//! input's buffer.
 
 use crate::limits::DECODED_BYTES_MAX;
 use alloc::string::String;
@@ -48,8 +49,9 @@ impl Reader {
         self.bytes.len() - self.at
     }
 
-    /// Room in memory for `count` elements of an array, which have at least one byte each in the input.
-    /// Refuses a count that the input cannot hold, and arrays that together pass the frame's bound.
+    /// Room in memory for `count` elements of an array, which have at least one byte each in the
+    /// input. Refuses a count that the input cannot hold, and arrays that together pass the
+    /// frame's bound.
     pub fn elements<T>(&mut self, count: usize) -> Result<Vec<T>> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or(Malformed)?;
         if count > self.remaining() {

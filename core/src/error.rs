@@ -1,4 +1,5 @@
-//! Kafka's error codes, by Kafka's names: what an answer says when the client is at fault or must retry.
+//! Kafka's error codes, by Kafka's names: what an answer says when the client is at fault or must
+//! retry.
 //!
 //! The table is the one of Apache Kafka 4.3.1 (`org.apache.kafka.common.protocol.Errors`).
 

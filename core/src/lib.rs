@@ -1,8 +1,8 @@
 //! Everything in Weir that decides, as values without input or output.
 //!
 //! The crate is `no_std`, so the compiler itself keeps clocks, files, sockets, threads and random
-//! numbers out of it: time and the seed are arguments, disk and network are [`node::Output`] and come
-//! back as [`node::Input`]. The modules stand in data-flow order; imports point down only:
+//! numbers out of it: time and the seed are arguments, disk and network are [`node::Output`] and
+//! come back as [`node::Input`]. The modules stand in data-flow order; imports point down only:
 //! vocabulary < `wire`, `batch` < `log` < `replica`, `metadata`, `group` < `node`.
 
 #![no_std]

@@ -1,7 +1,7 @@
 //! The core's only source of randomness: a small generator whose seed is an argument.
 //!
-//! Not for secrets. It names producers, spreads time-outs and drives the simulation, so that a run is
-//! repeated from its seed alone.
+//! Not for secrets. It names producers, spreads time-outs and drives the simulation, so that a run
+//! is repeated from its seed alone.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, every seed is good.
 #[derive(Clone, Debug)]
@@ -30,7 +30,8 @@ impl Rng {
         self.below(100) < percent
     }
 
-    /// Sixteen random bytes with the version and variant bits of a random UUID (RFC 9562, version 4).
+    /// Sixteen random bytes with the version and variant bits of a random UUID (RFC 9562, version
+    /// 4).
     pub fn uuid(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.next_u64().to_be_bytes());

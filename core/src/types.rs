@@ -5,7 +5,8 @@ use core::fmt;
 use core::ops::{Add, Sub};
 use serde::{Deserialize, Serialize};
 
-/// A record's place in its partition. Kafka's `offset`: 0 or more; -1 means "none" on the wire only.
+/// A record's place in its partition. Kafka's `offset`: 0 or more; -1 means "none" on the wire
+/// only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub i64);
 
@@ -122,8 +123,9 @@ impl Nanos {
     }
 }
 
-/// Milliseconds since 1970 as the wall clock says it. It may be wrong: a Raspberry Pi has no battery
-/// clock, so only record timestamps and retention look at it, and retention only once it is trusted.
+/// Milliseconds since 1970 as the wall clock says it. It may be wrong: a Raspberry Pi has no
+/// battery clock, so only record timestamps and retention look at it, and retention only once it is
+/// trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(pub i64);
 

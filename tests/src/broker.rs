@@ -1,5 +1,5 @@
-//! The broker under test: a gateway, or with `WEIR_TESTS_REFERENCE=kafka` a real Apache Kafka, against
-//! which the tests themselves are proved.
+//! The broker under test: a gateway, or with `WEIR_TESTS_REFERENCE=kafka` a real Apache Kafka,
+//! against which the tests themselves are proved.
 
 use crate::{Gateway, Kafka};
 

@@ -1,7 +1,7 @@
 //! What the whole-system tests share: a real gateway, a real Apache Kafka, real clients.
 //!
-//! The tests stand in `tests/tests`, one file a subject. `tests/run` installs what they need and runs
-//! them; a test that misses something fails with a sentence that says so.
+//! The tests stand in `tests/tests`, one file a subject. `tests/run` installs what they need and
+//! runs them; a test that misses something fails with a sentence that says so.
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,8 +49,8 @@ pub fn long() -> bool {
     std::env::var_os("WEIR_TESTS_LONG").is_some()
 }
 
-/// A new empty folder for one test, on the checkout's own file system (never a tmpfs). It is left there
-/// for a look when the test fails; `cargo clean` takes it away.
+/// A new empty folder for one test, on the checkout's own file system (never a tmpfs). It is left
+/// there for a look when the test fails; `cargo clean` takes it away.
 pub fn folder(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,5 @@
-//! A bare MQTT client that a test controls packet by packet: what no well-behaved library would send.
+//! A bare MQTT client that a test controls packet by packet: what no well-behaved library would
+//! send.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

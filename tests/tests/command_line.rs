@@ -1,4 +1,5 @@
-//! The command line as the README shows it: tables for people, JSON for scripts, exit codes for both.
+//! The command line as the README shows it: tables for people, JSON for scripts, exit codes for
+//! both.
 
 #![allow(clippy::unwrap_used)]
 

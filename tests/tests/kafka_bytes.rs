@@ -1,4 +1,5 @@
-//! Kafka bytes that no well-behaved client sends: the answer or the end of one connection, nothing more.
+//! Kafka bytes that no well-behaved client sends: the answer or the end of one connection, nothing
+//! more.
 
 #![allow(clippy::unwrap_used)]
 

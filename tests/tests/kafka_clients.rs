@@ -1,7 +1,8 @@
-//! Kafka's clients, unchanged: librdkafka, kafka-python, aiokafka, franz-go and kcat against one gateway.
+//! Kafka's clients, unchanged: librdkafka, kafka-python, aiokafka, franz-go and kcat against one
+//! gateway.
 //!
-//! Each scenario asserts its facts itself, in `tests/clients`. With `WEIR_TESTS_REFERENCE=kafka` the same
-//! scenarios run against a real Apache Kafka, where all of them pass.
+//! Each scenario asserts its facts itself, in `tests/clients`. With `WEIR_TESTS_REFERENCE=kafka`
+//! the same scenarios run against a real Apache Kafka, where all of them pass.
 
 #![allow(clippy::unwrap_used)]
 

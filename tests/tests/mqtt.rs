@@ -96,7 +96,8 @@ fn paho_publishes_in_every_version_and_quality_of_service() {
 #[test]
 fn rules_name_the_topic_and_the_key() {
     let mut gateway = Gateway::new("rules").config(
-        "[[mqtt.rule]]\nfilter = \"plant/{line}/+/temp\"\ntopic = \"temperatures\"\nkey = \"{line}\"\n",
+        "[[mqtt.rule]]\nfilter = \"plant/{line}/+/temp\"\n\
+         topic = \"temperatures\"\nkey = \"{line}\"\n",
     );
     gateway.start();
     for (topic, payload) in [("plant/l1/a/temp", "1"), ("plant/l2/b/temp", "2"), ("other/x", "3")] {
@@ -232,7 +233,8 @@ fn an_existing_mosquitto_is_a_source() {
     let mut mosquitto =
         Command::new("mosquitto").arg("-c").arg(&config).env("PATH", path).spawn().unwrap();
     let mut gateway = Gateway::new("source").config(&format!(
-        "[[mqtt.source]]\nname = \"zigbee\"\nurl = \"mqtt://127.0.0.1:{port}\"\nfilters = [\"zigbee2mqtt/#\"]\nqos = 1\n"
+        "[[mqtt.source]]\nname = \"zigbee\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+         filters = [\"zigbee2mqtt/#\"]\nqos = 1\n"
     ));
     gateway.start();
     wait_for("the source is subscribed", Duration::from_secs(20), || {

@@ -72,8 +72,8 @@ fn a_file_has_at_most_500_lines_of_100_columns_and_opens_with_its_purpose() {
     report("file sizes", breaches);
 }
 
-/// Functions longer than the limit. Relies on rustfmt: a body ends at the first `}` that is indented
-/// as its `fn` is.
+/// Functions longer than the limit. Relies on rustfmt: a body ends at the first `}` that is
+/// indented as its `fn` is.
 fn long_functions(text: &str) -> Vec<(usize, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();

@@ -64,7 +64,8 @@ pub struct Settings {
     /// What brokers show in their logs and quotas.
     pub client_id: String,
     pub connect_timeout: Duration,
-    /// How long a broker may take for an answer, beyond the time that the request itself allows it.
+    /// How long a broker may take for an answer, beyond the time that the request itself allows
+    /// it.
     pub request_timeout: Duration,
     /// How long retriable errors are retried before they are returned.
     pub retry_for: Duration,

@@ -1,9 +1,10 @@
-//! The way into the log: records in, Produce requests out, and who is to be told when they are durable.
+//! The way into the log: records in, Produce requests out, and who is to be told when they are
+//! durable.
 //!
-//! Everybody who has records (MQTT connections, sources, sessions) pushes them straight into the open
-//! batch of their partition, and leaves a [`Ticket`]. Nothing is copied or queued before that, and no
-//! timer runs: batches are sent when those who push have no more for now, so what arrives together goes
-//! together. [`Ingest`] itself does no input or output.
+//! Everybody who has records (MQTT connections, sources, sessions) pushes them straight into the
+//! open batch of their partition, and leaves a [`Ticket`]. Nothing is copied or queued before that,
+//! and no timer runs: batches are sent when those who push have no more for now, so what arrives
+//! together goes together. [`Ingest`] itself does no input or output.
 
 pub(crate) mod murmur;
 mod partition;
@@ -22,11 +23,12 @@ use weir_core::wire::{ApiKey, Frame, decode_response, produce};
 /// Bytes that may wait for the log or for its answer. When there are more, sockets are not read.
 pub(crate) const QUEUED_BYTES_MAX: usize = 8 << 20;
 
-/// For how long new records are refused at once after the node said that its storage is full. Then one
-/// tries again.
+/// For how long new records are refused at once after the node said that its storage is full. Then
+/// one tries again.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// Bytes of batches in one Produce request; one batch may be larger. A quarter of the largest frame.
+/// Bytes of batches in one Produce request; one batch may be larger. A quarter of the largest
+/// frame.
 const REQUEST_BYTES: usize = weir_core::limits::FRAME_BYTES_MAX / 4;
 
 const PRODUCE_VERSION: i16 = 11;
@@ -279,7 +281,8 @@ impl Ingest {
         self.requests.is_empty() && self.partitions.iter().all(Partition::is_empty)
     }
 
-    /// The next Produce request, without its size. It holds one batch of each partition that is ready.
+    /// The next Produce request, without its size. It holds one batch of each partition that is
+    /// ready.
     pub fn request(&mut self) -> Option<Bytes> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         let mut listed = std::mem::take(&mut self.listed);
@@ -303,8 +306,9 @@ impl Ingest {
         Some(request)
     }
 
-    /// Written by hand rather than by `weir_core::wire`, so that each batch is copied once, into the
-    /// request; there it stays until it is answered. Layout: Produce 11, a flexible version.
+    /// Written by hand rather than by `weir_core::wire`, so that each batch is copied once, into
+    /// the request; there it stays until it is answered. Layout: Produce 11, a flexible
+    /// version.
     fn encode(&mut self, taken: &[usize], batches_bytes: usize) -> Bytes {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let mut out = Vec::with_capacity(batches_bytes + 64 + 300 * taken.len());
@@ -345,7 +349,8 @@ impl Ingest {
         request
     }
 
-    /// Takes the answer to the oldest request. `Err`: it is none, and the connection has to be replaced.
+    /// Takes the answer to the oldest request. `Err`: it is none, and the connection has to be
+    /// replaced.
     pub fn reply(
         &mut self,
         frame: Frame,

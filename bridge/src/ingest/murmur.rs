@@ -1,4 +1,5 @@
-//! Which partition a key belongs to: as Kafka's default partitioner says, so that all clients agree.
+//! Which partition a key belongs to: as Kafka's default partitioner says, so that all clients
+//! agree.
 
 /// MurmurHash2 with 32 bits, as in Kafka's `Utils.murmur2`.
 fn murmur2(data: &[u8]) -> u32 {

@@ -1,19 +1,19 @@
-//! One partition on its way into the log: the open batch, the batches that are sent, and what is done
-//! when one fails.
+//! One partition on its way into the log: the open batch, the batches that are sent, and what is
+//! done when one fails.
 //!
 //! ```text
 //! state       event                                  then
 //! well        a batch is sent                        well; at most five are in flight
 //! well        answered: durable                      its tickets are done
 //! well        answered: an error                     troubled; nothing more is sent
-//! troubled    the last batch in flight is answered   the error is dealt with (below), a pause begins
+//! troubled    the last batch in flight is answered   the error is dealt with, a pause begins
 //! troubled    the pause is over                      well; what is left is sent again, in order
 //! ```
 //!
-//! Order is kept by an idempotent producer: when a batch fails, the node refuses those behind it. A batch
-//! that is sent again as it was keeps its sequence, so it is appended once. A batch that is changed (split,
-//! or without refused records) gets a new epoch and sequence 0, and so do those behind it; that happens
-//! only after errors which say that nothing was appended.
+//! Order is kept by an idempotent producer: when a batch fails, the node refuses those behind it. A
+//! batch that is sent again as it was keeps its sequence, so it is appended once. A batch that is
+//! changed (split, or without refused records) gets a new epoch and sequence 0, and so do those
+//! behind it; that happens only after errors which say that nothing was appended.
 
 use super::{Outcome, Ticket};
 use bytes::Bytes;
@@ -46,8 +46,9 @@ pub(super) struct Partition {
     queue: VecDeque<Batch>,
     in_flight: usize,
     producer: ProducerStamp,
-    /// A batch of this epoch is in the log. Before, one batch is in flight at a time: a partition that
-    /// does not know a producer takes any sequence from it, so a second batch could overtake the first.
+    /// A batch of this epoch is in the log. Before, one batch is in flight at a time: a partition
+    /// that does not know a producer takes any sequence from it, so a second batch could
+    /// overtake the first.
     known: bool,
     trouble: Option<Trouble>,
     pause: Duration,
@@ -184,7 +185,8 @@ impl Partition {
         (stamp.producer_id >= 0).then_some(stamp)
     }
 
-    /// Marks the next batch as sent; it is there to be read then. Call [`Partition::is_ready`] first.
+    /// Marks the next batch as sent; it is there to be read then. Call [`Partition::is_ready`]
+    /// first.
     pub fn send(&mut self) -> &Bytes {
         if self.queue.len() == self.in_flight {
             self.close();
@@ -217,7 +219,8 @@ impl Partition {
         }
         self.in_flight -= 1;
         if error == ErrorCode::NONE || error == ErrorCode::DUPLICATE_SEQUENCE_NUMBER {
-            // Behind failed batches nothing succeeds; if a node ever answers so, this is that batch.
+            // Behind failed batches nothing succeeds; if a node ever answers so, this is that
+            // batch.
             let at = self.trouble.as_ref().map_or(0, |trouble| trouble.failed);
             let batch = self.queue.remove(at).expect("a batch in flight is in the queue");
             if base_offset >= 0 {
@@ -319,8 +322,8 @@ impl Partition {
     }
 
     /// Stamps everything that waits with a new epoch, from sequence 0 (KIP-360). The epoch is this
-    /// partition's own: a node compares it with what this partition had. When 32,767 of them are used up,
-    /// batches go out without a stamp.
+    /// partition's own: a node compares it with what this partition had. When 32,767 of them are
+    /// used up, batches go out without a stamp.
     fn renew(&mut self) {
         match self.producer.producer_epoch.checked_add(1) {
             Some(epoch) => self.producer.producer_epoch = epoch,

@@ -1,4 +1,5 @@
-//! Topics that records are pushed to: created where they are missing, and where their partitions end.
+//! Topics that records are pushed to: created where they are missing, and where their partitions
+//! end.
 
 use super::Wanted;
 use crate::client::{Broker, Client, Error, LATEST, NewTopic};
@@ -9,8 +10,8 @@ use weir_core::wire::topics::{DeleteRecordsPartition, DeleteRecordsRequest, Dele
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Makes sure that a topic is there; returns the ends of its partitions by index. Tries until it works:
-/// what waits for the topic is kept meanwhile, and nobody else could do better.
+/// Makes sure that a topic is there; returns the ends of its partitions by index. Tries until it
+/// works: what waits for the topic is kept meanwhile, and nobody else could do better.
 pub(crate) async fn open(client: &Client, wanted: &Wanted) -> Vec<i64> {
     let mut pause = PAUSE;
     loop {

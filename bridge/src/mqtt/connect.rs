@@ -157,7 +157,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends a connection as far as MQTT goes. What it is owed is still written, then its socket closed.
+    /// Ends a connection as far as MQTT goes. What it is owed is still written, then its socket
+    /// closed.
     pub(crate) fn end(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.has_ended() {

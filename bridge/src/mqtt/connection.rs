@@ -122,7 +122,8 @@ impl Connection {
         number
     }
 
-    /// A publish can be answered; answers go out as soon as those before them can. Returns how many did.
+    /// A publish can be answered; answers go out as soon as those before them can. Returns how many
+    /// did.
     pub fn answer(&mut self, number: u32, reason: u8) -> u64 {
         let at = number.wrapping_sub(self.first) as usize;
         if let Some(pending) = self.pending.get_mut(at) {

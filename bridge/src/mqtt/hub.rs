@@ -1,7 +1,8 @@
 //! Everything of the MQTT side but sockets: bytes in, packets out, records to the log.
 //!
-//! One thread owns it. Whoever reads a socket gives the bytes to [`Hub::bytes`]; what a connection is to
-//! be sent gathers in its output, so that the acknowledgements of one moment go out in one write.
+//! One thread owns it. Whoever reads a socket gives the bytes to [`Hub::bytes`]; what a connection
+//! is to be sent gathers in its output, so that the acknowledgements of one moment go out in one
+//! write.
 
 use super::connection::{Blocked, Connection, OUTPUT_BYTES_MAX, Phase};
 use super::packet::{
@@ -138,8 +139,8 @@ impl Hub {
         Some(self.connections.insert(Connection::new(now, surplus, self.nobody.clone())))
     }
 
-    /// Bytes of a connection; returns how many were used. The rest comes again, with more behind it, or
-    /// as it is once the connection is no longer blocked.
+    /// Bytes of a connection; returns how many were used. The rest comes again, with more behind
+    /// it, or as it is once the connection is no longer blocked.
     pub fn bytes(&mut self, key: Key, bytes: &[u8], clock: Clock) -> usize {
         let Some(connection) = self.connections.get_mut(key) else { return bytes.len() };
         connection.heard = clock.now;
@@ -273,7 +274,8 @@ impl Hub {
         });
     }
 
-    /// Ends a connection for what it sent, or for what was thought of it, and says why if MQTT has a way.
+    /// Ends a connection for what it sent, or for what was thought of it, and says why if MQTT has
+    /// a way.
     pub fn refuse(&mut self, key: Key, refusal: Refusal, now: Instant) {
         let Some(connection) = self.connections.get(key) else { return };
         let (version, client) = (connection.version, connection.client_id.clone());
@@ -312,7 +314,8 @@ impl Hub {
         self.counters.acks.fetch_add(1, Relaxed);
     }
 
-    /// Where a message goes by the rule that matched; the default topic if there are too many topics.
+    /// Where a message goes by the rule that matched; the default topic if there are too many
+    /// topics.
     pub fn topic(&mut self) -> TopicNumber {
         let rule = self.mapped.rule;
         if let Some(topic) = self.rule_topics[rule] {

@@ -79,8 +79,8 @@ struct Setup {
 }
 
 impl Mqtt {
-    /// Binds the listener, checks rules and sources, and starts. Connections are accepted at once; they
-    /// are answered when the local node is.
+    /// Binds the listener, checks rules and sources, and starts. Connections are accepted at once;
+    /// they are answered when the local node is.
     pub fn start(settings: &settings::Mqtt, local: Arc<dyn LocalNode>) -> Result<Mqtt, StartError> {
         let rules = Rules::new(settings).map_err(StartError)?;
         let sources: Vec<Source> = settings
@@ -124,8 +124,8 @@ impl Mqtt {
         self.counters.status()
     }
 
-    /// Ends every connection after what was taken is durable and acknowledged, a second at most. Blocks
-    /// until then; stop the node after it.
+    /// Ends every connection after what was taken is durable and acknowledged, a second at most.
+    /// Blocks until then; stop the node after it.
     pub fn stop(self) {
         self.stop.close();
         if self.thread.join().is_err() {

@@ -1,8 +1,8 @@
 //! Sockets and channels around the [`Hub`]: one thread, one executor, a task for each connection.
 //!
-//! An idle connection owns no buffer: all sockets are read into one, and only what is left of a packet
-//! is kept. Acknowledgements gather in the connections while one answer of the node is taken, and go out
-//! with one write each.
+//! An idle connection owns no buffer: all sockets are read into one, and only what is left of a
+//! packet is kept. Acknowledgements gather in the connections while one answer of the node is
+//! taken, and go out with one write each.
 
 use super::clock;
 use super::connection::{Blocked, OUTPUT_BYTES_MAX};
@@ -106,7 +106,8 @@ impl Net {
         })
     }
 
-    /// After anything has happened: what is owed is written, and whoever has something to do is woken.
+    /// After anything has happened: what is owed is written, and whoever has something to do is
+    /// woken.
     pub fn settle(&self) {
         let mut hub = self.hub.borrow_mut();
         let hub = &mut *hub;
@@ -309,7 +310,8 @@ impl Net {
         Poll::Pending
     }
 
-    /// Reads what is there behind what was kept, and gives it to the hub. Whether the connection lives.
+    /// Reads what is there behind what was kept, and gives it to the hub. Whether the connection
+    /// lives.
     fn read(&self, key: Key, mut socket: &TcpStream, kept: &mut Vec<u8>) -> bool {
         let mut buffer = self.read_buffer.borrow_mut();
         // A large packet gathers in a buffer of its own, which grows with what has really come.
@@ -386,8 +388,8 @@ async fn serve(net: Rc<Net>, key: Key, socket: Rc<TcpStream>) {
     net.settle();
 }
 
-/// What was written last reaches a client only if nothing is left unread: a reset would overtake it. So
-/// the rest is read for a second at most, and thrown away.
+/// What was written last reaches a client only if nothing is left unread: a reset would overtake
+/// it. So the rest is read for a second at most, and thrown away.
 async fn linger(net: &Net, key: Key, mut socket: &TcpStream) {
     let ended = net.hub.borrow().connections.get(key).is_some_and(|c| c.has_ended());
     if !ended || socket.shutdown(Shutdown::Write).is_err() {

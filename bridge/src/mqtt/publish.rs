@@ -84,8 +84,9 @@ impl Hub {
         Ok(None)
     }
 
-    /// Whether the connection has too many publishes in flight for one more. MQTT 5 forbids to send it;
-    /// in 3.1.1 it waits, but for QoS 2, where a PUBREL that has to come first may stand behind it.
+    /// Whether the connection has too many publishes in flight for one more. MQTT 5 forbids to send
+    /// it; in 3.1.1 it waits, but for QoS 2, where a PUBREL that has to come first may stand
+    /// behind it.
     fn window(
         &self,
         key: Key,
@@ -225,8 +226,9 @@ fn record_key<'a>(key: &'a RecordKey, message: &Incoming<'a>) -> &'a [u8] {
 
 type Header<'a> = (&'a str, Option<&'a [u8]>);
 
-/// Makes a record's headers: where it came from, what MQTT said about it, then the user properties. Those
-/// that say no or nothing are left out: `mqtt.retain` and `mqtt.dup` are there when they are set.
+/// Makes a record's headers: where it came from, what MQTT said about it, then the user properties.
+/// Those that say no or nothing are left out: `mqtt.retain` and `mqtt.dup` are there when they are
+/// set.
 fn with_headers(message: &Incoming, identity: Option<&str>, push: impl FnOnce(&[Header])) {
     let publish = message.publish;
     let mut headers: [Header; 6] = [("", None); 6];

@@ -1,10 +1,11 @@
 //! Which sockets are ready, and how the MQTT thread sleeps.
 //!
-//! Why not `async-io` (2026-11): its one reactor serves all threads of the process. Whichever sleeps in it
-//! wakes the others for their sockets, and each wait of a socket costs a system call to ask again. At 2,000
-//! publishes a second on 50 connections, 40 % of the process's time went into switching threads. Here one
-//! thread owns its `epoll`, sockets are registered once, edge-triggered, and only the node's answers come
-//! from another thread. Timers stay with `async-io`: there are few.
+//! Why not `async-io` (2026-11): its one reactor serves all threads of the process. Whichever
+//! sleeps in it wakes the others for their sockets, and each wait of a socket costs a system call
+//! to ask again. At 2,000 publishes a second on 50 connections, 40 % of the process's time went
+//! into switching threads. Here one thread owns its `epoll`, sockets are registered once,
+//! edge-triggered, and only the node's answers come from another thread. Timers stay with
+//! `async-io`: there are few.
 
 use crate::slab::Key;
 use rustix::buffer::spare_capacity;
@@ -60,7 +61,8 @@ impl Wake for Alarm {
 
     fn wake_by_ref(self: &Arc<Alarm>) {
         if self.state.swap(WOKEN, Ordering::SeqCst) == ASLEEP {
-            // Any number but 0 does; it is taken back whenever the thread wakes, so it never overflows.
+            // Any number but 0 does; it is taken back whenever the thread wakes, so it never
+            // overflows.
             let _ = rustix::io::write(&self.event, &[1; 8]);
         }
     }

@@ -1,5 +1,5 @@
-//! Sessions as they were when the gateway stopped or was cut off: read back from their topic, and from the
-//! ends of the partitions that they were publishing to. See [`super::session`].
+//! Sessions as they were when the gateway stopped or was cut off: read back from their topic, and
+//! from the ends of the partitions that they were publishing to. See [`super::session`].
 
 use super::hub::Hub;
 use super::session::{self, EXCHANGE_HEADER, Session, SessionRecord, parse_exchange};
@@ -41,8 +41,8 @@ async fn restore_once(client: &Client) -> Result<Restored, Error> {
     Ok(restored)
 }
 
-/// Reads a partition from an offset (or its start) to its end as of now. A topic that is not there has no
-/// records.
+/// Reads a partition from an offset (or its start) to its end as of now. A topic that is not there
+/// has no records.
 async fn read(
     client: &Client,
     topic: &str,
@@ -152,8 +152,8 @@ impl Restored {
 }
 
 impl Hub {
-    /// Takes up the sessions again. Those that were connected get records without positions, so that a
-    /// later start need not look at the same place.
+    /// Takes up the sessions again. Those that were connected get records without positions, so
+    /// that a later start need not look at the same place.
     pub fn restored(&mut self, restored: Restored, now: Instant) {
         let Restored { sessions, open, records_count } = restored;
         let count = sessions.len();

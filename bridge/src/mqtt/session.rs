@@ -1,9 +1,10 @@
 //! A session: what the gateway remembers of a client beyond its connection, and how that survives.
 //!
-//! A QoS 2 publish must be stored once, whatever is killed when. A record and the memory of its packet
-//! identifier lie in different partitions, and nothing writes two partitions at once; so the record itself
-//! carries its identity (header `mqtt.exchange`: session, sequence, packet identifier), and the session's
-//! record in `__mqtt_sessions` says from which offsets on such records have to be looked for:
+//! A QoS 2 publish must be stored once, whatever is killed when. A record and the memory of its
+//! packet identifier lie in different partitions, and nothing writes two partitions at once; so the
+//! record itself carries its identity (header `mqtt.exchange`: session, sequence, packet
+//! identifier), and the session's record in `__mqtt_sessions` says from which offsets on such
+//! records have to be looked for:
 //!
 //! ```text
 //! event                                 durable before it is answered         answer
@@ -11,14 +12,14 @@
 //! QoS 2 publish                         the record, with its identity         PUBREC
 //! PUBREL                                session without the identifier        PUBCOMP
 //! end of the connection                 session without positions, later      none
-//! start of the gateway                  positions are read on to the end: what is found there and is
+//! start of the gateway                  positions are read on to the end: what is there and is
 //!                                       not older than the session's record is an open identifier
 //! ```
 //!
-//! A position is the partition's end as acknowledged when the session's record was made; everything that
-//! was not acknowledged then lies above. Each session's record carries new ones, so the start reads what
-//! came since the last PUBREL of each session that was connected at the cut. A session of one connection
-//! (clean, no expiry) ends with the gateway and needs none of this.
+//! A position is the partition's end as acknowledged when the session's record was made; everything
+//! that was not acknowledged then lies above. Each session's record carries new ones, so the start
+//! reads what came since the last PUBREL of each session that was connected at the cut. A session
+//! of one connection (clean, no expiry) ends with the gateway and needs none of this.
 
 use super::packet::Will;
 use crate::ingest::Place;
@@ -138,7 +139,8 @@ impl Session {
         }
     }
 
-    /// As its record says, after the partitions were looked at: `found` are the open publishes there.
+    /// As its record says, after the partitions were looked at: `found` are the open publishes
+    /// there.
     pub fn restored(
         client_id: Rc<str>,
         record: &SessionRecord,

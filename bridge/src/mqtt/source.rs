@@ -1,9 +1,10 @@
 //! Messages of other MQTT brokers: subscribed to, stored, and acknowledged once they are durable.
 //!
-//! The other broker keeps the session, so what is published while the gateway or the link is down is sent
-//! later. An acknowledgement belongs to its connection: each connection has a new client of the library,
-//! and what was not acknowledged on the old one comes again, marked DUP. At least once, in order, is what
-//! that gives; QoS 2 is not offered, because the library forgets half-done exchanges with the connection.
+//! The other broker keeps the session, so what is published while the gateway or the link is down
+//! is sent later. An acknowledgement belongs to its connection: each connection has a new client of
+//! the library, and what was not acknowledged on the old one comes again, marked DUP. At least
+//! once, in order, is what that gives; QoS 2 is not offered, because the library forgets half-done
+//! exchanges with the connection.
 
 use super::clock;
 use super::connection::Blocked;
@@ -24,8 +25,8 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 
-/// Requests that the library's client may hold: acknowledgements, so as many as the other broker may have
-/// in flight (its Receive Maximum is 65,535 at most, Mosquitto's default 20).
+/// Requests that the library's client may hold: acknowledgements, so as many as the other broker
+/// may have in flight (its Receive Maximum is 65,535 at most, Mosquitto's default 20).
 const REQUESTS_MAX: usize = 1_024;
 
 /// What is to be acknowledged at every source.

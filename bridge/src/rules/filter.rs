@@ -16,8 +16,8 @@ enum Level {
     Rest,
 }
 
-/// Whether a topic filter is one that MQTT allows: `+` and `#` only as a whole level, `#` only as the
-/// last, and not empty.
+/// Whether a topic filter is one that MQTT allows: `+` and `#` only as a whole level, `#` only as
+/// the last, and not empty.
 pub(crate) fn filter_is_valid(filter: &str) -> bool {
     if filter.is_empty() {
         return false;
@@ -37,7 +37,8 @@ pub(crate) fn filter_is_valid(filter: &str) -> bool {
     true
 }
 
-/// What the levels that a pattern leaves open are called, in their order; `+` has no name, `#` is `#`.
+/// What the levels that a pattern leaves open are called, in their order; `+` has no name, `#` is
+/// `#`.
 pub(super) type Names = Vec<Option<String>>;
 
 impl Pattern {

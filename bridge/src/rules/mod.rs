@@ -1,9 +1,10 @@
 //! From an MQTT message to its Kafka topic and key: ordered rules, the first match wins.
 //!
-//! A message is never dropped for its name. What Kafka does not allow in a topic's name is replaced: `/`
-//! by `.`, anything else by `_`, a name longer than 249 bytes is cut, an empty one is `_`, and one that
-//! begins with `__`, as the gateway's own topics do, gets `mqtt` in front. Two MQTT topics that so come
-//! to share a Kafka topic are told apart by the key and by the header `mqtt.topic`.
+//! A message is never dropped for its name. What Kafka does not allow in a topic's name is
+//! replaced: `/` by `.`, anything else by `_`, a name longer than 249 bytes is cut, an empty one is
+//! `_`, and one that begins with `__`, as the gateway's own topics do, gets `mqtt` in front. Two
+//! MQTT topics that so come to share a Kafka topic are told apart by the key and by the header
+//! `mqtt.topic`.
 
 mod filter;
 mod template;
@@ -116,7 +117,7 @@ impl Rule {
             topic_name(name, &mut allowed);
             if allowed != name {
                 return Err(format!(
-                    "\"{name}\" cannot be a Kafka topic: letters, digits, '.', '_' and '-', at most \
+                    "\"{name}\" cannot be a Kafka topic: letters, digits, '.', '_', '-', at most \
                      249, not beginning with \"__\"; \"{allowed}\" would do"
                 ));
             }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 /// | PreparingRebalance | all have joined, or the rebalance timeout is over | CompletingRebalance |
 /// | PreparingRebalance | the last member left or was not heard of | Empty |
 /// | CompletingRebalance | the leader's assignment is on flash | Stable |
-/// | CompletingRebalance, Stable | a member joins anew or with other metadata | PreparingRebalance |
+/// | CompletingRebalance, Stable | a member joins, or with other metadata | PreparingRebalance |
 /// | CompletingRebalance, Stable | a member leaves or is not heard of | PreparingRebalance |
 /// | CompletingRebalance, Stable | a member does not sync in time | PreparingRebalance |
 /// | Stable | the leader joins again | PreparingRebalance |

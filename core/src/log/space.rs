@@ -23,8 +23,8 @@ pub(crate) struct Slot {
     pub last_seq: u64,
     /// Partitions that have live data in it.
     pub live: u32,
-    /// Up to where the slot was written once already, so that writing there costs the file system's
-    /// journal nothing.
+    /// Up to where the slot was written once already, so that writing there costs the file
+    /// system's journal nothing.
     pub zeroed: u32,
 }
 

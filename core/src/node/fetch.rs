@@ -27,8 +27,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// How long a fetch of nothing but unknown topics waits, if it may: clients whose topic was deleted
-/// (franz-go 1.22) come back at once, several thousand times a second. Beside known topics an unknown
-/// one does not end the wait, as in Kafka.
+/// (franz-go 1.22) come back at once, several thousand times a second. Beside known topics an
+/// unknown one does not end the wait, as in Kafka.
 const UNKNOWN_WAIT_MS: u64 = 100;
 
 /// A fetch by its connection and the sequence of its request.

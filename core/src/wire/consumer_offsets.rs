@@ -1,8 +1,9 @@
-//! Keys and values of the topic `__consumer_offsets`, byte for byte as Kafka's group coordinator writes
-//! them (4.3.1), so that its tools read ours.
+//! Keys and values of the topic `__consumer_offsets`, byte for byte as Kafka's group coordinator
+//! writes them (4.3.1), so that its tools read ours.
 //!
-//! Each starts with an i16: in a key it says what the record is about (1 a committed offset, in old logs
-//! 0; 2 a group), in a value it is the version. Kafka writes no value, a tombstone, for what is gone.
+//! Each starts with an i16: in a key it says what the record is about (1 a committed offset, in old
+//! logs 0; 2 a group), in a value it is the version. Kafka writes no value, a tombstone, for what
+//! is gone.
 
 use super::Writer;
 use super::schema::{Message, message};
@@ -97,7 +98,8 @@ impl Key {
         Ok(key)
     }
 
-    /// The bytes of a key that this version of the protocol knows; [`Key::Other`] has none but its kind.
+    /// The bytes of a key that this version of the protocol knows; [`Key::Other`] has none but its
+    /// kind.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         match self {

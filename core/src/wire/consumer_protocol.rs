@@ -1,5 +1,6 @@
-//! What consumers put into the opaque bytes of JoinGroup and SyncGroup: their subscription and their
-//! assignment. The broker does not look inside; our own consumer, and tools that describe groups, do.
+//! What consumers put into the opaque bytes of JoinGroup and SyncGroup: their subscription and
+//! their assignment. The broker does not look inside; our own consumer, and tools that describe
+//! groups, do.
 
 use super::Writer;
 use super::schema::{Message, message};
@@ -36,8 +37,8 @@ impl Message for ConsumerProtocolAssignment {
     const FLEXIBLE: i16 = i16::MAX;
 }
 
-/// Reads bytes that start with their version. Newer versions add fields at the end only, so they are
-/// read as the highest one that is known; that is why bytes may follow.
+/// Reads bytes that start with their version. Newer versions add fields at the end only, so they
+/// are read as the highest one that is known; that is why bytes may follow.
 pub fn decode<M: Message>(bytes: Bytes) -> Result<M> {
     let mut reader = Reader::new(bytes);
     match reader.i16()? {

@@ -1,8 +1,9 @@
 //! Kafka's protocol: one field list a message gives the struct, its decoder and its encoder.
 //!
 //! A file a family of APIs, of `message!` lists only; [`schema`] says how they stand on the wire,
-//! [`versions`] which versions are spoken, and this file how frames and their headers look. Fields and
-//! structs have the names of Kafka's own message schemas, so Kafka's documentation is theirs too.
+//! [`versions`] which versions are spoken, and this file how frames and their headers look. Fields
+//! and structs have the names of Kafka's own message schemas, so Kafka's documentation is theirs
+//! too.
 //!
 //! ```text
 //! request frame     i32 size; i16 API key, i16 version, i32 correlation id, client id; message
@@ -44,8 +45,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use schema::{Field, Version};
 
-/// A whole response or request on its way to a socket: pieces to write one after the other. The four
-/// bytes of the size stand in front. Record batches are shared with what was read from flash.
+/// A whole response or request on its way to a socket: pieces to write one after the other. The
+/// four bytes of the size stand in front. Record batches are shared with what was read from flash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame(pub Vec<Bytes>);
 
@@ -75,9 +76,10 @@ pub struct RequestHeader {
 }
 
 impl RequestHeader {
-    /// The API, if this is a version of it that we serve. Else the answer is UNSUPPORTED_VERSION: for
-    /// ApiVersions [`encode_unsupported_api_versions`], for all others the end of the connection, as
-    /// Kafka does it, because nobody knows what an answer in that version would look like.
+    /// The API, if this is a version of it that we serve. Else the answer is UNSUPPORTED_VERSION:
+    /// for ApiVersions [`encode_unsupported_api_versions`], for all others the end of the
+    /// connection, as Kafka does it, because nobody knows what an answer in that version would
+    /// look like.
     pub fn served_api(&self) -> Option<ApiKey> {
         ApiKey::from_code(self.api_key).filter(|key| key.serves(self.api_version))
     }
@@ -130,8 +132,9 @@ pub fn encode_response<M: Message>(
     writer.into_frame()
 }
 
-/// The answer to ApiVersions in a version that we do not speak: version 0 with our range, after which
-/// the client comes back with a version of it (KIP-511). franz-go opens with a version from the future.
+/// The answer to ApiVersions in a version that we do not speak: version 0 with our range, after
+/// which the client comes back with a version of it (KIP-511). franz-go opens with a version from
+/// the future.
 pub fn encode_unsupported_api_versions(correlation_id: i32) -> Frame {
     let response = api_versions::supported(ErrorCode::UNSUPPORTED_VERSION);
     encode_response(&response, ApiKey::ApiVersions, 0, correlation_id)

@@ -1,5 +1,5 @@
-//! The schema: how each type stands on the wire, and the [`message!`] macro that makes a struct, its
-//! default, its decoder and its encoder of one field list.
+//! The schema: how each type stands on the wire, and the [`message!`] macro that makes a struct,
+//! its default, its decoder and its encoder of one field list.
 //!
 //! ```text
 //! type           versions before the flexible ones   flexible versions (KIP-482)
@@ -9,13 +9,14 @@
 //! Vec<T>         i32 count, -1 is null               uvarint count + 1, 0 is null
 //! Option<struct> i8, -1 is null, 1 is not            the same
 //! struct         its fields                          its fields, then its tagged fields
-//! tagged fields  none                                uvarint count; each: uvarint tag, uvarint size, value
+//! tagged fields  none                                uvarint count; each: tag, size (uvarints), value
 //! ```
 //!
-//! A field that a version lacks decodes to its default and is left out when that version is encoded,
-//! whatever it holds. (Kafka's own encoder throws for some of these; here the caller knows the version.)
-//! Nullable fields default to `None`. A tagged field is written when it is not its default; unknown
-//! ones are skipped. Schemas do not nest in themselves, so decoding has a fixed depth.
+//! A field that a version lacks decodes to its default and is left out when that version is
+//! encoded, whatever it holds. (Kafka's own encoder throws for some of these; here the caller knows
+//! the version.) Nullable fields default to `None`. A tagged field is written when it is not its
+//! default; unknown ones are skipped. Schemas do not nest in themselves, so decoding has a fixed
+//! depth.
 
 use super::Writer;
 use crate::bytes::{Malformed, Reader, Result};
@@ -71,8 +72,8 @@ pub trait Message: Field + Default {
     }
 }
 
-/// Record batches inside a message, which pass through as they came: zero or one piece after decoding,
-/// any number when a response is put together. Encoding shares the pieces' buffers.
+/// Record batches inside a message, which pass through as they came: zero or one piece after
+/// decoding, any number when a response is put together. Encoding shares the pieces' buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records(pub Option<Vec<Bytes>>);
 
@@ -364,7 +365,8 @@ impl Tagged {
 /// Makes structs of field lists: `name: Type [versions] = default`.
 ///
 /// Versions may be `[3..]`, `[..=12]`, `[7..=12]`; none means every version that is spoken.
-/// `[12.. tag 0]` is a tagged field, `[null 7..]` a nullable one that may be null from version 7 only.
+/// `[12.. tag 0]` is a tagged field, `[null 7..]` a nullable one that may be null from version 7
+/// only.
 macro_rules! message {
     ($($(#[$meta:meta])* pub struct $name:ident {
         $($(#[$doc:meta])* $field:ident: $type:ty $([$($when:tt)+])? $(= $default:expr)?),* $(,)?
@@ -391,7 +393,9 @@ macro_rules! message {
                 $(message!(@read (reader, version, message.$field) [$($($when)+)?]);)*
                 if version.flexible {
                     $crate::wire::schema::read_tagged(reader, |tag, body| {
-                        $(message!(@read_tagged (tag, body, version, message.$field) [$($($when)+)?]);)*
+                        $(message!(
+                            @read_tagged (tag, body, version, message.$field) [$($($when)+)?]
+                        );)*
                         Ok(())
                     })?;
                 }
@@ -429,7 +433,9 @@ macro_rules! message {
         let nullable = $version.number >= $first;
         $place = $crate::wire::schema::read_null_if(nullable, $reader, $version)?;
     };
-    (@read ($reader:expr, $version:expr, $place:expr) [..= $last:literal null $first:literal ..]) => {
+    (@read ($reader:expr, $version:expr, $place:expr)
+        [..= $last:literal null $first:literal ..]
+    ) => {
         if $version.number <= $last {
             message!(@read ($reader, $version, $place) [null $first ..]);
         }
@@ -457,7 +463,9 @@ macro_rules! message {
         let nullable = $version.number >= $first;
         $crate::wire::schema::write_null_if(nullable, &$place, $writer, $version);
     };
-    (@write ($writer:expr, $version:expr, $place:expr) [..= $last:literal null $first:literal ..]) => {
+    (@write ($writer:expr, $version:expr, $place:expr)
+        [..= $last:literal null $first:literal ..]
+    ) => {
         if $version.number <= $last {
             message!(@write ($writer, $version, $place) [null $first ..]);
         }

@@ -1,7 +1,8 @@
 //! Which APIs and versions are spoken: the one table, and what follows from it.
 //!
-//! The ranges are those of Apache Kafka 4.3.1. Like it we advertise Produce from version 0 although 0
-//! to 2 are not served: librdkafka below 2.0 looks at that to find out which message formats we take.
+//! The ranges are those of Apache Kafka 4.3.1. Like it we advertise Produce from version 0 although
+//! 0 to 2 are not served: librdkafka below 2.0 looks at that to find out which message formats we
+//! take.
 
 use super::schema::Message;
 use super::{Request, Writer};
@@ -17,8 +18,8 @@ pub struct ApiRange {
     pub max: i16,
 }
 
-/// Rows of `Name = key: versions, first flexible version, messages`. The broker and our client speak
-/// those of `served`, only our client those of `client`.
+/// Rows of `Name = key: versions, first flexible version, messages`. The broker and our client
+/// speak those of `served`, only our client those of `client`.
 macro_rules! apis {
     (served {$(
         $name:ident = $code:literal: $min:literal..=$max:literal,
@@ -91,7 +92,8 @@ macro_rules! apis {
         }
 
         impl AnyRequest {
-            /// Reads a request; a version that is not spoken is malformed. Bytes after it are ignored, as
+            /// Reads a request; a version that is not spoken is malformed. Bytes after it are ignored,
+            /// as
             /// Kafka does: librdkafka (2.16 at least) sends three too many when it asks for the
             /// metadata of all topics in a flexible version.
             pub fn decode(key: ApiKey, version: i16, reader: &mut Reader) -> Result<AnyRequest> {

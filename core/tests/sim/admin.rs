@@ -115,7 +115,8 @@ impl Admin {
                     return Bounded::fails(format!("the trim of {target:?} got no answer"));
                 };
                 match partition.error_code {
-                    // As in Kafka, an answered trim may be forgotten by a crash: nothing is lost by it.
+                    // As in Kafka, an answered trim may be forgotten by a crash: nothing is lost by
+                    // it.
                     ErrorCode::NONE if partition.low_watermark >= offset => Ok(()),
                     code if code.is_retriable() => Ok(()),
                     code => {

@@ -56,7 +56,8 @@ impl LogRun {
                 }
                 Err(FetchError::Device) if self.disk.faults.read_error > 0 => {}
                 Err(FetchError::OutOfRange) if from < self.bounds(number).0 => {
-                    // What has just been written or freed moved the log start while the audit reads.
+                    // What has just been written or freed moved the log start while the audit
+                    // reads.
                     return self.audit(number);
                 }
                 Err(FetchError::Damaged { until }) if self.disk.lied && until.0 > from => {

@@ -305,7 +305,8 @@ impl Consumer {
         }
     }
 
-    /// The members of a classic group outlive their connections: the next one goes on where this was.
+    /// The members of a classic group outlive their connections: the next one goes on where this
+    /// was.
     pub fn lost(&mut self) {
         if self.phase == Phase::Sync {
             self.phase = Phase::Join;

@@ -1,8 +1,9 @@
-//! Exhaustive crash points: a small script, cut at every write and flush boundary with every torn sector.
+//! Exhaustive crash points: a small script, cut at every write and flush boundary with every torn
+//! sector.
 //!
-//! After each cut the log must start, hold what was acknowledged, and go on. A sample of those starts is
-//! cut again at each of its own boundaries: the append, cut, truncate, append, cut pattern that brings a
-//! stale tail back.
+//! After each cut the log must start, hold what was acknowledged, and go on. A sample of those
+//! starts is cut again at each of its own boundaries: the append, cut, truncate, append, cut
+//! pattern that brings a stale tail back.
 
 use crate::checks::{Verdict, Violation};
 use crate::disk::Disk;
@@ -64,7 +65,8 @@ fn settle(mut run: LogRun) -> Result<Tally, Violation> {
     Ok(run.tally())
 }
 
-/// Lets a run start and take some actions, and notes each moment at which the disk had done something.
+/// Lets a run start and take some actions, and notes each moment at which the disk had done
+/// something.
 fn record(mut run: LogRun, steps: u32) -> Result<Vec<Snapshot>, Violation> {
     run.snapshots = Some(Vec::new());
     run.boot_or_format()?;
@@ -131,7 +133,8 @@ impl LogRun {
         Ok(())
     }
 
-    /// A cut that came before the format was durable leaves nothing that starts: it is formatted anew.
+    /// A cut that came before the format was durable leaves nothing that starts: it is formatted
+    /// anew.
     fn boot_or_format(&mut self) -> Verdict {
         self.boot()?;
         if !self.ready {

@@ -1,7 +1,8 @@
 //! The disk as a driver sees it: takes operations, is busy for a while, and sometimes says no.
 //!
-//! Writes, flushes and zeroing happen one after the other in the order of asking; reads go beside them. The mutations that a disk can express live here too: a broker that answers
-//! before the flush, and one that tries a failed sync again, look like a disk that says `Done` too early.
+//! Writes, flushes and zeroing happen one after the other in the order of asking; reads go beside
+//! them. The mutations that a disk can express live here too: a broker that answers before the
+//! flush, and one that tries a failed sync again, look like a disk that says `Done` too early.
 
 use crate::flash::{Flash, PAGE, SECTOR, Tear};
 use crate::plan::Bug;
@@ -47,7 +48,8 @@ pub struct Disk {
     pub lied: bool,
     /// Where writes went, in order: what damage may hit.
     pub written: Vec<(u64, u64)>,
-    /// Bytes that may be on the medium at most; zeroing beyond fails. The file system is full there.
+    /// Bytes that may be on the medium at most; zeroing beyond fails. The file system is full
+    /// there.
     pub bytes_max: u64,
     queue: VecDeque<Io>,
     busy: Option<Busy>,
@@ -110,7 +112,8 @@ impl Disk {
     /// Ends an operation; the next one in the queue may start.
     pub fn finish(&mut self, op: OpId, rng: &mut Rng) -> (IoResult, Option<Started>) {
         if let Some((at, len)) = self.reads.remove(&op) {
-            // A read that fails succeeds a moment later: what never can be read is damage, another story.
+            // A read that fails succeeds a moment later: what never can be read is damage, another
+            // story.
             let failures = self.failing.entry(at).or_default();
             let fails = *failures < 2 && rng.below(1000) < self.faults.read_error;
             *failures = if fails { *failures + 1 } else { 0 };

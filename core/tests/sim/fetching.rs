@@ -76,7 +76,8 @@ pub fn take_fetched(
     Ok(moved)
 }
 
-/// The batches that a partition's answer holds and where they end; `None` when there is nothing new.
+/// The batches that a partition's answer holds and where they end; `None` when there is nothing
+/// new.
 pub fn take_partition(
     shared: &mut Shared,
     target: &Target,

@@ -1,10 +1,10 @@
 //! A simulated flash medium: 512-byte sectors behind a write cache that a power cut empties.
 //!
 //! What was written and not flushed is *pending*. A cut decides for every pending sector on its own
-//! whether the medium has the old bytes, the new ones, or, rarely, neither. A flush that fails drops
-//! pending sectors as Linux does: the cache goes on showing them, the medium never gets them, and the
-//! next flush says that all is well. Killing the process keeps what is pending, but not what only the
-//! cache still shows: the driver opens the medium without trusting cached pages.
+//! whether the medium has the old bytes, the new ones, or, rarely, neither. A flush that fails
+//! drops pending sectors as Linux does: the cache goes on showing them, the medium never gets them,
+//! and the next flush says that all is well. Killing the process keeps what is pending, but not
+//! what only the cache still shows: the driver opens the medium without trusting cached pages.
 
 use bytes::Bytes;
 use std::rc::Rc;

@@ -1,7 +1,8 @@
-//! What the clients of one partition know: what they sent, what was acknowledged, what they were served.
+//! What the clients of one partition know: what they sent, what was acknowledged, what they were
+//! served.
 //!
-//! Batches are known by an identity that stands in the first eight bytes of their first record's value,
-//! so a batch can be recognised wherever it turns up.
+//! Batches are known by an identity that stands in the first eight bytes of their first record's
+//! value, so a batch can be recognised wherever it turns up.
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,7 +24,8 @@ pub struct Sent {
     pub bytes: Bytes,
     pub records_count: i64,
     pub timestamps: Vec<i64>,
-    /// Of an idempotent producer: it must be in the log at most once, in the order of its sequence.
+    /// Of an idempotent producer: it must be in the log at most once, in the order of its
+    /// sequence.
     pub stamp: Option<ProducerStamp>,
     /// How often it was handed to the broker.
     pub attempts: u32,
@@ -157,8 +159,8 @@ impl Found {
 }
 
 impl History {
-    /// Notes what a restart has shown: unacknowledged batches that are gone must stay gone, and what is
-    /// there is served from now on.
+    /// Notes what a restart has shown: unacknowledged batches that are gone must stay gone, and
+    /// what is there is served from now on.
     pub fn learn(&mut self, audit: &Audit) {
         let there = audit.batches.iter().map(|found| found.id);
         let known = self.acked.values().chain(self.served.values()).copied();
@@ -187,8 +189,8 @@ impl History {
         sent.clone()
     }
 
-    /// A start has shown where the log ends: what was placed beyond is gone. False when the end is in
-    /// the middle of a batch.
+    /// A start has shown where the log ends: what was placed beyond is gone. False when the end is
+    /// in the middle of a batch.
     pub fn ends_at(&mut self, end: i64) -> bool {
         self.placed.retain(|base, _| *base < end);
         let last = self.placed.last_key_value();

@@ -1,7 +1,9 @@
-//! Level 1: a [`Log`] on the simulated flash, driven as the node drives it, cut down again and again.
+//! Level 1: a [`Log`] on the simulated flash, driven as the node drives it, cut down again and
+//! again.
 //!
-//! The run appends, trims, reads and expires at random; the power goes or the process dies at random,
-//! also while the log is starting. After a start the whole log is read and held against the histories.
+//! The run appends, trims, reads and expires at random; the power goes or the process dies at
+//! random, also while the log is starting. After a start the whole log is read and held against the
+//! histories.
 
 use crate::checks::{AlwaysStarts, Bounded, CommittedStays, Limits, OrderKept, Verdict};
 use crate::crash_points::Snapshot;
@@ -66,7 +68,8 @@ pub struct LogRun {
     pub tick_at: Option<Time>,
     pub appended_bytes: u64,
     pub refused: u64,
-    /// What each moment at which the disk had done something would leave behind, where it is wanted.
+    /// What each moment at which the disk had done something would leave behind, where it is
+    /// wanted.
     pub snapshots: Option<Vec<Snapshot>>,
 }
 

@@ -1,9 +1,10 @@
 //! The simulation that proves the promises: everything follows from a seed.
 //!
-//! Level 1 drives a [`weir_core::log::Log`] alone: `log_run` at random, `crash_points` exhaustively.
-//! Level 2, `node_run`, drives a whole [`weir_core::node::Node`] with a `population` of clients.
-//! Below all are the `world` (clock and chance), the `flash` and its `disk`; above them `history` is what
-//! clients know, and `checks` holds it against what a start shows. `mutations` proves the checkers.
+//! Level 1 drives a [`weir_core::log::Log`] alone: `log_run` at random, `crash_points`
+//! exhaustively. Level 2, `node_run`, drives a whole [`weir_core::node::Node`] with a `population`
+//! of clients. Below all are the `world` (clock and chance), the `flash` and its `disk`; above them
+//! `history` is what clients know, and `checks` holds it against what a start shows. `mutations`
+//! proves the checkers.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,8 @@
-//! Checks that cannot fail are worth nothing: each bug here must be found, and by the right checker.
+//! Checks that cannot fail are worth nothing: each bug here must be found, and by the right
+//! checker.
 //!
-//! The bugs are played by the simulator, at the borders of the core: an answer that leaves before the
-//! flush is a disk that says `Done` too early. So the core carries no switches for them.
+//! The bugs are played by the simulator, at the borders of the core: an answer that leaves before
+//! the flush is a disk that says `Done` too early. So the core carries no switches for them.
 
 use crate::plan::{Bug, Plan};
 use crate::runner::must_find;

@@ -1,4 +1,5 @@
-//! Level 2: a whole [`Node`] on the simulated flash, with clients that speak Kafka's wire protocol to it.
+//! Level 2: a whole [`Node`] on the simulated flash, with clients that speak Kafka's wire protocol
+//! to it.
 //!
 //! Connections deliver in order, late, and break at random. The power goes, the process dies or is
 //! stopped in order; clients connect again and repeat what was not answered.

@@ -31,7 +31,8 @@ pub struct Plan {
     pub bug: Bug,
 }
 
-/// Bugs of a broker that the simulator can play, because they show at its borders. Each must be found.
+/// Bugs of a broker that the simulator can play, because they show at its borders. Each must be
+/// found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bug {
     #[default]
@@ -109,8 +110,8 @@ impl Plan {
         u64::from(self.slot_bytes) * u64::from(self.slots + 2)
     }
 
-    /// Superblocks, headers of all slots, the checkpoint's root, and the slots written since: each is read
-    /// twice, and its footer once. A crash leaves two slots that are partly filled.
+    /// Superblocks, headers of all slots, the checkpoint's root, and the slots written since: each
+    /// is read twice, and its footer once. A crash leaves two slots that are partly filled.
     pub fn start_read_bytes_max(&self) -> u64 {
         let slot = u64::from(self.slot_bytes);
         let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + 16;

@@ -1,4 +1,5 @@
-//! Who talks to a simulated node: topics, producers, groups, an administrator, and one who sends noise.
+//! Who talks to a simulated node: topics, producers, groups, an administrator, and one who sends
+//! noise.
 
 use crate::admin::Admin;
 use crate::client::{Client, Role, Target};

@@ -62,8 +62,9 @@ impl Producer {
             return context.pause_ms(5, 50);
         }
         for _ in 0..1 + context.rng.below(3) {
-            // Until the broker knows the producer, one batch at a time: like Kafka it takes any sequence of
-            // one that it does not know, so a second batch could overtake a first that was refused.
+            // Until the broker knows the producer, one batch at a time: like Kafka it takes any
+            // sequence of one that it does not know, so a second batch could overtake a
+            // first that was refused.
             let in_flight_max = if self.known { IN_FLIGHT_MAX } else { 1 };
             if self.sent < in_flight_max {
                 self.send_next(context);
@@ -144,7 +145,8 @@ impl Producer {
                 }
                 Ok(())
             }
-            // An error for the first in flight, when nothing before it was refused, is about this batch.
+            // An error for the first in flight, when nothing before it was refused, is about this
+            // batch.
             code if code.is_retriable() => {
                 context.shared.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
                 self.stalled = true;

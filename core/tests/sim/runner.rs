@@ -43,7 +43,8 @@ pub fn seeds(name: &str, runs: u64, run: impl Fn(u64) -> Result<Tally, Violation
         match outcome(|| run(seed)) {
             Ok(tally) => total.add(&tally),
             Err(violation) => panic!(
-                "seed {seed}: {}: {}\nrepeat it: SIM_SEED={seed} cargo test -p weir-core --test sim {name}",
+                "seed {seed}: {}: {}\nrepeat it: SIM_SEED={seed} cargo test -p weir-core \
+                 --test sim {name}",
                 violation.checker, violation.what
             ),
         }
@@ -75,7 +76,8 @@ pub fn must_find(name: &str, checkers: &[&str], run: impl Fn(u64) -> Result<Tall
 /// One line on the terminal, also when the test passes.
 pub fn say(name: &str, what: &str, total: &Tally, began: Instant) {
     let line = format!(
-        "sim {name}: {what}; {} cuts, {} crash points, {:.1} simulated hours, {} acknowledged, {:.1} MB of payload, {:.1} MB written, {:.1} s\n",
+        "sim {name}: {what}; {} cuts, {} crash points, {:.1} simulated hours, {} acknowledged, \
+         {:.1} MB of payload, {:.1} MB written, {:.1} s\n",
         total.cuts,
         total.crash_points,
         total.simulated_ns as f64 / 3.6e12,

@@ -17,7 +17,8 @@ impl Vandal {
         context.pause_ms(5, 200)
     }
 
-    /// A request header of an API that we serve, and then anything; or a real request with flipped bits.
+    /// A request header of an API that we serve, and then anything; or a real request with flipped
+    /// bits.
     fn noise(&mut self, context: &mut Context<'_>) -> Bytes {
         let rng = &mut *context.rng;
         let mut bytes = match rng.below(3) {

@@ -1,7 +1,7 @@
 //! An allocator that counts, so that a test can see what a decoder allocated.
 //!
-//! The one `unsafe` of the core's tests: an allocator cannot be written without. It is sound because it
-//! only hands on to the system's allocator what it was given.
+//! The one `unsafe` of the core's tests: an allocator cannot be written without. It is sound
+//! because it only hands on to the system's allocator what it was given.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

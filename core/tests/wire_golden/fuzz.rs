@@ -37,8 +37,8 @@ fn batches() -> Vec<Vec<u8>> {
     built
 }
 
-/// Runs a target on damaged copies of `frames`; some must pass it and some must not, or the mutations
-/// are of no use.
+/// Runs a target on damaged copies of `frames`; some must pass it and some must not, or the
+/// mutations are of no use.
 fn check(target: fn(&[u8]) -> bool, frames: Vec<Vec<u8>>) {
     assert!(frames.iter().all(|frame| target(frame)), "whole frames pass");
     let mut passed = 0;

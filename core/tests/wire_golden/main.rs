@@ -1,7 +1,7 @@
 //! Bytes of real clients, and of Apache Kafka 4.3.1 that answers them.
 //!
-//! `golden/*.txt` has a frame a line: request or response, version, who was the client, and the frame
-//! in hexadecimal without its size. They were captured between client and broker by a proxy.
+//! `golden/*.txt` has a frame a line: request or response, version, who was the client, and the
+//! frame in hexadecimal without its size. They were captured between client and broker by a proxy.
 #![allow(clippy::unwrap_used)]
 
 mod counting;

@@ -18,8 +18,8 @@ pub struct Connection {
     qos: u8,
     window: u32,
     next_identifier: u16,
-    /// When each unanswered message was due, oldest first. At QoS 0: one entry a message, answered by
-    /// the PINGRESP that follows it.
+    /// When each unanswered message was due, oldest first. At QoS 0: one entry a message, answered
+    /// by the PINGRESP that follows it.
     waiting: VecDeque<Instant>,
     /// QoS 0: how many messages each outstanding PINGREQ stands for.
     marks: VecDeque<u32>,

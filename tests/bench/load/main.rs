@@ -1,7 +1,8 @@
 //! `weir-load`: an MQTT load generator that costs little, for the benchmarks.
 //!
-//! One thread, non-blocking sockets, packets encoded once. Latency is counted from the moment a message
-//! was due (at a rate) or sent (as fast as it goes), so a stall is charged to every message it delays.
+//! One thread, non-blocking sockets, packets encoded once. Latency is counted from the moment a
+//! message was due (at a rate) or sent (as fast as it goes), so a stall is charged to every message
+//! it delays.
 
 mod connection;
 mod report;
@@ -181,6 +182,7 @@ fn fill(
 
 #[allow(unsafe_code)]
 fn register(poller: &Poller, connection: &Connection, key: usize) -> io::Result<()> {
-    // Sound: the poller is dropped before the connections, at the end of `publish` or of the process.
+    // Sound: the poller is dropped before the connections, at the end of `publish` or of the
+    // process.
     unsafe { poller.add_with_mode(&connection.stream, Event::readable(key), PollMode::Level) }
 }

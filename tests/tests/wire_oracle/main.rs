@@ -1,8 +1,8 @@
 //! Every message and version against two other implementations, `kafka-protocol` and `kafka-wire`.
 //!
 //! The first one's decoder is fed by a source that makes up whatever it asks for (`source`), so the
-//! messages have every field that *it* knows. Then all three must read the same bytes, write them back
-//! unchanged, and agree on what each field is called (`names`).
+//! messages have every field that *it* knows. Then all three must read the same bytes, write them
+//! back unchanged, and agree on what each field is called (`names`).
 #![allow(clippy::unwrap_used)]
 
 mod names;
@@ -18,8 +18,8 @@ use weir_core::rng::Rng;
 use weir_core::types::TopicId;
 use weir_core::wire::{AnyRequest, AnyResponse, ApiKey, CLIENT, Writer};
 
-/// Messages made for each version of each request and response. With fewer, some field would keep one
-/// value where there are few versions.
+/// Messages made for each version of each request and response. With fewer, some field would keep
+/// one value where there are few versions.
 const MESSAGES: u64 = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,8 +91,8 @@ fn wire_debug<W: KafkaMessage + Debug>(what: &str, version: i16, bytes: &Bytes) 
     Some(format!("{message:#?}"))
 }
 
-/// A random message of kafka-protocol's, in bytes. It lacks the last version of some messages; then its
-/// last one is made, read by us, given the new fields and written by us.
+/// A random message of kafka-protocol's, in bytes. It lacks the last version of some messages; then
+/// its last one is made, read by us, given the new fields and written by us.
 fn make_up<P>(side: Side, key: ApiKey, version: i16, rng: &mut Rng) -> (String, Option<Bytes>)
 where
     P: Decodable + Encodable + Message + Debug,

@@ -1,5 +1,5 @@
-//! Messages out of nothing: a buffer that makes up each value when the decoder of `kafka-protocol` asks
-//! for it, so that the decoder itself says what a message of that version consists of.
+//! Messages out of nothing: a buffer that makes up each value when the decoder of `kafka-protocol`
+//! asks for it, so that the decoder itself says what a message of that version consists of.
 
 use bytes::{Buf, Bytes, TryGetError};
 use kafka_protocol::protocol::Decodable;
@@ -10,9 +10,9 @@ use weir_core::rng::Rng;
 /// Values before a message is cut short: from then on every count is as small as it may be.
 const VALUES_MAX: usize = 120;
 
-/// A message of random content. Where the decoder refuses a value (a null that may not be one), the last
-/// few are forgotten and made up anew. In a second pass, most integers that turn out not to be counts get
-/// values from their whole range.
+/// A message of random content. Where the decoder refuses a value (a null that may not be one), the
+/// last few are forgotten and made up anew. In a second pass, most integers that turn out not to be
+/// counts get values from their whole range.
 pub fn make_up<P: Decodable>(rng: &mut Rng, version: i16) -> P {
     let mut source = Source { rng: rng.clone(), values: Vec::new(), at: 0, made_up: true };
     let mut refused = 0;
@@ -145,8 +145,9 @@ impl ByteBuf for Source {
         self.try_get_bytes(len).unwrap()
     }
 
-    /// The bytes of a string or of records. A compact length is one more than the bytes that follow; if
-    /// it is not, an unknown tagged field is being skipped, which we have no use for.
+    /// The bytes of a string or of records. A compact length is one more than the bytes that
+    /// follow; if it is not, an unknown tagged field is being skipped, which we have no use
+    /// for.
     fn try_get_bytes(&mut self, len: usize) -> Result<Bytes, NotEnoughBytesError> {
         let before = self.at.checked_sub(1).and_then(|at| self.values.get(at));
         if before.is_some_and(|size| size.len() == 1 && usize::from(size[0]) == len) {

@@ -81,8 +81,8 @@ pub(crate) struct Connack {
     pub assigned_client_id: Option<String>,
 }
 
-/// Reads a whole packet that is not a PUBLISH. `version` is `None` before CONNECT, which then has to be
-/// the packet; the version to answer in stands beside the error.
+/// Reads a whole packet that is not a PUBLISH. `version` is `None` before CONNECT, which then has
+/// to be the packet; the version to answer in stands beside the error.
 pub(crate) fn decode(
     version: Option<Version>,
     first: u8,
@@ -107,7 +107,8 @@ pub(crate) fn decode(
         (None, _) => Err((None, Refusal::protocol("the first packet is not a CONNECT"))),
         (Some(_), 1) => Err((version, Refusal::protocol("a second CONNECT"))),
         (Some(Version::V5), 14) if body.len() < 2 && first == 0xe0 => {
-            // The protocol allows to leave out the properties, and the reason; the library does not.
+            // The protocol allows to leave out the properties, and the reason; the library does
+            // not.
             let with_will = body.first().is_some_and(|reason| *reason != 0);
             Ok(Packet::Disconnect { with_will, session_expiry: None })
         }
@@ -231,8 +232,8 @@ fn will_v5(will: v5::LastWill) -> Option<Will> {
     Some(Will { packet: packet.to_vec().into(), delay })
 }
 
-/// A CONNACK that lets the client in, or (`Err`) that refuses it with one of MQTT 5's reasons. 3.1.1 has
-/// five reasons of its own and no answer for the rest.
+/// A CONNACK that lets the client in, or (`Err`) that refuses it with one of MQTT 5's reasons.
+/// 3.1.1 has five reasons of its own and no answer for the rest.
 pub(crate) fn connack(version: Version, answer: Result<Connack, u8>, out: &mut Vec<u8>) {
     match (version, answer) {
         (Version::V4, Ok(connack)) => {

@@ -13,8 +13,8 @@ const DISCONNECT: Allowed = Allowed::new(&[17, 31, 38]);
 const AUTHENTICATION_METHOD: u8 = 21;
 const AUTHENTICATION_DATA: u8 = 22;
 
-/// Which version a CONNECT speaks; an error if it is none of ours. `None`: not MQTT at all, which is
-/// closed without an answer.
+/// Which version a CONNECT speaks; an error if it is none of ours. `None`: not MQTT at all, which
+/// is closed without an answer.
 pub(super) fn version(body: &[u8]) -> Option<Result<Version, Version>> {
     let mut fields = Fields(body);
     let name = fields.string().ok()?;

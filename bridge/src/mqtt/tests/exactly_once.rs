@@ -25,8 +25,8 @@ const MESSAGES: u32 = 6;
 const WINDOW: usize = 2;
 
 impl Ledger {
-    /// Connects, repeats what is open, and goes on until all is done or the power is cut. One packet is
-    /// taken at a time, so releases and publishes mix.
+    /// Connects, repeats what is open, and goes on until all is done or the power is cut. One
+    /// packet is taken at a time, so releases and publishes mix.
     fn run(&mut self, world: &mut World, v5: bool) {
         let mut device = world.connection();
         let mut inbox =

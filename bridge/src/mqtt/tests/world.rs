@@ -23,7 +23,8 @@ pub(super) struct World {
     pub hub: Hub,
     pub logs: Logs,
     pub now: Instant,
-    /// What the node does before the power is cut: each append to a partition and each answer counts.
+    /// What the node does before the power is cut: each append to a partition and each answer
+    /// counts.
     pub steps_left: usize,
     /// The node has no space.
     pub full: bool,
@@ -85,8 +86,8 @@ impl World {
         self.run(device)
     }
 
-    /// Everything goes on until nothing moves or the power is cut; returns what the device gets. At a cut
-    /// it gets nothing.
+    /// Everything goes on until nothing moves or the power is cut; returns what the device gets. At
+    /// a cut it gets nothing.
     pub fn run(&mut self, device: &mut Device) -> Vec<u8> {
         loop {
             let used = match self.hub.connections.get(device.key) {
