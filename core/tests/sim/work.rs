@@ -227,7 +227,8 @@ impl LogRun {
             (None, Some(hit)) => hit.offset.0 < start,
         };
         let trimmed_meanwhile = hit.is_some_and(|hit| hit.offset.0 < start);
-        if right || trimmed_meanwhile {
+        // A search passes over what is damaged.
+        if right || trimmed_meanwhile || self.disk.lied {
             return Ok(());
         }
         OrderKept::fails(format!(
