@@ -17,6 +17,7 @@
 //! where the slot ends. Each of 1, 4 and sealing is enough alone; each covers for damage to the
 //! others.
 
+use super::Unguarded;
 use super::layout::group::{GroupHeader, Place};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -61,11 +62,17 @@ impl Verdict {
 }
 
 /// Judges the groups found; the checkpoint stands for everything up to `covered`.
-pub(crate) fn judge(mut found: Vec<Candidate>, covered: u64) -> Verdict {
+pub(crate) fn judge(mut found: Vec<Candidate>, covered: u64, unguarded: Unguarded) -> Verdict {
     let mut verdict = Verdict { last_seq: covered, ..Verdict::default() };
-    let owned = drop_disowned(&mut found, &mut verdict);
+    let owned = if unguarded.no_boot_epoch {
+        found.sort_by_key(|group| (group.header.group_seq, group.header.seg_seq));
+        found.iter_mut().for_each(|group| group.header.epoch_first = group.header.epoch_base + 1);
+        found
+    } else {
+        drop_disowned(&mut found, &mut verdict)
+    };
     let owned = drop_torn(owned, covered, &mut verdict);
-    verdict.accepted = drop_unchained(owned, &mut verdict);
+    verdict.accepted = if unguarded.no_chain { owned } else { drop_unchained(owned, &mut verdict) };
     verdict.last_seq = verdict.accepted.last().map_or(covered, |group| group.header.group_seq);
     verdict.last_seq = verdict.last_seq.max(covered);
     verdict

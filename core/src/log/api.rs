@@ -216,6 +216,20 @@ pub struct PartitionView<'a> {
     pub producers: &'a crate::batch::Producers,
 }
 
+/// Guards of a start that are taken away, so that the simulation proves that it notices. Not for use.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unguarded {
+    /// Sequence numbers go on after the last group that counts, and no epoch disowns what is there.
+    pub no_boot_epoch: bool,
+    /// Groups need not name the one before.
+    pub no_chain: bool,
+    /// A footer does not say where its slot ends.
+    pub no_sealing: bool,
+    /// Groups of an earlier use of the slot count as well.
+    pub no_seg_seq: bool,
+}
+
 /// Counters and levels for status, console and metrics.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Stats {

@@ -100,6 +100,11 @@ pub struct Log {
 
 impl Log {
     pub fn open(settings: Settings) -> Log {
+        Log::open_unguarded(settings, Unguarded::default())
+    }
+
+    #[doc(hidden)]
+    pub fn open_unguarded(settings: Settings, unguarded: Unguarded) -> Log {
         let mut disk = Disk::default();
         let mut log = Log {
             phase: Phase::Refused,
@@ -121,7 +126,10 @@ impl Log {
             settings,
         };
         match Recovery::begin(&log.settings, &mut disk) {
-            Ok(recovery) => log.phase = Phase::Starting(Box::new(recovery)),
+            Ok(mut recovery) => {
+                recovery.unguarded = unguarded;
+                log.phase = Phase::Starting(Box::new(recovery));
+            }
             Err(error) => log.events.push_back(Event::Refused(error)),
         }
         log.disk = disk;

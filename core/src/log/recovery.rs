@@ -29,7 +29,7 @@ use super::replay::Replay;
 use super::salvage::{Replaying, Salvage};
 use super::scan::{Scan, Seen, Step as ScanStep};
 use super::visit::{Visit, Visited};
-use super::{IoResult, OpenError, Settings, Start};
+use super::{IoResult, OpenError, Settings, Start, Unguarded};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -84,6 +84,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(super) settings: Settings,
+    pub unguarded: Unguarded,
     pub(super) step: Step,
     pub geometry: Geometry,
     pub headers: BTreeMap<u32, SlotHeader>,
@@ -113,6 +114,7 @@ impl Recovery {
     pub(crate) fn begin(settings: &Settings, disk: &mut Disk) -> Result<Recovery, OpenError> {
         let mut recovery = Recovery {
             settings: settings.clone(),
+            unguarded: Unguarded::default(),
             step: Step::Superblock,
             geometry: Geometry { store: [0; 16], node: settings.node.0, slot_bytes: 0, slots: 0 },
             headers: BTreeMap::new(),
@@ -282,7 +284,8 @@ impl Recovery {
             let footer_only = self.image.is_none() && !self.tried.is_empty();
             let footer_only = footer_only && matches!(self.step, Step::Visit);
             let seg_seq = self.headers.get(&slot).map(|header| header.seg_seq);
-            let visit = Visit::new(&self.geometry, slot, seg_seq, footer_only);
+            let mut visit = Visit::new(&self.geometry, slot, seg_seq, footer_only);
+            visit.unguarded = self.unguarded;
             visit.ask(disk, &self.geometry);
             self.visit = Some(visit);
             return None;
@@ -371,7 +374,7 @@ impl Recovery {
             };
             found.extend(visited.groups.iter().filter(counts));
         }
-        self.verdict = accept::judge(found, covered);
+        self.verdict = accept::judge(found, covered, self.unguarded);
         self.accepted = self.verdict.accepted.iter().map(Candidate::place).collect();
         let mut newest: BTreeMap<u8, (u64, u32)> = BTreeMap::new();
         for group in &self.verdict.accepted {
@@ -405,7 +408,8 @@ impl Recovery {
             let Some(group) = visited.groups.iter().find(|group| place(group)) else { continue };
             let index = SlotIndex::new(group.header.lane, seg_seq);
             let salvage = Salvage::new(slot, visited, &self.accepted, &self.verdict);
-            let scan = Scan::new(&self.geometry, slot, Some(seg_seq));
+            let uses = (!self.unguarded.no_seg_seq).then_some(seg_seq);
+            let scan = Scan::new(&self.geometry, slot, uses);
             let (at, len) = scan.wants();
             disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
             self.step = Step::Replay { slot: Replaying { slot, scan, index, salvage }, rest };

@@ -125,7 +125,10 @@ fn writer_of(recovery: &Recovery) -> Writer {
     let indexes = recovery.indexes.iter().map(|(_, index)| index);
     let sealed_seq = indexes.clone().map(|index| index.last_seq).max().unwrap_or(0);
     let last_seq = recovery.verdict.last_seq.max(sealed_seq);
-    let seen = groups().map(|group| group.header.group_seq).fold(last_seq, u64::max);
+    let seen = match recovery.unguarded.no_boot_epoch {
+        true => last_seq,
+        false => groups().map(|group| group.header.group_seq).fold(last_seq, u64::max),
+    };
     let mut writer = Writer {
         boot_epoch: boot_epoch.map_or(1, |epoch| epoch + 1),
         epoch_base: last_seq,

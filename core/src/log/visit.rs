@@ -1,5 +1,6 @@
 //! What a start looks for in one slot: its footer, then its groups.
 
+use super::Unguarded;
 use super::accept::Candidate;
 use super::disk::{Disk, Purpose};
 use super::layout::checkpoint::ROOT;
@@ -39,6 +40,7 @@ enum Stage {
 pub(crate) struct Visit {
     pub slot: u32,
     footer_only: bool,
+    pub unguarded: Unguarded,
     stage: Stage,
     found: Visited,
     /// The highest group that the footer knows.
@@ -60,6 +62,7 @@ impl Visit {
         Visit {
             slot,
             footer_only,
+            unguarded: Unguarded::default(),
             stage: Stage::Tail(TAIL_BYTES.min(geometry.slot_bytes)),
             found: Visited { seg_seq, ..Visited::default() },
             last_seq: u64::MAX,
@@ -86,7 +89,9 @@ impl Visit {
                     }
                     Tail::Footer(index) if self.found.seg_seq.is_some() => {
                         self.found.has_footer = true;
-                        self.last_seq = index.last_seq;
+                        if !self.unguarded.no_sealing {
+                            self.last_seq = index.last_seq;
+                        }
                         self.found.data_end = Some(index.data_end);
                         if self.footer_only {
                             self.found.stands_alone = Some(index);
@@ -95,7 +100,8 @@ impl Visit {
                     }
                     _ => {}
                 }
-                self.stage = Stage::Walk(Scan::new(geometry, self.slot, self.found.seg_seq));
+                let uses = self.found.seg_seq.filter(|_| !self.unguarded.no_seg_seq);
+                self.stage = Stage::Walk(Scan::new(geometry, self.slot, uses));
                 None
             }
             Stage::Walk(scan) => {

@@ -139,7 +139,7 @@ impl LogRun {
             _ => Start::Recover,
         };
         let read_before = self.disk.stats.read_bytes;
-        self.log = Some(Log::open(Settings {
+        let settings = Settings {
             start,
             medium_bytes: self.disk.flash.len(),
             node: NodeId(1),
@@ -147,7 +147,8 @@ impl LogRun {
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,
             footer_cache_bytes: self.plan.footer_cache_bytes,
-        }));
+        };
+        self.log = Some(Log::open_unguarded(settings, self.plan.unguarded()));
         log::debug!(
             "boot {} of {} bytes at {:?}",
             self.boot,

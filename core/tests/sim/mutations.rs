@@ -4,6 +4,7 @@
 //! The bugs are played by the simulator, at the borders of the core: an answer that leaves before
 //! the flush is a disk that says `Done` too early. So the core carries no switches for them.
 
+use crate::disk::Faults;
 use crate::plan::{Bug, Plan};
 use crate::runner::must_find;
 use crate::{log_tests, node_tests};
@@ -70,4 +71,16 @@ fn a_log_without_checkpoints_is_found() {
 #[test]
 fn a_log_that_outgrows_its_budget_is_found() {
     log_must_find(Bug::TooManySlots, &["Bounded"], |_| {});
+}
+
+#[test]
+fn a_resurrected_tail_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::ResurrectTails, checkers, |plan| plan.faults = Faults::default());
+}
+
+#[test]
+fn reuse_of_a_slot_without_its_sequence_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::ReuseWithoutSegSeq, checkers, |plan| plan.faults = Faults::default());
 }

@@ -1,7 +1,7 @@
 //! What a run is like: sizes, rates, faults. All of it follows from the seed.
 
 use crate::disk::Faults;
-use weir_core::log::FlushCap;
+use weir_core::log::{FlushCap, Unguarded};
 use weir_core::rng::Rng;
 use weir_core::types::{Time, WallTime};
 
@@ -49,6 +49,10 @@ pub enum Bug {
     ForgetCommits,
     /// No checkpoint is ever written.
     NoCheckpoints,
+    /// Neither boot epoch nor chain nor sealing tells a stale tail from the log: the guards of a start.
+    ResurrectTails,
+    /// Groups that an earlier use of a slot left behind count at a start.
+    ReuseWithoutSegSeq,
     /// The log takes more of the disk than it was given.
     TooManySlots,
 }
@@ -98,6 +102,16 @@ impl Plan {
         match self.bug {
             Bug::TooManySlots => (self.slot_bytes, self.slots + 4),
             _ => (self.slot_bytes, self.slots),
+        }
+    }
+
+    pub fn unguarded(&self) -> Unguarded {
+        let tails = self.bug == Bug::ResurrectTails;
+        Unguarded {
+            no_boot_epoch: tails,
+            no_chain: tails,
+            no_sealing: tails,
+            no_seg_seq: self.bug == Bug::ReuseWithoutSegSeq,
         }
     }
 
