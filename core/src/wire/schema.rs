@@ -9,7 +9,7 @@
 //! Vec<T>         i32 count, -1 is null               uvarint count + 1, 0 is null
 //! Option<struct> i8, -1 is null, 1 is not            the same
 //! struct         its fields                          its fields, then its tagged fields
-//! tagged fields  none                                uvarint count; each: tag, size (uvarints), value
+//! tagged fields  none                                uvarint count; each: tag, size, value
 //! ```
 //!
 //! A field that a version lacks decodes to its default and is left out when that version is
