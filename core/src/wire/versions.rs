@@ -93,8 +93,8 @@ macro_rules! apis {
 
         impl AnyRequest {
             /// Reads a request; a version that is not spoken is malformed. Bytes after it are
-            /// ignored, as Kafka does: librdkafka (2.16 at least) sends three too many when it asks for the
-            /// metadata of all topics in a flexible version.
+            /// ignored, as Kafka does: librdkafka (2.16 at least) sends three too many when it asks
+            /// for the metadata of all topics in a flexible version.
             pub fn decode(key: ApiKey, version: i16, reader: &mut Reader) -> Result<AnyRequest> {
                 match key {
                     $(ApiKey::$name if ($min..=$max).contains(&version) => {
