@@ -155,7 +155,7 @@ impl Log {
                     }
                     _ => {
                         log::warn!("the footer of slot {slot} is bad: the slot is walked instead");
-                        let scan = Scan::new(&self.geometry, slot, Some(load.seg_seq));
+                        let scan = Scan::new(&self.geometry, slot, Some(load.seg_seq), None);
                         let (at, len) = scan.wants();
                         self.disk.read(Purpose::Footer(slot), self.geometry.place(slot, at), len);
                         let index = SlotIndex::new(self.space.slot(slot).lane, load.seg_seq);

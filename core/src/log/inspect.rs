@@ -190,7 +190,7 @@ fn slot_items(geometry: &Geometry, slot: u32, read: Read<'_>) -> Result<Vec<Item
     let mut items = alloc::vec![Item::Slot { slot, lane, seg_seq, boot_epoch, sealed }];
     let mut expected = BLOCK;
     let seed = frame_seed(&geometry.store, seg_seq);
-    let mut scan = Scan::new(geometry, slot, Some(seg_seq));
+    let mut scan = Scan::new(geometry, slot, Some(seg_seq), None);
     let mut next = scan.wants();
     loop {
         let step = scan.feed(&at(next.0, next.1)?, |seen| {

@@ -408,8 +408,10 @@ impl Recovery {
             let Some(group) = visited.groups.iter().find(|group| place(group)) else { continue };
             let index = SlotIndex::new(group.header.lane, seg_seq);
             let salvage = Salvage::new(slot, visited, &self.accepted, &self.verdict);
-            let uses = (!self.unguarded.no_seg_seq).then_some(seg_seq);
-            let scan = Scan::new(&self.geometry, slot, uses);
+            let Unguarded { no_seg_seq, no_sealing, .. } = self.unguarded;
+            let uses = (!no_seg_seq).then_some(seg_seq);
+            let end = visited.data_end.filter(|_| !no_sealing);
+            let scan = Scan::new(&self.geometry, slot, uses, end);
             let (at, len) = scan.wants();
             disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
             self.step = Step::Replay { slot: Replaying { slot, scan, index, salvage }, rest };

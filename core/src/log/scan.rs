@@ -16,7 +16,8 @@ pub(crate) struct Scan {
     slot: u32,
     /// `None`: the slot's header is lost, so groups of every use are handed out.
     seg_seq: Option<u64>,
-    slot_bytes: u32,
+    /// Where the groups end at most.
+    end: u32,
     store: [u8; 16],
     /// Where the next read begins, and its length.
     at: u32,
@@ -40,10 +41,16 @@ pub(crate) enum Step {
 }
 
 impl Scan {
-    pub(crate) fn new(geometry: &Geometry, slot: u32, seg_seq: Option<u64>) -> Scan {
-        let slot_bytes = geometry.slot_bytes;
-        let len = SCAN_BYTES.min(slot_bytes - BLOCK);
-        Scan { slot, seg_seq, slot_bytes, store: geometry.store, at: BLOCK, len }
+    /// Scans up to `end` as the footer states it, or the whole slot.
+    pub(crate) fn new(
+        geometry: &Geometry,
+        slot: u32,
+        seg_seq: Option<u64>,
+        end: Option<u32>,
+    ) -> Scan {
+        let end = end.unwrap_or(u32::MAX).clamp(2 * BLOCK, geometry.slot_bytes);
+        let len = SCAN_BYTES.min(end - BLOCK);
+        Scan { slot, seg_seq, end, store: geometry.store, at: BLOCK, len }
     }
 
     pub(crate) fn wants(&self) -> (u32, u32) {
@@ -59,7 +66,7 @@ impl Scan {
         let begin = self.at;
         while self.at < end {
             let rest = bytes.slice((self.at - begin).min(bytes.len() as u32) as usize..);
-            let room = (self.slot_bytes - self.at) as usize;
+            let room = (self.end - self.at) as usize;
             match group::find(&rest, room, self.slot, self.seg_seq, seed) {
                 Found::Group(header, group) => {
                     let at = self.at;
@@ -67,7 +74,7 @@ impl Scan {
                     visit(Seen::Group(header, at, group));
                 }
                 Found::Longer(len) if self.at > begin || len > self.len as usize => {
-                    self.len = (len as u32).max(SCAN_BYTES.min(self.slot_bytes - self.at));
+                    self.len = (len as u32).max(SCAN_BYTES.min(self.end - self.at));
                     return Step::Read(self.at, self.len);
                 }
                 _ => {
@@ -77,7 +84,7 @@ impl Scan {
                 }
             }
         }
-        self.len = SCAN_BYTES.min(self.slot_bytes.saturating_sub(self.at));
+        self.len = SCAN_BYTES.min(self.end.saturating_sub(self.at));
         if self.len == 0 { Step::End } else { Step::Read(self.at, self.len) }
     }
 }

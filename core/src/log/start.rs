@@ -42,7 +42,10 @@ impl Log {
         let covered = recovery.replay.covered;
         let since = recovery.verdict.accepted.iter().map(|group| &group.header);
         let since = since.filter(|group| group.group_seq > covered);
-        let written = since.map(|group| group.padded_bytes() as u64).sum();
+        let bytes: u64 = since.map(|group| group.padded_bytes() as u64).sum();
+        // Each slot visited costs the next start a visit, however little is in it.
+        let slots = recovery.indexes.iter().filter(|(_, index)| index.last_seq > covered).count();
+        let written = bytes.max(slots as u64 * u64::from(recovery.geometry.slot_bytes) / 2);
         let durable = recovery.checkpoint.take();
         self.space.pinned = durable.as_ref().map_or_else(Default::default, |d| d.slots.clone());
         self.checkpointer = Checkpointer::new(self.settings.checkpoint_bytes, durable, written);

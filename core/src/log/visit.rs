@@ -100,8 +100,10 @@ impl Visit {
                     }
                     _ => {}
                 }
-                let uses = self.found.seg_seq.filter(|_| !self.unguarded.no_seg_seq);
-                self.stage = Stage::Walk(Scan::new(geometry, self.slot, uses));
+                let Visited { seg_seq, data_end, .. } = self.found;
+                let uses = seg_seq.filter(|_| !self.unguarded.no_seg_seq);
+                let end = data_end.filter(|_| !self.unguarded.no_sealing);
+                self.stage = Stage::Walk(Scan::new(geometry, self.slot, uses, end));
                 None
             }
             Stage::Walk(scan) => {
