@@ -216,11 +216,13 @@ pub struct PartitionView<'a> {
     pub producers: &'a crate::batch::Producers,
 }
 
-/// Guards of a start that are taken away, so that the simulation proves that it notices. Not for use.
+/// Guards of a start that are taken away, so that the simulation proves that it notices. Not for
+/// use.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unguarded {
-    /// Sequence numbers go on after the last group that counts, and no epoch disowns what is there.
+    /// Sequence numbers go on after the last group that counts, and no epoch disowns what is
+    /// there.
     pub no_boot_epoch: bool,
     /// Groups need not name the one before.
     pub no_chain: bool,

@@ -20,8 +20,8 @@ fn damaged(seed: u64) -> Result<Tally, Violation> {
         run.work()?;
         run.quiesce()?;
     }
-    // The last of each partition is spared: that nothing follows it cannot be told from a torn tail, and
-    // whose the groups were that are missing is not known.
+    // The last of each partition is spared: that nothing follows it cannot be told from a torn
+    // tail, and whose the groups were that are missing is not known.
     let writes = run.disk.written.len();
     for number in run.numbers() {
         for _ in 0..4 {

@@ -49,7 +49,8 @@ pub enum Bug {
     ForgetCommits,
     /// No checkpoint is ever written.
     NoCheckpoints,
-    /// Neither boot epoch nor chain nor sealing tells a stale tail from the log: the guards of a start.
+    /// Neither boot epoch nor chain nor sealing tells a stale tail from the log: the guards of a
+    /// start.
     ResurrectTails,
     /// Groups that an earlier use of a slot left behind count at a start.
     ReuseWithoutSegSeq,
