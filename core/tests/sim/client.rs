@@ -21,6 +21,7 @@ pub type Target = (String, i32);
 pub enum Call {
     InitProducerId,
     Produce(BatchId),
+    Find,
     Join,
     Sync,
     Heartbeat,

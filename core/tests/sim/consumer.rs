@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! phase      event                                next phase
+//! Find       the coordinator answers              Join
 //! Join       the group is complete                Sync
 //! Sync       the assignment came                  Positions
 //! Positions  the committed offsets came           Fetching
-//! any        fenced, unknown, rebalance, lost     Join
+//! any        fenced, unknown member, rebalance    Join
+//! any        another error                        Find
 //! ```
 
 use crate::checks::{Bounded, CommittedStays, Verdict};
@@ -17,8 +19,8 @@ use weir_core::error::ErrorCode;
 use weir_core::types::{Nanos, Time};
 use weir_core::wire::fetch::FetchRequest;
 use weir_core::wire::group::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse,
-    SyncGroupRequest, SyncGroupRequestAssignment,
+    FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol,
+    JoinGroupResponse, SyncGroupRequest, SyncGroupRequestAssignment,
 };
 use weir_core::wire::list_offsets::ListOffsetsRequest;
 use weir_core::wire::offsets::{
@@ -30,6 +32,7 @@ use weir_core::wire::{self, ApiKey, Message};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    Find,
     Join,
     Sync,
     Positions,
@@ -57,7 +60,7 @@ impl Consumer {
         Consumer {
             group: group.into(),
             targets,
-            phase: Phase::Join,
+            phase: Phase::Find,
             member_id: String::new(),
             generation_id: -1,
             plan: Vec::new(),
@@ -73,6 +76,11 @@ impl Consumer {
             return context.pause_ms(2, 20);
         }
         match self.phase {
+            Phase::Find => {
+                let key = self.group.clone();
+                let request = FindCoordinatorRequest { key, ..Default::default() };
+                context.ask(&request, 3, Call::Find);
+            }
             Phase::Join => self.join(context),
             Phase::Sync => self.sync(context),
             Phase::Positions => self.ask_positions(context),
@@ -174,7 +182,13 @@ impl Consumer {
     }
 
     pub fn answer(&mut self, context: &mut Context<'_>, call: Call, frame: &Bytes) -> Verdict {
+        log::trace!("{} {:?} {} {call:?}", self.group, self.phase, self.member_id);
         match call {
+            Call::Find => {
+                if read::<FindCoordinatorRequest>(frame, 3)?.error_code == ErrorCode::NONE {
+                    self.phase = Phase::Join;
+                }
+            }
             Call::Join => self.joined(read::<JoinGroupRequest>(frame, 5)?),
             Call::Sync => {
                 let response = read::<SyncGroupRequest>(frame, 3)?;
@@ -292,6 +306,7 @@ impl Consumer {
     }
 
     fn rejoin(&mut self, code: ErrorCode) {
+        log::trace!("{} {} must join: {code:?}", self.group, self.member_id);
         if code == ErrorCode::UNKNOWN_MEMBER_ID {
             self.member_id.clear();
         }
@@ -300,17 +315,12 @@ impl Consumer {
             ErrorCode::ILLEGAL_GENERATION,
             ErrorCode::REBALANCE_IN_PROGRESS,
         ];
-        if again.contains(&code) {
-            self.phase = Phase::Join;
-        }
+        self.phase = if again.contains(&code) { Phase::Join } else { Phase::Find };
     }
 
-    /// The members of a classic group outlive their connections: the next one goes on where this
-    /// was.
+    /// The member outlives its connection, if the broker still knows it.
     pub fn lost(&mut self) {
-        if self.phase == Phase::Sync {
-            self.phase = Phase::Join;
-        }
+        self.phase = Phase::Find;
     }
 }
 

@@ -117,6 +117,7 @@ impl LogRun {
         run.world = World::new(seed);
         // Time goes on, however short the first life was.
         run.world.now = run.world.now + Nanos::from_ms(60_000 * u64::from(snapshot.boot));
+        run.began = run.world.now;
         run.disk = Disk::new(snapshot.flash, run.disk.faults);
         run.partitions = snapshot.partitions;
         run.formatted = snapshot.formatted;

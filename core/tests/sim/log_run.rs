@@ -56,6 +56,8 @@ pub struct LogRun {
     pub formatted: bool,
     pub fenced: bool,
     pub crash_due: bool,
+    /// When the run began.
+    pub began: Time,
     /// The last life: nothing crashes any more.
     last: bool,
     /// Answers that came for tickets.
@@ -84,7 +86,9 @@ impl LogRun {
                 (PartitionNumber(number), Partition::random(&mut world.rng, number, &plan))
             })
             .collect();
+        let began = world.now;
         LogRun {
+            began,
             world,
             disk,
             plan,
@@ -407,7 +411,7 @@ impl LogRun {
         Tally {
             cuts: self.disk.stats.cuts,
             crash_points: 0,
-            simulated_ns: self.world.now.0,
+            simulated_ns: self.world.now.since(self.began).0,
             payload_bytes: self.appended_bytes,
             written_bytes: self.disk.stats.written_bytes,
             acknowledged,
