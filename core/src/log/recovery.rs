@@ -10,8 +10,8 @@
 //! - Judge: see `accept`. Then Replay reads the slots that were visited again, in order of
 //!   `seg_seq`, and applies the groups that count; keeping them in memory meanwhile would cost as
 //!   much as they hold.
-//! - Seal: slots without a footer get one, rebuilt; a flush; done. Nothing is ever appended to
-//!   them.
+//! - Seal: a flush; slots without a footer get one, rebuilt; a flush; done. Nothing is ever
+//!   appended to them.
 //!
 //! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written
 //! after it (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
@@ -71,6 +71,8 @@ pub(super) enum Step {
         slot: Replaying,
         rest: VecDeque<u32>,
     },
+    /// Waiting for the flush of what was found.
+    Settle,
     Seal(u32),
 }
 
@@ -162,6 +164,7 @@ impl Recovery {
         };
         match self.step {
             Step::Format(_) | Step::Seal(_) => self.written(bytes.is_some()),
+            Step::Settle => self.settled(disk, bytes.is_some()),
             Step::Superblock => self.superblock(disk, bytes),
             Step::Copies { .. } => self.copy(disk, bytes),
             Step::Headers { .. } => self.header(disk, tag, bytes),
@@ -454,10 +457,19 @@ impl Recovery {
         }
     }
 
-    /// Writes the footers that are missing. What was found and counts becomes durable with the
-    /// flush, even if it was only in the system's cache.
+    /// What was found and counts becomes durable first: it may be in the system's cache only, and a
+    /// footer that outlived it would make damage of a torn tail.
     fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
+        self.step = Step::Settle;
+        disk.flush(Purpose::Start(0));
+    }
+
+    /// Writes the footers that are missing.
+    fn settled(&mut self, disk: &mut Disk, done: bool) -> Option<Outcome> {
+        if !done {
+            return Some(Outcome::Refused(OpenError::Device));
+        }
         let mut operations = 1;
         for (slot, index) in &self.indexes {
             if self.visited.get(slot).is_some_and(|visited| visited.has_footer) {
@@ -474,6 +486,7 @@ impl Recovery {
         }
         disk.flush(Purpose::Start(0));
         self.step = Step::Seal(operations);
+        None
     }
 }
 

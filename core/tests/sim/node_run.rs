@@ -176,7 +176,7 @@ impl NodeRun {
             self.formatted = true;
             let read_bytes = self.disk.stats.read_bytes - read_before;
             // The node reads its own partitions when the log is ready.
-            let read_bytes_max = self.plan.start_read_bytes_max() * 3 / 2;
+            let read_bytes_max = self.plan.start_read_bytes_max() * 2;
             AlwaysStarts::check(true, read_bytes, read_bytes_max)?;
         }
         Ok(())
