@@ -1,6 +1,6 @@
 //! franz-go's own test-suite (`pkg/kgo`, v1.22.2) against one gateway.
 //!
-//! What does not pass yet stands in [`MISSING`] with the reason; it is left out, and the run says so.
+//! What does not pass yet stands in [`MISSING`] with the reason; it is left out and said aloud.
 
 #![allow(clippy::unwrap_used)]
 
