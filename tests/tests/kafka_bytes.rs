@@ -24,7 +24,19 @@ fn request(api: i16, version: i16, body: &[u8]) -> Vec<u8> {
     frame(&bytes)
 }
 
-/// Everything that comes back until the broker closes or is silent.
+/// The one answer to a request, its size included.
+fn answer(port: u16, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request).unwrap();
+    let mut size = [0; 4];
+    stream.read_exact(&mut size).unwrap();
+    let mut body = vec![0; u32::from_be_bytes(size) as usize];
+    stream.read_exact(&mut body).unwrap();
+    [&size[..], &body].concat()
+}
+
+/// Everything that comes back until the broker closes; who closes first may get nothing at all.
 fn exchange(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -38,7 +50,7 @@ fn exchange(port: u16, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn an_unknown_version_of_api_versions_is_answered_with_the_range() {
     let gateway = Gateway::started("api-versions");
-    let answer = exchange(gateway.kafka_port, &request(18, 99, b"\0\0\0\0"));
+    let answer = answer(gateway.kafka_port, &request(18, 99, b"\0\0\0\0"));
     // Size, correlation id, error 35, then an array of (API, least, greatest) as in version 0.
     assert_eq!(answer[4..10], [0, 0, 0, 7, 0, 35]);
     let count = u32::from_be_bytes(answer[10..14].try_into().unwrap()) as usize;
@@ -91,7 +103,7 @@ fn bad_batches_get_the_code_that_names_the_fault() {
     let seed = format!("kcat -b {} -P -t t -p 0", gateway.bootstrap());
     run_with_input(&mut command(&seed), b"x\n").success();
     let code = |batch: &[u8]| {
-        let answer = exchange(gateway.kafka_port, &produce(batch));
+        let answer = answer(gateway.kafka_port, &produce(batch));
         // Size, correlation id, one topic "t", one partition 0, then the code.
         assert_eq!(answer[8..23], [0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 0], "{answer:?}");
         i16::from_be_bytes([answer[23], answer[24]])
