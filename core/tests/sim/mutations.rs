@@ -31,7 +31,7 @@ fn node_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
 fn acknowledge_before_flush_is_found() {
     let checkers = &["AckedIsDurable", "CommittedStays"];
     log_must_find(Bug::AcknowledgeBeforeFlush, checkers, |_| {});
-    // A producer may be the first to see that its acknowledged batch is gone: its sequence has a gap.
+    // A producer may be the first to see that its acknowledged batch is gone: its sequence gaps.
     let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
     node_must_find(Bug::AcknowledgeBeforeFlush, checkers, |_| {});
 }
