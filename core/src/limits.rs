@@ -18,6 +18,24 @@ pub const MESSAGE_BYTES_DEFAULT: i32 = 1_048_588;
 /// others.
 pub const MESSAGE_BYTES_MAX: i32 = 2 << 20;
 
+/// What a batch may be when it is decompressed, in bytes, where the gateway has to look inside: a
+/// hostile batch of some bytes may claim gigabytes. Eight times the largest batch.
+pub const UNPACKED_BYTES_MAX: usize = 16 << 20;
+
+/// And how many times as long as `max.message.bytes` of its topic.
+pub const UNPACKED_RATIO_MAX: usize = 100;
+
+/// Batches that are unpacked or packed at the same time. The driver does it on its two reading
+/// threads, and one of them has to be left for reads.
+pub const CODECS_IN_FLIGHT_MAX: usize = 1;
+
+/// Records of one batch that are named when they are refused. Kafka names all; a batch may have
+/// 250,000.
+pub const RECORD_ERRORS_MAX: usize = 1_000;
+
+/// Searches by timestamp that hold what they read at the same time: each up to one batch.
+pub const SEARCHES_READING_MAX: usize = 4;
+
 /// Requests that one connection may have unanswered before its socket is no longer read. Clients
 /// keep one to five; `franz-go` and tools that pipeline a few more.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 32;

@@ -1,7 +1,7 @@
 //! Builds batches: one growing buffer with room for the header in front, so that nothing is copied
 //! or allocated for a record and the finished batch is that same buffer.
 
-use super::header::{Codec, HEADER_BYTES, Header, TRANSACTIONAL};
+use super::header::{CODEC_BITS, Codec, HEADER_BYTES, Header, TRANSACTIONAL};
 use super::records::Headers;
 use crate::bytes::{put_varlong, varlong_len};
 use crate::types::Offset;
@@ -152,7 +152,23 @@ pub fn seal(header: Header, codec: Codec, section: &[u8], stamp: Option<Producer
     batch
 }
 
+/// A batch with its records section compressed otherwise, all else as it was. `None` if it has no
+/// whole header.
+pub fn repack(batch: &[u8], codec: Codec, section: &[u8]) -> Option<Vec<u8>> {
+    let header = Header::parse(batch).ok()?.with_codec(codec);
+    let mut repacked = Vec::with_capacity(HEADER_BYTES + section.len());
+    repacked.resize(HEADER_BYTES, 0);
+    repacked.extend_from_slice(section);
+    header.write(&mut repacked);
+    Some(repacked)
+}
+
 impl Header {
+    fn with_codec(mut self, codec: Codec) -> Header {
+        self.attributes = self.attributes & !CODEC_BITS | codec as i16;
+        self
+    }
+
     fn stamped(mut self, codec: Codec, stamp: Option<ProducerStamp>) -> Header {
         self.attributes = codec as i16;
         if let Some(stamp) = stamp {

@@ -37,7 +37,7 @@ const CHECKED_FROM: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
 const MAGIC: u8 = 2;
 
-const CODEC_BITS: i16 = 0x07;
+pub(super) const CODEC_BITS: i16 = 0x07;
 const LOG_APPEND_TIME: i16 = 0x08;
 pub(super) const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;

@@ -1,21 +1,24 @@
 //! Kafka's record batch, magic 2: its layout, its checksum, the records inside, producers'
 //! sequences.
 //!
-//! Does not compress and does not decompress: batches pass through as they came. The layout stands
-//! in `header`, that of one record in `records`.
+//! Does not compress and does not decompress: batches pass through as they came, and where records
+//! must be looked at, the driver is asked ([`crate::log::Io::Unpack`]). The layout stands in
+//! `header`, that of one record in `records`.
 //!
 //! A produced batch is judged in three steps, so that each can run where it is cheapest:
 //! [`next_batch`] (lengths and checksum, by the thread that read the socket), [`check_produced`]
 //! (Kafka's rules for what clients may write), [`Producers::check`] (the sequence, by the node).
 
 mod builder;
+#[cfg(test)]
+pub(crate) mod flip;
 mod header;
 mod producers;
 mod records;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{Builder, ProducerStamp, seal};
+pub use builder::{Builder, ProducerStamp, repack, seal};
 pub use header::{
     BatchError, Codec, HEADER_BYTES, Header, next_batch, stamp, stamp_append_time,
     stamp_max_timestamp,

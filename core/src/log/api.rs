@@ -1,6 +1,6 @@
 //! What the log's owner says to it and hears from it.
 
-use crate::batch::Header as BatchHeader;
+use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,12 +20,19 @@ pub enum Io {
     /// Write zeros, growing the file if need be: so that later writes there are cheap. In its turn,
     /// as writes are; nothing depends on it.
     Zero { op: OpId, at: u64, len: u32 },
+    /// Decompress the records of a batch; the answer is the whole batch, uncompressed
+    /// ([`crate::batch::repack`]). It fails if they are not what their codec writes, or are more
+    /// than `bytes_max`. Beside everything else, as reads are.
+    Unpack { op: OpId, batch: Bytes, bytes_max: usize },
+    /// Compress the records of an uncompressed batch; the answer is the whole batch.
+    Pack { op: OpId, batch: Bytes, codec: Codec },
 }
 
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IoResult {
     Done,
+    /// What was read, unpacked or packed.
     Read(Bytes),
     /// The device said no. A failed write or flush is never repeated: see the module `commit`.
     Failed,
@@ -175,6 +182,9 @@ pub enum Event {
     Fetched { ticket: Ticket, result: Result<Batches, FetchError> },
     /// A search by timestamp that needed the disk.
     Found { ticket: Ticket, result: Result<Option<TimestampHit>, FetchError> },
+    /// The answer to [`super::Log::unpack`]: the uncompressed batch; `None` if it is not what its
+    /// codec writes, or too large.
+    Unpacked { ticket: Ticket, batch: Option<Bytes> },
     /// Retention or pressure moved a log start offset.
     Trimmed { partition: PartitionNumber, log_start: Offset },
     /// A write or flush failed: these partitions' records that were not yet acknowledged are being

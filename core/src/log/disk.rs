@@ -1,6 +1,7 @@
 //! The operations that the driver is asked for, and what each was for.
 
 use super::{Io, IoResult, Ticket};
+use crate::limits::CODECS_IN_FLIGHT_MAX;
 use crate::types::OpId;
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
@@ -18,6 +19,16 @@ pub(crate) enum Purpose {
     Data(Ticket),
     /// A read of the footer of a slot, or of the slot when the footer is bad.
     Footer(u32),
+    /// A batch that a search by timestamp looks into.
+    Unpacked(Ticket),
+    /// A batch that the log's owner looks into.
+    Owned(Ticket),
+}
+
+impl Purpose {
+    fn is_codec(self) -> bool {
+        matches!(self, Purpose::Unpacked(_) | Purpose::Owned(_))
+    }
 }
 
 /// How often a read is tried. Unlike a write or a flush it may be repeated: it changes nothing, and
@@ -36,6 +47,9 @@ pub(crate) struct Disk {
     queue: VecDeque<Io>,
     asked: BTreeMap<OpId, Asked>,
     next_op: u64,
+    /// Unpacking and packing that waits for its turn, and how much is going on.
+    codec_queue: VecDeque<Io>,
+    codecs: usize,
     pub written_bytes: u64,
     pub zeroed_bytes: u64,
 }
@@ -74,7 +88,18 @@ impl Disk {
         self.queue.push_back(Io::Zero { op, at, len });
     }
 
+    pub(crate) fn unpack(&mut self, purpose: Purpose, batch: Bytes, bytes_max: usize) {
+        let op = self.ask(purpose, None);
+        self.codec_queue.push_back(Io::Unpack { op, batch, bytes_max });
+    }
+
     pub(crate) fn poll(&mut self) -> Option<Io> {
+        if self.codecs < CODECS_IN_FLIGHT_MAX
+            && let Some(io) = self.codec_queue.pop_front()
+        {
+            self.codecs += 1;
+            return Some(io);
+        }
         self.queue.pop_front()
     }
 
@@ -82,6 +107,9 @@ impl Disk {
     /// failed and is tried again.
     pub(crate) fn take(&mut self, op: OpId, result: &IoResult) -> Option<Purpose> {
         let asked = self.asked.remove(&op)?;
+        if asked.purpose.is_codec() {
+            self.codecs -= 1;
+        }
         match asked.read {
             Some((at, len, attempt)) if attempt < READ_ATTEMPTS && *result == IoResult::Failed => {
                 self.try_read(asked.purpose, at, len, attempt + 1);

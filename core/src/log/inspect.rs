@@ -125,6 +125,7 @@ pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError
                 (op, read(at, len).map_or(IoResult::Failed, IoResult::Read))
             }
             Io::Write { op, .. } | Io::Flush { op } | Io::Zero { op, .. } => (op, IoResult::Done),
+            Io::Unpack { op, .. } | Io::Pack { op, .. } => (op, IoResult::Failed),
         };
         log.done(Time::ZERO, op, result);
     }

@@ -16,7 +16,7 @@
 //! | `accept` | which of the groups found at a start count |
 //! | `recovery`, `visit`, `checkpoint_search` | the steps of a start |
 //! | `replay`, `salvage`, `carry`, `start` | from groups back to partitions, and to a running log |
-//! | `read` | fetches and searches; `footers` and `tail` are what they look into |
+//! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `retention` | what is expired |
 
 mod accept;
@@ -36,6 +36,7 @@ mod replay;
 mod retention;
 mod salvage;
 mod scan;
+mod search;
 mod space;
 mod start;
 mod tail;
@@ -47,10 +48,12 @@ mod writer;
 
 pub use api::*;
 
+use crate::limits::UNPACKED_BYTES_MAX;
 use crate::types::{LeaderEpoch, Offset, OpId, PartitionNumber, Time, WallTime};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use bytes::Bytes;
 use checkpoint::Checkpointer;
 use commit::Commit;
 use disk::{Disk, Purpose};
@@ -152,7 +155,16 @@ impl Log {
             Purpose::Zero => {}
             Purpose::Data(ticket) => self.data_done(ticket, result),
             Purpose::Footer(slot) => self.footer_done(slot, result),
+            Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),
+            Purpose::Owned(ticket) => self.events.push_back(Event::Unpacked {
+                ticket,
+                batch: match result {
+                    IoResult::Read(batch) => Some(batch),
+                    _ => None,
+                },
+            }),
         }
+        self.next_searches();
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -247,6 +259,14 @@ impl Log {
         partition.set_log_start(log_start);
         let lane = partition.lane;
         self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
+    }
+
+    /// Asks the driver to decompress a batch that is no part of the log yet; the answer is an
+    /// [`Event::Unpacked`]. Batches take turns.
+    pub fn unpack(&mut self, batch: Bytes, bytes_max: usize) -> Ticket {
+        let ticket = self.jobs.next_ticket();
+        self.disk.unpack(Purpose::Owned(ticket), batch, bytes_max.min(UNPACKED_BYTES_MAX));
+        ticket
     }
 
     /// The last leader epoch that is at most this, and where it ends (OffsetForLeaderEpoch).

@@ -1,4 +1,4 @@
-//! Fetches and searches by timestamp.
+//! Questions to the log: fetches, and what searches by timestamp (`search`) have in common with them.
 //!
 //! A question is looked at again each time something that it waited for is there: first the footer
 //! of the slot that holds its offset, then the bytes. One answer comes from one read of one slot,
@@ -9,12 +9,14 @@ use super::layout::footer::Extent;
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::frame_seed;
 use super::layout::group::Place;
+use super::search::{Hit, Searches};
 use super::{
     Answer, Batches, Event, FetchError, FetchSpec, IoResult, Log, Phase, Purpose, Ticket,
     TimestampHit,
 };
-use crate::batch::{self, Header as BatchHeader};
-use crate::types::{LeaderEpoch, Offset, PartitionNumber};
+use crate::batch::Header as BatchHeader;
+use crate::limits::UNPACKED_BYTES_MAX;
+use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -23,7 +25,7 @@ use bytes::Bytes;
 pub(crate) const READ_BYTES_MAX: u32 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
-enum Question {
+pub(super) enum Question {
     Fetch(FetchSpec),
     /// `from` moves on when an extent turns out not to have it.
     Find {
@@ -44,19 +46,35 @@ struct Span {
 }
 
 #[derive(Debug)]
-struct Job {
-    question: Question,
+pub(super) struct Job {
+    pub(super) question: Question,
     span: Option<Span>,
+    /// The header of the batch that is being unpacked.
+    pub(super) unpacking: Option<BatchHeader>,
+}
+
+impl Job {
+    fn new(question: Question) -> Job {
+        Job { question, span: None, unpacking: None }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     last: u64,
-    open: BTreeMap<Ticket, Job>,
+    pub(super) open: BTreeMap<Ticket, Job>,
+    pub(super) searches: Searches,
+}
+
+impl Jobs {
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        self.last += 1;
+        Ticket(self.last)
+    }
 }
 
 #[derive(Debug)]
-enum Found {
+pub(super) enum Found {
     Batches(Batches),
     Hit(Option<TimestampHit>),
 }
@@ -66,6 +84,8 @@ enum Look {
     /// The footer of that slot is needed.
     Footer(u32),
     Read(Span),
+    /// The records of that batch are needed.
+    Unpack(Bytes),
     /// Not here: look again from there.
     Onward(Offset),
 }
@@ -79,22 +99,7 @@ impl Log {
         }
     }
 
-    /// The first record whose timestamp is at least this. Inside a compressed batch the batch's
-    /// base offset is the answer: the core does not decompress.
-    pub fn find_timestamp(
-        &mut self,
-        number: PartitionNumber,
-        timestamp: i64,
-    ) -> Result<Answer<Option<TimestampHit>>, FetchError> {
-        let question = Question::Find { partition: number, timestamp, from: Offset::ZERO };
-        match self.ask(question)? {
-            Answer::Now(Found::Hit(hit)) => Ok(Answer::Now(hit)),
-            Answer::Now(Found::Batches(_)) => unreachable!("a search is answered with a hit"),
-            Answer::Later(ticket) => Ok(Answer::Later(ticket)),
-        }
-    }
-
-    fn ask(&mut self, mut question: Question) -> Result<Answer<Found>, FetchError> {
+    pub(super) fn ask(&mut self, mut question: Question) -> Result<Answer<Found>, FetchError> {
         if matches!(self.phase, Phase::Starting(_) | Phase::Refused) {
             return Err(FetchError::UnknownPartition);
         }
@@ -103,24 +108,36 @@ impl Log {
             match look {
                 Look::Answer(found) => return Ok(Answer::Now(found)),
                 Look::Onward(next) => question.move_on(next),
-                Look::Footer(_) | Look::Read(_) => {
-                    self.jobs.last += 1;
-                    let ticket = Ticket(self.jobs.last);
-                    self.wait_for(ticket, question, look);
+                Look::Footer(_) | Look::Read(_) | Look::Unpack(_) => {
+                    let ticket = self.jobs.next_ticket();
+                    self.begin(ticket, question, look);
                     return Ok(Answer::Later(ticket));
                 }
             }
         }
     }
 
+    /// Lets a question wait for what it needs; a search first for its turn.
+    fn begin(&mut self, ticket: Ticket, question: Question, look: Look) {
+        if matches!(question, Question::Find { .. }) && !self.jobs.searches.begin(ticket) {
+            self.jobs.open.insert(ticket, Job::new(question));
+            return;
+        }
+        self.wait_for(ticket, question, look);
+    }
+
     fn wait_for(&mut self, ticket: Ticket, question: Question, look: Look) {
-        let mut job = Job { question, span: None };
+        let mut job = Job::new(question);
         match look {
             Look::Footer(slot) => self.load_footer(slot, ticket),
             Look::Read(span) => {
                 let (at, len) = span.bounds();
                 self.disk.read(Purpose::Data(ticket), self.geometry.place(span.slot, at), len);
                 job.span = Some(span);
+            }
+            Look::Unpack(batch) => {
+                job.unpacking = BatchHeader::parse(&batch).ok();
+                self.disk.unpack(Purpose::Unpacked(ticket), batch, UNPACKED_BYTES_MAX);
             }
             Look::Answer(_) | Look::Onward(_) => unreachable!("an answer is not waited for"),
         }
@@ -146,7 +163,12 @@ impl Log {
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, question: Question, found: Result<Found, FetchError>) {
+    pub(super) fn answer(
+        &mut self,
+        ticket: Ticket,
+        question: Question,
+        found: Result<Found, FetchError>,
+    ) {
         self.events.push_back(match (question, found) {
             (Question::Fetch(_), Ok(Found::Batches(batches))) => {
                 Event::Fetched { ticket, result: Ok(batches) }
@@ -158,6 +180,7 @@ impl Log {
             (Question::Find { .. }, Err(error)) => Event::Found { ticket, result: Err(error) },
             (_, Ok(_)) => unreachable!("a question gets its own kind of answer"),
         });
+        self.jobs.searches.end(ticket);
     }
 
     /// The bytes that a question waited for are there.
@@ -190,16 +213,17 @@ impl Log {
             }
             Ok(Look::Onward(next)) => {
                 question.move_on(next);
-                self.jobs.open.insert(ticket, Job { question, span: None });
+                self.jobs.open.insert(ticket, Job::new(question));
                 self.resume(ticket);
             }
-            Ok(_) => unreachable!("chunks are answered or passed over"),
+            Ok(look @ Look::Unpack(_)) => self.wait_for(ticket, question, look),
+            Ok(_) => unreachable!("chunks are answered, unpacked or passed over"),
             Err(error) => self.answer_failed(ticket, error),
         }
     }
 
     /// The offsets among which an answer may lie.
-    fn bounds(&self, question: &Question) -> Result<(Offset, Offset), FetchError> {
+    pub(super) fn bounds(&self, question: &Question) -> Result<(Offset, Offset), FetchError> {
         let partition =
             self.partitions.get(&question.partition()).ok_or(FetchError::UnknownPartition)?;
         match question {
@@ -271,9 +295,10 @@ impl Log {
                 Ok(Look::Answer(Found::Batches(batches)))
             }
             Question::Find { timestamp, .. } => Ok(match walk.hit(*timestamp, chunks) {
-                Some(hit) => Look::Answer(Found::Hit(Some(hit))),
+                Hit::Record(hit) => Look::Answer(Found::Hit(Some(hit))),
+                Hit::Packed(batch) => Look::Unpack(batch),
                 // The span ends beyond where it was chosen for, whatever was trimmed since.
-                None => Look::Onward(span.end),
+                Hit::Nothing => Look::Onward(span.end),
             }),
         }
     }
@@ -294,7 +319,7 @@ impl Question {
         }
     }
 
-    fn move_on(&mut self, next: Offset) {
+    pub(super) fn move_on(&mut self, next: Offset) {
         match self {
             Question::Fetch(_) => unreachable!("a fetch is answered where it asked"),
             Question::Find { from, .. } => *from = next,
@@ -353,16 +378,16 @@ impl Span {
 }
 
 /// A walk over the frames of extents.
-struct Walk {
-    partition: PartitionNumber,
-    from: Offset,
-    end: Offset,
+pub(super) struct Walk {
+    pub(super) partition: PartitionNumber,
+    pub(super) from: Offset,
+    pub(super) end: Offset,
     /// `None`: from memory, not verified.
-    seed: Option<u32>,
+    pub(super) seed: Option<u32>,
 }
 
 impl Walk {
-    fn frame(&self, chunk: &Bytes, at: usize) -> Option<FrameHeader> {
+    pub(super) fn frame(&self, chunk: &Bytes, at: usize) -> Option<FrameHeader> {
         let bytes = chunk.get(at..)?;
         let header = match self.seed {
             Some(seed) => FrameHeader::verify(bytes, seed)?,
@@ -425,50 +450,5 @@ impl Walk {
         let damaged = FrameHeader::peek(chunk.get(at..)?)?;
         let behind = at.checked_add(damaged.frame_bytes())?;
         self.frame(chunk, behind).map(|_| behind)
-    }
-
-    fn hit(&self, timestamp: i64, chunks: &[Option<Bytes>]) -> Option<TimestampHit> {
-        for chunk in chunks.iter().flatten() {
-            let mut at = 0;
-            while let Some(header) = self.frame(chunk, at) {
-                let body = &chunk[at + FRAME_HEADER_BYTES..at + header.frame_bytes()];
-                at += header.frame_bytes();
-                if header.end_offset() <= self.from {
-                    continue;
-                }
-                if header.end_offset() > self.end {
-                    return None;
-                }
-                let batch = BatchHeader::parse(body).ok()?;
-                if batch.max_timestamp >= timestamp
-                    && let Some(hit) = self.in_batch(&batch, body, timestamp)
-                {
-                    return Some(hit);
-                }
-            }
-        }
-        None
-    }
-
-    fn in_batch(&self, header: &BatchHeader, body: &[u8], timestamp: i64) -> Option<TimestampHit> {
-        let leader_epoch = LeaderEpoch(header.partition_leader_epoch);
-        let plain = header.codec() == Some(batch::Codec::None);
-        if !plain || header.is_log_append_time() {
-            let first = header.base_timestamp;
-            return Some(TimestampHit {
-                offset: header.base_offset,
-                timestamp: if first >= timestamp { first } else { header.max_timestamp },
-                leader_epoch,
-            });
-        }
-        let section = body.get(batch::HEADER_BYTES..)?;
-        batch::records(section, header.records_count)
-            .map_while(Result::ok)
-            .map(|record| TimestampHit {
-                offset: header.base_offset.plus(i64::from(record.offset_delta)),
-                timestamp: header.base_timestamp.saturating_add(record.timestamp_delta),
-                leader_epoch,
-            })
-            .find(|hit| hit.timestamp >= timestamp && hit.offset >= self.from)
     }
 }

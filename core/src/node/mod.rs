@@ -10,6 +10,7 @@
 //! event of the log or by the clock.
 
 mod changes;
+mod checks;
 mod cluster;
 mod configs;
 mod connections;
@@ -253,6 +254,7 @@ impl Node {
                     false => self.on_fetched(ticket, result),
                 },
                 Event::Found { ticket, result } => self.on_found(ticket, result),
+                Event::Unpacked { ticket, batch } => self.on_unpacked(now, ticket, batch.as_ref()),
                 Event::Trimmed { partition, .. } => self.wake_fetches(partition),
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");

@@ -4,6 +4,7 @@
 //! waits as a frame until the durable end of each partition has passed its batches. `acks=1` waits
 //! as `acks=all` does: with one replica the leader's flash is all there is.
 
+use super::checks::{Checks, Verdicts, check_keys};
 use super::connections::{Answered, Caller};
 use super::{Clock, LEADER_EPOCH, Node};
 use crate::batch::{self, BatchError, Codec, Header, Sequence};
@@ -26,6 +27,8 @@ use bytes::{Bytes, BytesMut};
 pub(super) struct Produces {
     next_id: u64,
     waiting: BTreeMap<u64, Waiting>,
+    /// Requests whose batches are looked into first.
+    pub checks: Checks,
     /// Who waits for a partition's durable end, ascending by the end that it waits for.
     by_partition: BTreeMap<PartitionNumber, VecDeque<(Offset, u64)>>,
 }
@@ -81,7 +84,9 @@ impl Produces {
 
     pub fn drain(&mut self) -> impl Iterator<Item = Caller> + use<> {
         self.by_partition.clear();
-        core::mem::take(&mut self.waiting).into_values().map(|waiting| waiting.caller)
+        let waiting = core::mem::take(&mut self.waiting);
+        let checked = core::mem::take(&mut self.checks).into_callers();
+        waiting.into_values().map(|waiting| waiting.caller).chain(checked)
     }
 
     pub fn len(&self) -> usize {
@@ -97,12 +102,12 @@ struct Appended {
 }
 
 /// Why a batch is not taken.
-#[derive(Default)]
-struct Refused {
-    code: ErrorCode,
-    message: Option<String>,
-    /// Index of the first record that is at fault, and what is wrong with it.
-    record: Option<(i32, &'static str)>,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused {
+    pub code: ErrorCode,
+    pub message: Option<String>,
+    /// The records that are at fault, and what is wrong with each.
+    pub records: Vec<BatchIndexAndErrorMessage>,
 }
 
 impl From<ErrorCode> for Refused {
@@ -112,7 +117,7 @@ impl From<ErrorCode> for Refused {
 }
 
 fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refused> {
-    Err(Refused { code, message: Some(message.into()), record: None })
+    Err(Refused { code, message: Some(message.into()), records: Vec::new() })
 }
 
 /// What judging and appending needs of the node.
@@ -122,16 +127,24 @@ struct Leader<'a> {
     clock: Clock,
     image: &'a Image,
     log: &'a mut Log,
+    refused: Verdicts,
     /// The durable ends that the answer waits for.
     waits: Vec<(PartitionNumber, Offset)>,
 }
 
 impl Node {
-    pub(super) fn on_produce(&mut self, now: Time, caller: Caller, request: ProduceRequest) {
+    /// Appends what was not refused when it was looked into.
+    pub(super) fn append_produced(
+        &mut self,
+        now: Time,
+        caller: Caller,
+        request: ProduceRequest,
+        refused: Verdicts,
+    ) {
         let acks = request.acks;
         let (version, clock) = (caller.version, self.clock);
         let (image, log) = (&self.image, &mut self.log);
-        let mut leader = Leader { now, version, clock, image, log, waits: Vec::new() };
+        let mut leader = Leader { now, version, clock, image, log, refused, waits: Vec::new() };
         let response = leader.produce(request);
         let waits = leader.waits;
         let mut failed = false;
@@ -158,18 +171,19 @@ impl Leader<'_> {
     fn produce(&mut self, request: ProduceRequest) -> ProduceResponse {
         let refused = refused_whole(&request);
         let mut response = ProduceResponse::default();
-        for data in request.topic_data {
+        for (topic_at, data) in request.topic_data.into_iter().enumerate() {
             let topic = match self.version {
                 ..=12 => self.image.topic(&data.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
                 _ => self.image.topic_by_id(data.topic_id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID),
             };
             let topic = refused.map_or(topic, Err);
             let mut partition_responses = Vec::with_capacity(data.partition_data.len());
-            for partition in data.partition_data {
+            for (at, partition) in data.partition_data.into_iter().enumerate() {
                 let index = partition.index;
-                let outcome = match topic {
-                    Ok(topic) => self.append(topic, partition),
-                    Err(code) => Err(code.into()),
+                let outcome = match (topic, self.refused.remove(&(topic_at, at))) {
+                    (Err(code), _) => Err(code.into()),
+                    (Ok(_), Some(refused)) => Err(refused),
+                    (Ok(topic), None) => self.append(topic, partition),
                 };
                 partition_responses.push(partition_response(index, outcome));
             }
@@ -190,8 +204,8 @@ impl Leader<'_> {
                 "Internal topics are not written to.",
             );
         }
-        let (header, batch) = the_batch(data.records, self.version)?;
-        let (header, batch) = self.check(topic, header, batch)?;
+        let first = the_batch(data.records, self.version)?;
+        let (header, batch) = self.check(topic, data.index, first)?;
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let (base_offset, durable_end, log_start) =
             (view.log_end, view.durable_end, view.log_start);
@@ -220,8 +234,8 @@ impl Leader<'_> {
     fn check(
         &self,
         topic: &Topic,
-        mut header: Header,
-        batch: Bytes,
+        index: i32,
+        (mut header, batch): (Header, Bytes),
     ) -> Result<(Header, Bytes), Refused> {
         let policy = &topic.policy;
         if batch.len() > policy.max_message_bytes {
@@ -232,7 +246,7 @@ impl Leader<'_> {
         }
         let max_timestamp = batch::check_produced(&header, &batch).map_err(refused_bytes)?;
         if policy.compacted && header.codec() == Some(Codec::None) {
-            check_keys(&header, &batch)?;
+            check_keys(&topic.name, index, &header, &batch)?;
         }
         let wall_ms = self.clock.wall_ms(self.now);
         if policy.log_append_time {
@@ -289,27 +303,12 @@ fn reparsed(batch: Bytes) -> Result<(Header, Bytes), Refused> {
     Ok((header, batch))
 }
 
-fn check_keys(header: &Header, batch: &[u8]) -> Result<(), Refused> {
-    let section = batch.get(batch::HEADER_BYTES..).unwrap_or_default();
-    let keyless = (0..)
-        .zip(batch::records(section, header.records_count))
-        .find(|(_, record)| record.as_ref().is_ok_and(|record| record.key.is_none()));
-    match keyless {
-        None => Ok(()),
-        Some((index, _)) => Err(Refused {
-            code: ErrorCode::INVALID_RECORD,
-            message: Some("One or more records have been rejected.".into()),
-            record: Some((index, "Compacted topic cannot accept message without key.")),
-        }),
-    }
-}
-
-fn refused_bytes(error: BatchError) -> Refused {
+pub(super) fn refused_bytes(error: BatchError) -> Refused {
     match error {
         BatchError::OldMagic(_) => Refused {
             code: error.code(),
             message: Some("Only record batches with magic version 2 are taken.".into()),
-            record: None,
+            records: Vec::new(),
         },
         error => error.code().into(),
     }
@@ -322,7 +321,7 @@ fn refused_by_log(error: AppendError) -> Refused {
         AppendError::Fenced => "The flash of this gateway takes no more writes.",
     };
     let message = Some(message.into());
-    Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, message, record: None }
+    Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, message, records: Vec::new() }
 }
 
 fn partition_response(index: i32, outcome: Result<Appended, Refused>) -> PartitionProduceResponse {
@@ -338,14 +337,7 @@ fn partition_response(index: i32, outcome: Result<Appended, Refused>) -> Partiti
             index,
             error_code: refused.code,
             base_offset: -1,
-            record_errors: refused
-                .record
-                .map(|(batch_index, why)| BatchIndexAndErrorMessage {
-                    batch_index,
-                    batch_index_error_message: Some(why.into()),
-                })
-                .into_iter()
-                .collect(),
+            record_errors: refused.records,
             error_message: refused.message,
             ..PartitionProduceResponse::default()
         },

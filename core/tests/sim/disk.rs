@@ -8,6 +8,7 @@ use crate::flash::{Flash, PAGE, SECTOR, Tear};
 use crate::plan::Bug;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use weir_core::batch::{self, Codec, HEADER_BYTES};
 use weir_core::log::{Io, IoResult};
 use weir_core::rng::Rng;
 use weir_core::types::{Nanos, OpId};
@@ -54,6 +55,8 @@ pub struct Disk {
     queue: VecDeque<Io>,
     busy: Option<Busy>,
     reads: BTreeMap<OpId, (u64, u32)>,
+    /// Batches on their way through a codec, with what comes out.
+    codecs: BTreeMap<OpId, IoResult>,
     /// How often in a row a read failed there.
     failing: BTreeMap<u64, u32>,
     /// Writes whose flush was answered and not done, with [`Bug::AcknowledgeBeforeFlush`].
@@ -84,6 +87,7 @@ impl Disk {
             queue: VecDeque::new(),
             busy: None,
             reads: BTreeMap::new(),
+            codecs: BTreeMap::new(),
             failing: BTreeMap::new(),
             owed: 0,
         }
@@ -91,7 +95,8 @@ impl Disk {
 
     /// Operations that were asked for and are not answered.
     pub fn outstanding(&self) -> usize {
-        self.queue.len() + usize::from(self.busy.is_some()) + self.reads.len()
+        let beside = self.reads.len() + self.codecs.len();
+        self.queue.len() + usize::from(self.busy.is_some()) + beside
     }
 
     pub fn submit(&mut self, io: Io, rng: &mut Rng) -> Option<Started> {
@@ -106,11 +111,24 @@ impl Disk {
                 self.reads.insert(op, (at, len));
                 Some((self.takes(rng, 80, 400), op))
             }
+            Io::Unpack { op, batch, bytes_max } => {
+                let unpacked = flip(&batch, Codec::None);
+                let fits = batch.len() <= bytes_max;
+                self.codecs.insert(op, if fits { unpacked } else { IoResult::Failed });
+                Some((self.takes(rng, 20, 2_000), op))
+            }
+            Io::Pack { op, batch, codec } => {
+                self.codecs.insert(op, flip(&batch, codec));
+                Some((self.takes(rng, 20, 2_000), op))
+            }
         }
     }
 
     /// Ends an operation; the next one in the queue may start.
     pub fn finish(&mut self, op: OpId, rng: &mut Rng) -> (IoResult, Option<Started>) {
+        if let Some(result) = self.codecs.remove(&op) {
+            return (result, None);
+        }
         if let Some((at, len)) = self.reads.remove(&op) {
             // A read that fails succeeds a moment later: what never can be read is damage, another
             // story.
@@ -147,6 +165,7 @@ impl Disk {
     fn forget(&mut self) {
         self.queue.clear();
         self.reads.clear();
+        self.codecs.clear();
         self.busy = None;
         self.owed = 0;
     }
@@ -178,7 +197,9 @@ impl Disk {
                 }
                 (*op, fails, self.takes(rng, 100, 2_000))
             }
-            Io::Read { .. } => unreachable!("reads go beside the queue"),
+            Io::Read { .. } | Io::Unpack { .. } | Io::Pack { .. } => {
+                unreachable!("reads and codecs go beside the queue")
+            }
         };
         log::trace!("{:?} fails: {fails}", Brief(&io));
         self.busy = Some(Busy { io, covers, fails });
@@ -235,6 +256,13 @@ impl Disk {
     }
 }
 
+/// The simulation's codec turns every byte over: what matters is that the core cannot read it.
+pub fn flip(batch: &[u8], codec: Codec) -> IoResult {
+    let section = batch.get(HEADER_BYTES..).unwrap_or_default();
+    let section: Vec<u8> = section.iter().map(|byte| !byte).collect();
+    batch::repack(batch, codec, &section).map_or(IoResult::Failed, |b| IoResult::Read(b.into()))
+}
+
 impl Faults {
     /// Whether the device may say no.
     pub fn any(&self) -> bool {
@@ -268,6 +296,8 @@ impl std::fmt::Debug for Brief<'_> {
             Io::Flush { op } => write!(f, "{op:?} flush"),
             Io::Read { op, at, len } => write!(f, "{op:?} read {at} +{len}"),
             Io::Zero { op, at, len } => write!(f, "{op:?} zero {at} +{len}"),
+            Io::Unpack { op, batch, .. } => write!(f, "{op:?} unpack {}", batch.len()),
+            Io::Pack { op, batch, codec } => write!(f, "{op:?} pack {} {codec:?}", batch.len()),
         }
     }
 }

@@ -347,7 +347,7 @@ impl LogRun {
             LogEvent::Trimmed { partition, log_start } => {
                 return self.trimmed(partition, log_start);
             }
-            LogEvent::WriteFailed => {}
+            LogEvent::WriteFailed | LogEvent::Unpacked { .. } => {}
             LogEvent::Fenced => {
                 // Loud, and right if the disk failed twice; the operator restarts the node.
                 if self.disk.stats.errors < 2 {

@@ -1,4 +1,5 @@
-//! The disk: one thread that writes and flushes in order, and a small pool that reads.
+//! The disk: one thread that writes and flushes in order, and a small pool that reads, and that
+//! decompresses and compresses what the node has to look into.
 //!
 //! Zeros pass the page cache by: written through it, they would all belong to the next commit's
 //! flush. The log asks for little at a time, and in its turn, because what it writes there next
@@ -6,7 +7,7 @@
 
 use super::inbox::Inbox;
 use bytes::Bytes;
-use log::error;
+use log::{debug, error};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -15,13 +16,16 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use weir_bridge::compress;
+use weir_core::batch::{self, Codec, HEADER_BYTES, Header};
 use weir_core::log::{Io, IoResult};
 use weir_core::node::Input;
 use weir_core::types::OpId;
 
 /// Two readers: one that waits for a slow card does not hold up one whose bytes are cached.
 const READERS: usize = 2;
-const STACK_BYTES: usize = 128 << 10;
+/// Only what is touched costs memory; deflate builds its tables on the stack.
+const STACK_BYTES: usize = 512 << 10;
 /// Zeros that are written by one call.
 const ZERO_BYTES: usize = 128 << 10;
 /// Direct I/O wants memory and positions aligned to the device's blocks, at most a page.
@@ -47,6 +51,8 @@ enum What {
     Flush,
     Zero(u32),
     Read(u32),
+    Unpack { batch: Bytes, bytes_max: usize },
+    Pack { batch: Bytes, codec: Codec },
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +88,15 @@ impl Disk {
                 Io::Flush { op } => Job { op, at: 0, what: What::Flush },
                 Io::Zero { op, at, len } => Job { op, at, what: What::Zero(len) },
                 Io::Read { op, at, len } => {
-                    let job = Job { op, at, what: What::Read(len) };
-                    self.readers.send(job).expect("readers live as long as their queue");
+                    self.read(Job { op, at, what: What::Read(len) });
+                    continue;
+                }
+                Io::Unpack { op, batch, bytes_max } => {
+                    self.read(Job { op, at: 0, what: What::Unpack { batch, bytes_max } });
+                    continue;
+                }
+                Io::Pack { op, batch, codec } => {
+                    self.read(Job { op, at: 0, what: What::Pack { batch, codec } });
                     continue;
                 }
             };
@@ -91,6 +104,10 @@ impl Disk {
         }
         drop(queue);
         self.writer.wake.notify_one();
+    }
+
+    fn read(&self, job: Job) {
+        self.readers.send(job).expect("readers live as long as their queue");
     }
 }
 
@@ -134,7 +151,9 @@ impl Writer {
                     What::Zero(len) => {
                         done.push(outcome(op, at, "zeroing", self.zeroer.zero(at, len as usize)));
                     }
-                    What::Read(_) => unreachable!("reads go to the readers"),
+                    What::Read(_) | What::Unpack { .. } | What::Pack { .. } => {
+                        unreachable!("reads go to the readers")
+                    }
                 }
             }
             if !done.is_empty() {
@@ -187,13 +206,40 @@ impl Zeroer {
 fn read_jobs(file: &File, inbox: &Inbox, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let job = jobs.lock().expect("nobody panics while holding the queue").recv();
-        let Ok(Job { op, at, what: What::Read(len) }) = job else { return };
-        let mut bytes = vec![0; len as usize];
-        inbox.push(match read_at(file, &mut bytes, at) {
-            Ok(()) => Input::Done { op, result: IoResult::Read(bytes.into()) },
-            Err(error) => outcome(op, at, "read", Err(error)),
+        let Ok(Job { op, at, what }) = job else { return };
+        inbox.push(match what {
+            What::Read(len) => {
+                let mut bytes = vec![0; len as usize];
+                match read_at(file, &mut bytes, at) {
+                    Ok(()) => Input::Done { op, result: IoResult::Read(bytes.into()) },
+                    Err(error) => outcome(op, at, "read", Err(error)),
+                }
+            }
+            What::Unpack { batch, bytes_max } => repacked(op, unpack(&batch, bytes_max)),
+            What::Pack { batch, codec } => repacked(op, pack(&batch, codec)),
+            What::Write(_) | What::Flush | What::Zero(_) => {
+                unreachable!("what changes the disk goes to the writer")
+            }
         });
     }
+}
+
+fn repacked(op: OpId, batch: Option<Vec<u8>>) -> Input {
+    let result = batch.map_or(IoResult::Failed, |batch| IoResult::Read(batch.into()));
+    Input::Done { op, result }
+}
+
+fn unpack(batch: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
+    let codec = Header::parse(batch).ok()?.codec()?;
+    let section = compress::decompress(codec, batch.get(HEADER_BYTES..)?, bytes_max)
+        .inspect_err(|error| debug!("a batch is not unpacked: {error}"))
+        .ok()?;
+    batch::repack(batch, Codec::None, &section)
+}
+
+fn pack(batch: &[u8], codec: Codec) -> Option<Vec<u8>> {
+    let section = compress::compress(codec, batch.get(HEADER_BYTES..)?).ok()?;
+    batch::repack(batch, codec, &section)
 }
 
 /// Fills `bytes`; what lies beyond the end of the file stays zero.

@@ -62,6 +62,26 @@ fn what_lies_beyond_the_end_reads_as_zeros() {
 }
 
 #[test]
+fn batches_are_packed_and_unpacked_with_every_codec_and_never_beyond_the_bound() {
+    let mut builder = batch::Builder::new();
+    builder.push(7, Some(b"key"), Some(&[b'v'; 100_000]), &[]);
+    let plain = Bytes::from(builder.build(None));
+    for (number, codec) in (0..).zip([Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]) {
+        let pack = Io::Pack { op: OpId(1), batch: plain.clone(), codec };
+        let (results, _) = perform(&format!("pack-{number}"), vec![pack]);
+        let IoResult::Read(packed) = &results[0].1 else { panic!("{codec:?}") };
+        assert_eq!(Header::parse(packed).unwrap().codec(), Some(codec));
+        assert!(packed.len() < 10_000);
+        let unpack = |bytes_max| {
+            let io = Io::Unpack { op: OpId(2), batch: packed.clone(), bytes_max };
+            perform(&format!("unpack-{number}"), vec![io]).0.remove(0).1
+        };
+        assert_eq!(unpack(200_000), IoResult::Read(plain.clone()), "{codec:?}");
+        assert_eq!(unpack(99_999), IoResult::Failed, "{codec:?}");
+    }
+}
+
+#[test]
 fn a_write_into_a_slot_that_is_being_zeroed_stays() {
     let body = Bytes::from_static(b"a commit group");
     let path = std::env::temp_dir().join(format!("weir-disk-{}-turn", std::process::id()));

@@ -7,7 +7,7 @@ mod durable;
 mod keeping;
 
 use super::*;
-use crate::batch::{Builder, Header as BatchHeader, ProducerStamp};
+use crate::batch::{Builder, Codec, Header as BatchHeader, ProducerStamp, flip};
 use crate::rng::Rng;
 use crate::types::NodeId;
 use alloc::vec;
@@ -108,6 +108,8 @@ impl World {
                 }
                 (op, IoResult::Done)
             }
+            Io::Unpack { op, batch, .. } => (op, flip::unpack(&batch)),
+            Io::Pack { op, batch, codec } => (op, flip::pack(&batch, codec)),
             Io::Read { op, at, len } => {
                 self.reads += 1;
                 (op, IoResult::Read(self.read(at, len)))

@@ -12,7 +12,7 @@ mod restart;
 mod topics;
 
 use super::*;
-use crate::batch::{Builder, ProducerStamp};
+use crate::batch::{Builder, ProducerStamp, flip};
 use crate::bytes::Reader;
 use crate::error::ErrorCode;
 use crate::types::TopicId;
@@ -44,6 +44,9 @@ struct World {
     /// Flushes are not done before this is lifted.
     holds_flushes: bool,
     held: VecDeque<OpId>,
+    /// Batches are not unpacked before this is lifted.
+    holds_codecs: bool,
+    held_codecs: VecDeque<Io>,
     fails_writes: bool,
     correlation_id: i32,
     is_ready: bool,
@@ -91,6 +94,8 @@ impl World {
             came: BTreeMap::new(),
             holds_flushes: false,
             held: VecDeque::new(),
+            holds_codecs: false,
+            held_codecs: VecDeque::new(),
             fails_writes: false,
             correlation_id: 0,
             is_ready: false,
@@ -153,6 +158,9 @@ impl World {
                 bytes[..have.len()].copy_from_slice(have);
                 (op, IoResult::Read(bytes.into()))
             }
+            Io::Unpack { .. } if self.holds_codecs => return self.held_codecs.push_back(io),
+            Io::Unpack { op, batch, .. } => (op, flip::unpack(&batch)),
+            Io::Pack { op, batch, codec } => (op, flip::pack(&batch, codec)),
             Io::Flush { op } if self.holds_flushes => return self.held.push_back(op),
             Io::Flush { op } => (op, IoResult::Done),
         };
@@ -163,6 +171,14 @@ impl World {
         self.holds_flushes = false;
         while let Some(op) = self.held.pop_front() {
             self.input(Input::Done { op, result: IoResult::Done });
+        }
+    }
+
+    fn release_codecs(&mut self) {
+        self.holds_codecs = false;
+        while let Some(io) = self.held_codecs.pop_front() {
+            self.perform(io);
+            self.settle();
         }
     }
 

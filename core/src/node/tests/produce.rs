@@ -1,6 +1,7 @@
 //! Produce: what is taken, what is refused, and when it is answered.
 
 use super::*;
+use crate::batch::Codec;
 use crate::wire::producers::InitProducerIdRequest;
 
 fn check(topic_configs: &[(&str, &str)], batch: Vec<u8>, code: ErrorCode) {
@@ -107,17 +108,57 @@ fn what_kafka_refuses_is_refused_with_its_codes() {
     check(&[("max.message.bytes", "70")], batch(&["a"]), ErrorCode::MESSAGE_TOO_LARGE);
 }
 
+/// As a producer with a codec sends it.
+fn packed(batch: Vec<u8>) -> Vec<u8> {
+    let IoResult::Read(packed) = flip::pack(&batch, Codec::Gzip) else { panic!("a whole batch") };
+    packed.to_vec()
+}
+
 #[test]
 fn a_record_without_key_is_not_for_a_compacted_topic() {
     let mut builder = Builder::new();
     builder.push(1000, Some(b"k"), Some(b"a"), &[]);
     builder.push(1000, None, Some(b"b"), &[]);
+    let keyless = builder.build(None);
+    let compacted = [("cleanup.policy", "compact")];
+    for sent in [keyless.clone(), packed(keyless)] {
+        let mut world = World::new();
+        world.create_topic("t", 1, &compacted);
+        let said = world.produce("t", sent);
+        assert_eq!(said.error_code, ErrorCode::INVALID_RECORD);
+        assert_eq!(said.record_errors.len(), 1);
+        assert_eq!(said.record_errors[0].batch_index, 1);
+        let why = "Compacted topic cannot accept message without key in topic partition t-0.";
+        assert_eq!(said.record_errors[0].batch_index_error_message.as_deref(), Some(why));
+    }
+    check(&compacted, batch(&["a"]), ErrorCode::NONE);
+    check(&compacted, packed(batch(&["a"])), ErrorCode::NONE);
+}
+
+#[test]
+fn what_is_unpacked_first_keeps_its_place_before_later_batches_of_its_connection() {
     let mut world = World::new();
     world.create_topic("t", 1, &[("cleanup.policy", "compact")]);
-    let said = world.produce("t", builder.build(None));
-    assert_eq!(said.error_code, ErrorCode::INVALID_RECORD);
-    assert_eq!(said.record_errors[0].batch_index, 1);
-    check(&[("cleanup.policy", "compact")], batch(&["a"]), ErrorCode::NONE);
+    let stamp = |base_sequence| ProducerStamp {
+        producer_id: 1,
+        producer_epoch: 0,
+        base_sequence,
+        transactional: false,
+    };
+    world.holds_codecs = true;
+    let first = packed(stamped(&["a"], Some(stamp(0))));
+    world.send(CLIENT, 12, &produce_request("t", -1, first));
+    world.send(CLIENT, 12, &produce_request("t", -1, stamped(&["b"], Some(stamp(1)))));
+    world.send(ConnId(2), 12, &produce_request("t", -1, batch(&["c"])));
+    let other = world.answer::<ProduceRequest>(ConnId(2), 12);
+    assert_eq!(other.responses[0].partition_responses[0].base_offset, 0);
+    assert!(!world.has_come(CLIENT));
+    world.release_codecs();
+    for base_offset in 1..3 {
+        let said = world.answer::<ProduceRequest>(CLIENT, 12);
+        let said = &said.responses[0].partition_responses[0];
+        assert_eq!((said.error_code, said.base_offset), (ErrorCode::NONE, base_offset));
+    }
 }
 
 #[test]
