@@ -59,9 +59,18 @@ pub fn folder(name: &str) -> PathBuf {
     path
 }
 
-/// A TCP port of the loopback address that nobody listens on at this moment.
+/// A TCP port of the loopback address that nobody listens on at this moment. It is below those that
+/// the kernel gives to outgoing connections (32,768 and up), or a client of another test could come
+/// to sit on it before its gateway does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(97);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let candidates = (0..22_000).map(|_| {
+        let next = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        10_000 + (next % 22_000) as u16
+    });
+    candidates.into_iter().find(free).expect("some port is free")
 }
 
 /// Waits until `done` gives a value, 20 ms between looks; panics with `what` after `limit`.
