@@ -13,6 +13,7 @@ use std::time::Duration;
 pub struct Gateway {
     child: Option<Child>,
     folder: PathBuf,
+    data: PathBuf,
     pub kafka_port: u16,
     pub mqtt_port: u16,
     pub http_port: u16,
@@ -23,9 +24,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that is not started yet, with a small log.
     pub fn new(name: &str) -> Gateway {
+        let folder = folder(name);
         Gateway {
             child: None,
-            folder: folder(name),
+            data: folder.join("data"),
+            folder,
             kafka_port: free_port(),
             mqtt_port: free_port(),
             http_port: free_port(),
@@ -51,6 +54,12 @@ impl Gateway {
         self
     }
 
+    /// Keeps the data elsewhere, such as on a file system of the test's own.
+    pub fn in_folder(mut self, data: &Path) -> Gateway {
+        self.data = data.to_path_buf();
+        self
+    }
+
     /// Writes `weir.toml`.
     pub fn config(self, toml: &str) -> Gateway {
         fs::write(self.folder.join("weir.toml"), toml).unwrap();
@@ -59,7 +68,7 @@ impl Gateway {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(release_binary());
-        command.arg("serve").arg("--data").arg(self.data());
+        command.arg("serve").arg("--data").arg(&self.data);
         let config = self.folder.join("weir.toml");
         if config.exists() {
             command.arg("--config").arg(config);
@@ -78,17 +87,26 @@ impl Gateway {
 
     /// Starts and waits until `/readyz` says yes.
     pub fn start(&mut self) {
+        self.try_start().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The same for a gateway that may end at its start; gives what it has said then.
+    pub fn try_start(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "the gateway runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(command.spawn().unwrap());
-        wait_for("the gateway serves", Duration::from_secs(30), || {
-            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().unwrap()) {
-                panic!("weir ended at its start: {status}\n{}", self.log());
+        let child = self.child.insert(command.spawn().unwrap());
+        let status = wait_for("the gateway serves", Duration::from_secs(30), || {
+            if let Some(status) = child.try_wait().unwrap() {
+                return Some(Some(status));
             }
-            self.http("/readyz").filter(|(code, _)| *code == 200)
+            let (code, _) = http_get(self.http_port, "/readyz")?;
+            (code == 200).then_some(None)
         });
+        let Some(status) = status else { return Ok(()) };
+        self.child = None;
+        Err(format!("weir ended at its start: {status}\n{}", self.log()))
     }
 
     /// `kill -9`: what was not acknowledged may be lost, nothing else.
@@ -116,7 +134,7 @@ impl Gateway {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.data.clone()
     }
 
     pub fn folder(&self) -> &Path {
@@ -146,14 +164,7 @@ impl Gateway {
 
     /// Status code and body of a GET; `None` when nobody answers.
     pub fn http(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
+        http_get(self.http_port, path)
     }
 
     pub fn status(&self) -> serde_json::Value {
@@ -172,4 +183,15 @@ impl Drop for Gateway {
             fs::remove_dir_all(&self.folder).ok();
         }
     }
+}
+
+fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
 }

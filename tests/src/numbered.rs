@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use weir_bridge::client::{
-    Acks, Batch, Batches, Bootstrap, Client, FetchFrom, FetchLimits, LATEST, NewTopic, OwnedRecord,
-    Settings, decode_records,
+    Acks, Batch, Batches, Bootstrap, Client, Error, ErrorKind, FetchFrom, FetchLimits, LATEST,
+    NewTopic, OwnedRecord, Settings, decode_records,
 };
 use weir_core::batch::{Builder, Codec, ProducerStamp, seal};
 use weir_core::rng::Rng;
@@ -46,7 +46,8 @@ pub fn batch(numbers: Range<u32>, large: bool) -> Bytes {
     stamped_batch(numbers, large, None)
 }
 
-fn stamped_batch(numbers: Range<u32>, large: bool, stamp: Option<ProducerStamp>) -> Bytes {
+/// The same of an idempotent producer.
+pub fn stamped_batch(numbers: Range<u32>, large: bool, stamp: Option<ProducerStamp>) -> Bytes {
     let mut builder = Builder::new();
     for number in numbers {
         // Padding that does not compress to nothing, or no batch would be large enough to pass
@@ -86,15 +87,30 @@ pub async fn produce(client: &Client, topic: &str, partitions: i32, count: u32, 
 
 /// Every committed record of a partition.
 pub async fn records(client: &Client, topic: &str, partition: i32) -> Vec<OwnedRecord> {
-    let end = client.list_offsets(&[(topic.into(), partition, LATEST)]).await.unwrap()[0].offset;
+    try_records(client, topic, partition).await.unwrap()
+}
+
+/// The same of a broker that may have lost some.
+pub async fn try_records(
+    client: &Client,
+    topic: &str,
+    partition: i32,
+) -> Result<Vec<OwnedRecord>, Error> {
+    let end = client.list_offsets(&[(topic.into(), partition, LATEST)]).await?[0].offset;
     let (mut records, mut offset) = (Vec::new(), 0);
+    let mut asked = 0;
     while offset < end {
+        asked += 1;
+        if asked > end + 10 {
+            let what = format!("{topic}-{partition} gives nothing at {offset}, its end is {end}");
+            return Err(Error::new(ErrorKind::Malformed, what));
+        }
         let from = [FetchFrom { topic: topic.into(), partition, offset }];
-        for fetched in client.fetch(&from, FetchLimits::default()).await.unwrap() {
+        for fetched in client.fetch(&from, FetchLimits::default()).await? {
             for batch in Batches::new(&fetched) {
-                offset = match batch.unwrap() {
+                offset = match batch? {
                     Batch::Data(header, batch) => {
-                        records.extend(decode_records(&header, &batch, offset).unwrap());
+                        records.extend(decode_records(&header, &batch, offset)?);
                         header.last_offset().0 + 1
                     }
                     Batch::Skipped(header) => header.last_offset().0 + 1,
@@ -102,7 +118,7 @@ pub async fn records(client: &Client, topic: &str, partition: i32) -> Vec<OwnedR
             }
         }
     }
-    records
+    Ok(records)
 }
 
 pub fn numbers(records: &[OwnedRecord]) -> Vec<u32> {
