@@ -166,6 +166,7 @@ impl Log {
         self.checkpointer.start(as_of, &Bytes::from(stream), bytes_max, |frame| {
             let lane = &mut self.writer.lanes[Lane::Meta as usize];
             lane.pending_bytes += frame.header.frame_bytes();
+            lane.pending_records += frame.records();
             lane.pending.push_back(frame);
         });
     }

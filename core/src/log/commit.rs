@@ -70,8 +70,8 @@ impl Commit {
         self.outstanding == 0
     }
 
-    pub(crate) fn frames_count(&self) -> usize {
-        self.groups.iter().map(|group| group.frames.len()).sum()
+    pub(crate) fn records_count(&self) -> usize {
+        self.frames().map(Pending::records).sum()
     }
 
     fn frames(&self) -> impl Iterator<Item = &Pending> {
@@ -106,7 +106,7 @@ impl Log {
         self.stats.flush_ns_last = flush.0;
         self.stats.flush_ns_max = self.stats.flush_ns_max.max(flush.0);
         self.stats.flush_ns_total += flush.0;
-        self.window.done(now, flush, self.writer.pending());
+        self.window.done(now, flush, self.writer.pending_records());
         self.writer.durable_seq = commit.last_seq;
         self.writer.failures_in_row = 0;
         let moved = self.move_durable_ends(&commit);
@@ -195,6 +195,7 @@ impl Log {
             writer.lanes[lane as usize].tail = commit.tails[lane as usize];
             let waiting = core::mem::take(&mut writer.lanes[lane as usize].pending);
             writer.lanes[lane as usize].pending_bytes = 0;
+            writer.lanes[lane as usize].pending_records = 0;
             let failed = commit.groups.iter().filter(|group| group.lane == lane);
             let again = failed.flat_map(|group| group.frames.iter().cloned());
             for frame in again.chain(waiting) {

@@ -73,6 +73,11 @@ impl Pending {
     pub(crate) fn end_offset(&self) -> Offset {
         self.header.end_offset()
     }
+
+    /// Records in it; a frame of any other kind counts as one.
+    pub(crate) fn records(&self) -> usize {
+        self.header.last_offset_delta.max(0) as usize + 1
+    }
 }
 
 /// The slot that a lane writes to.
@@ -91,6 +96,7 @@ pub(crate) struct LaneWriter {
     pub open: Option<Open>,
     pub pending: VecDeque<Pending>,
     pub pending_bytes: usize,
+    pub pending_records: usize,
     pub tail: LaneTail,
 }
 
@@ -115,6 +121,7 @@ impl Writer {
     pub(crate) fn push(&mut self, now: Time, lane: Lane, pending: Pending) {
         let lane = &mut self.lanes[lane as usize];
         lane.pending_bytes += pending.header.frame_bytes();
+        lane.pending_records += pending.records();
         lane.pending.push_back(pending);
         self.wake(now);
     }
@@ -128,6 +135,10 @@ impl Writer {
         self.lanes.iter().map(|lane| lane.pending.len()).sum()
     }
 
+    pub(crate) fn pending_records(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.pending_records).sum()
+    }
+
     /// Drops what waits for partitions that are gone.
     pub(crate) fn forget(&mut self, known: &BTreeMap<PartitionNumber, Partition>) {
         for lane in &mut self.lanes {
@@ -136,6 +147,7 @@ impl Writer {
                     || known.contains_key(&pending.header.partition)
             });
             lane.pending_bytes = lane.pending.iter().map(|p| p.header.frame_bytes()).sum();
+            lane.pending_records = lane.pending.iter().map(Pending::records).sum();
         }
     }
 
@@ -175,7 +187,7 @@ impl Log {
             return None;
         }
         let since = self.writer.since?;
-        Some(self.window.closes_at(since, self.writer.pending()))
+        Some(self.window.closes_at(since, self.writer.pending_records()))
     }
 
     /// Closes the open groups and asks for their writes and the flush.
@@ -205,7 +217,7 @@ impl Log {
             let capped = self.window.cap_wait(since);
             self.stats.cap_waits += u64::from(capped.0 > 0);
             self.stats.cap_wait_ns_total += capped.0;
-            self.window.closed(now, commit.frames_count());
+            self.window.closed(now, since, commit.records_count());
             self.disk.flush(Purpose::Commit);
             commit.outstanding += 1;
             self.commit = Some(commit);
@@ -232,6 +244,7 @@ impl Log {
 
         let bytes: usize = frames.iter().map(|frame| frame.header.frame_bytes()).sum();
         lane_writer.pending_bytes -= bytes;
+        lane_writer.pending_records -= frames.iter().map(Pending::records).sum::<usize>();
         let header_bytes = if open.header.is_some() { BLOCK as usize } else { 0 };
         let mut out = Vec::with_capacity(header_bytes + pad(GROUP_HEADER_BYTES + bytes));
         if let Some(header) = open.header.take() {
