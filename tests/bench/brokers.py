@@ -1,6 +1,7 @@
 """Brokers that the benchmarks start: Weir and its peers, each in a folder of its own, ended by process id."""
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -13,10 +14,17 @@ CACHE = pathlib.Path(os.environ.get("WEIR_TESTS_CACHE", ROOT / "tests/.cache")).
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_port(count=1):
+    """The first of some neighbouring ports that nobody uses, below those of outgoing connections."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            for neighbour in range(port, port + count):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", neighbour))
+            return port
+        except OSError:
+            continue
 
 
 def wait_port(port, alive, seconds=60):
@@ -94,7 +102,7 @@ class Kafka(Broker):
 
     def __init__(self, folder, delay_ms=0):
         super().__init__(folder)
-        self.kafka = free_port()
+        self.kafka = free_port(2)  # one for clients, the next for its controller
         extra = self.folder / "extra.properties"
         extra.write_text(self.properties)
         environment = dict(os.environ, KAFKA_PROPS=str(extra), KAFKA_HEAP="-Xms1G -Xmx1G",
