@@ -15,7 +15,7 @@ use weir_core::rng::Rng;
 use weir_tests::root;
 
 /// Room for the log of the checks, the journal, and what ext4 keeps back.
-const DISK_BYTES: u64 = 80 << 20;
+const DISK_BYTES: u64 = 104 << 20;
 /// Images that are checked at the same time.
 const WORKERS: usize = 2;
 /// The promise: a start takes no longer. It takes a fiftieth of this here, so that a machine that
@@ -70,8 +70,10 @@ impl Recording {
         };
         let bytes: usize = self.events.iter().map(written).sum();
         let acked: u64 = self.ledgers.values().map(|ledger| ledger.acked_at(usize::MAX)).sum();
+        let several = self.flushes.windows(2).filter(|pair| pair[1] - pair[0] > 2).count();
         format!(
-            "{} writes ({} MiB) and {} flushes, {acked} acknowledgements of {} clients",
+            "{} writes ({} MiB) and {} flushes, {several} of them of several writes; {acked} \
+             acknowledgements of {} clients",
             self.events.len() - self.flushes.len(),
             bytes >> 20,
             self.flushes.len(),

@@ -19,7 +19,7 @@ const AFTER: &str = "after";
 
 /// A gateway on a mounted file system, set so that a small load fills many slots.
 pub fn gateway(name: &str, ext4: &Path) -> Gateway {
-    let settings = ["flash.bytes=48MiB", "flash.slot_bytes=1MiB", "flash.flushes_per_second=0"];
+    let settings = ["flash.bytes=64MiB", "flash.slot_bytes=1MiB", "flash.flushes_per_second=0"];
     let gateway = settings.iter().fold(Gateway::new(name), |gateway, set| gateway.set(set));
     gateway.in_folder(&ext4.join("data"))
 }

@@ -69,8 +69,8 @@ impl<'a> Replay<'a> {
 fn damage(image: &mut Pages, writes: Vec<(u64, &Bytes)>, rng: &mut Rng) -> Harm {
     // Each image has its own temper, so that among many there are some where everything is lost,
     // some where nothing is, and some where everything is torn.
-    let drop_percent = [0, 20, 50, 80, 100][rng.below(5) as usize];
-    let tear_percent = [0, 25, 75][rng.below(3) as usize];
+    let drop_percent = [0, 30, 60, 100][rng.below(4) as usize];
+    let tear_percent = [0, 50, 100][rng.below(3) as usize];
     let shuffle = rng.percent(50);
     let mut order: Vec<usize> = (0..writes.len()).collect();
     if shuffle {

@@ -220,11 +220,14 @@ fn done(command: &mut Command) -> Result<(), String> {
 
 /// Why power cuts cannot be tried on this machine.
 pub fn missing() -> Option<String> {
-    let tools = ["mkfs.ext4", "mount", "umount", "e2fsck", "losetup"];
+    let tools = ["mkfs.ext4", "mount", "umount", "e2fsck", "ip"];
     let path = std::env::var("PATH").unwrap_or_default();
     let there = |tool: &&&str| path.split(':').any(|dir| Path::new(dir).join(tool).exists());
     if let Some(tool) = tools.iter().find(|tool| !there(tool)) {
         return Some(format!("{tool} is not installed"));
+    }
+    if let Err(error) = done(&mut command("ip link set lo up")) {
+        return Some(format!("no loopback of its own: {error}"));
     }
     let disk = Arc::new(Mutex::new(Disk::new(16 << 20, Default::default())));
     let device = match Device::new("power-cut-probe", &disk) {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 use weir_tests::{Gateway, wait_for};
 
-const DISK_BYTES: u64 = 80 << 20;
+const DISK_BYTES: u64 = 104 << 20;
 /// What weir says when it moves on, and when it stops writing.
 const ABANDONED: &str = "its slots are abandoned";
 const FENCED: &str = "the log is fenced";

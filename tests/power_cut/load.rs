@@ -129,7 +129,8 @@ impl Device {
         let mut next = load.from;
         for acked in load.from..load.until {
             while next < (acked + self.window).min(load.until) {
-                let length_max = if rng.percent(5) { 20_000 } else { 300 };
+                // Large ones, too: their commits are several writes.
+                let length_max = if rng.percent(4) { 200_000 } else { 300 };
                 let padding = "#".repeat(rng.below(length_max) as usize);
                 let payload = format!("{next}:{padding}");
                 ledgers.sent(self.name, next + 1);

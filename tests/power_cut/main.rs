@@ -11,9 +11,9 @@
 //! | `campaign` | many images of one recording, and the certificate |
 //! | `io_errors` | a disk that fails for a while |
 //!
-//! It runs itself again in a mount and process namespace of its own: with its end, however that
-//! comes, its gateways, mounts and loop devices are gone. It needs root, `/dev/fuse` and loop
-//! devices; where these are missing it says so and ends with 3.
+//! It runs itself again in namespaces of its own: with its end, however that comes, its gateways,
+//! mounts and loop devices are gone, and nobody else takes its ports. It needs root, `/dev/fuse` and
+//! loop devices; where these are missing it says so and ends with 3.
 
 #![allow(clippy::unwrap_used)]
 
@@ -102,13 +102,14 @@ fn main() -> ExitCode {
 /// Runs the same in namespaces of its own.
 fn outside() -> ExitCode {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(std::env::current_exe().expect("Linux knows the path of this program"));
     command.args(std::env::args().skip(1)).env(INSIDE, "1");
     // `mkfs.ext4` and `losetup` are there, but not in everybody's PATH.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    let probe = Command::new("unshare").args(["--mount", "--pid", "--fork", "true"]).output();
+    let probe =
+        Command::new("unshare").args(["--mount", "--net", "--pid", "--fork", "true"]).output();
     match probe {
         Ok(output) if output.status.success() => {}
         Ok(output) => {

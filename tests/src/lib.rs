@@ -18,10 +18,12 @@ pub use gateway::Gateway;
 pub use kafka::Kafka;
 pub use proxy::Proxy;
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The top of the checkout.
 pub fn root() -> PathBuf {
@@ -53,10 +55,18 @@ pub fn long() -> bool {
 /// there for a look when the test fails; `cargo clean` takes it away.
 pub fn folder(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = root().join("target/tests").join(unique);
-    std::fs::create_dir_all(&path).unwrap();
-    path
+    let tests = root().join("target/tests");
+    std::fs::create_dir_all(&tests).unwrap();
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = tests.join(format!("{name}-{}-{number}", std::process::id()));
+        // An earlier process of this number may have left one.
+        match std::fs::create_dir(&path) {
+            Ok(()) => return path,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
 }
 
 /// A TCP port of the loopback address that nobody listens on at this moment. It is below those that
@@ -64,7 +74,10 @@ pub fn folder(name: &str) -> PathBuf {
 /// to sit on it before its gateway does.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let begin = std::process::id().wrapping_mul(97);
+    // Several processes of tests look for ports at the same time, each in its own place.
+    static BEGIN: OnceLock<u32> = OnceLock::new();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    let begin = *BEGIN.get_or_init(now);
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let candidates = (0..22_000).map(|_| {
         let next = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
