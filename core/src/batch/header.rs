@@ -71,6 +71,20 @@ pub enum Codec {
     Zstd = 4,
 }
 
+impl Codec {
+    /// The codec of a `compression.type`; `None` for `producer`.
+    pub fn named(name: &str) -> Option<Codec> {
+        Some(match name {
+            "uncompressed" => Codec::None,
+            "gzip" => Codec::Gzip,
+            "snappy" => Codec::Snappy,
+            "lz4" => Codec::Lz4,
+            "zstd" => Codec::Zstd,
+            _ => return None,
+        })
+    }
+}
+
 /// Why bytes are not a batch; [`BatchError::code`] is the answer to the producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchError {

@@ -191,18 +191,26 @@ impl Log {
         writer.boot_epoch += 1;
         writer.epoch_base = writer.durable_seq;
         writer.epoch_first = writer.next_group_seq;
+        // What failed goes before what waits, also where a partition has changed its lane between.
+        let mut again: Vec<(Lane, Pending)> = Vec::new();
+        for group in &commit.groups {
+            again.extend(group.frames.iter().map(|frame| (group.lane, frame.clone())));
+        }
         for lane in Lane::ALL {
-            writer.lanes[lane as usize].tail = commit.tails[lane as usize];
-            let waiting = core::mem::take(&mut writer.lanes[lane as usize].pending);
-            writer.lanes[lane as usize].pending_bytes = 0;
-            writer.lanes[lane as usize].pending_records = 0;
-            let failed = commit.groups.iter().filter(|group| group.lane == lane);
-            let again = failed.flat_map(|group| group.frames.iter().cloned());
-            for frame in again.chain(waiting) {
-                if frame.header.kind != Kind::Checkpoint {
-                    writer.push(now, lane, frame);
-                }
-            }
+            let lane_writer = &mut writer.lanes[lane as usize];
+            lane_writer.tail = commit.tails[lane as usize];
+            lane_writer.pending_bytes = 0;
+            lane_writer.pending_records = 0;
+            let waiting = core::mem::take(&mut lane_writer.pending);
+            again.extend(waiting.into_iter().map(|frame| (lane, frame)));
+        }
+        for (lane, frame) in again {
+            let lane = match frame.header.kind {
+                Kind::Checkpoint => continue,
+                Kind::Replace => lane,
+                _ => self.partitions.get(&frame.header.partition).map_or(lane, |p| p.lane),
+            };
+            writer.push(now, lane, frame);
         }
         writer.forget(&self.partitions);
         for (slot, index) in commit.sealed {

@@ -131,10 +131,7 @@ pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError
     }
     let partitions = log.partitions.iter().map(|(number, partition)| Partition {
         number: number.0,
-        lane: match partition.lane {
-            super::Lane::Data => "data",
-            super::Lane::Meta => "meta",
-        },
+        lane: partition.lane.name(),
         log_start: partition.log_start.0,
         log_end: partition.log_end.0,
         bytes: partition.bytes,

@@ -176,13 +176,13 @@ impl Log {
         if matches!(self.phase, Phase::Running) { self.closes_at() } else { None }
     }
 
-    /// Makes a partition known, or changes its retention; its lane stays what it was first. After
-    /// `Ready` the partitions found on flash are known already, with retention for ever.
-    pub fn set_partition(&mut self, number: PartitionNumber, lane: Lane, retention: Retention) {
+    /// Makes a partition known, or changes its policy. After `Ready` the partitions found on flash
+    /// are known already, and kept for ever.
+    pub fn set_partition(&mut self, number: PartitionNumber, policy: Policy) {
         self.partitions
             .entry(number)
-            .or_insert_with(|| Partition::new(lane, retention, Offset::ZERO))
-            .retention = retention;
+            .or_insert_with(|| Partition::new(policy.lane, Offset::ZERO))
+            .policy = policy;
     }
 
     /// Forgets every partition but these: their topics were deleted.
@@ -230,8 +230,10 @@ impl Log {
             return Err(AppendError::UnknownPartition);
         };
         assert_eq!(append.base_offset, partition.log_end, "appends go to the log end");
+        partition.lane = self.writer.lane_of(append.partition, partition);
         let lane = partition.lane;
-        if lane == Lane::Data && !self.writer.has_room(&self.space, &self.geometry, &append.batch) {
+        let room = || self.writer.has_room(&self.space, &self.geometry, lane, &append.batch);
+        if lane != Lane::Meta && !room() {
             self.stats.full_refusals += 1;
             return Err(AppendError::Full);
         }

@@ -8,7 +8,7 @@
 //! timestamp find their slot without loading the footers of all older ones.
 
 use super::layout::footer::Spot;
-use super::{Lane, Retention};
+use super::{Lane, Policy};
 use crate::batch::Producers;
 use crate::types::{LeaderEpoch, Offset};
 use alloc::collections::VecDeque;
@@ -26,8 +26,9 @@ pub(crate) struct Run {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
+    /// Where its frames go. Follows the policy's lane: see [`super::writer::Writer::lane_of`].
     pub lane: Lane,
-    pub retention: Retention,
+    pub policy: Policy,
     pub log_start: Offset,
     /// The log start that is on flash: what lies below may be freed.
     pub log_start_durable: Offset,
@@ -43,10 +44,10 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn new(lane: Lane, retention: Retention, start: Offset) -> Partition {
+    pub(crate) fn new(lane: Lane, start: Offset) -> Partition {
         Partition {
             lane,
-            retention,
+            policy: Policy::for_ever(lane),
             log_start: start,
             log_start_durable: start,
             log_end: start,

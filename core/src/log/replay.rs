@@ -1,5 +1,6 @@
 //! From accepted groups back to partitions: what a start applies, in the order of the log.
 
+use super::Lane;
 use super::layout::checkpoint::Image;
 use super::layout::footer::{SlotIndex, Spot};
 use super::layout::frame::{FrameHeader, Kind};
@@ -8,7 +9,6 @@ use super::layout::group::GroupHeader;
 use super::layout::slot::SlotHeader;
 use super::partition::{Partition, Run};
 use super::scan::frames;
-use super::{Lane, Retention};
 use crate::batch::Header as BatchHeader;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
@@ -81,9 +81,7 @@ impl Replay {
 
     fn partition(&mut self, lane: Lane, number: PartitionNumber, base: Offset) -> &mut Partition {
         let start = if self.whole { Offset::ZERO } else { base };
-        self.partitions
-            .entry(number)
-            .or_insert_with(|| Partition::new(lane, Retention::FOR_EVER, start))
+        self.partitions.entry(number).or_insert_with(|| Partition::new(lane, start))
     }
 
     /// The offsets from the log end up to `base` are lost.

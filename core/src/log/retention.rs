@@ -82,7 +82,7 @@ impl Log {
     /// The first offset that retention keeps, if that is beyond the log start.
     fn retention_point(&self, number: PartitionNumber, clock: Option<i64>) -> Option<Offset> {
         let partition = self.partitions.get(&number)?;
-        let retention = partition.retention;
+        let retention = partition.policy.retention;
         let oldest = clock.filter(|_| retention.ms >= 0).map(|c| c.saturating_sub(retention.ms));
         let bytes_max = u64::try_from(retention.bytes).ok();
         if oldest.is_none() && bytes_max.is_none() {
@@ -117,11 +117,11 @@ impl Log {
         mut bytes: u64,
     ) -> Offset {
         let run = partition.runs[index];
-        let open = self.writer.lanes[partition.lane as usize].open.as_ref();
-        let part =
-            open.filter(|open| open.slot == run.slot).and_then(|o| o.index.parts.get(&number));
+        let mut open = self.writer.lanes.iter().filter_map(|lane| lane.open.as_ref());
+        let open = open.find(|open| open.slot == run.slot);
+        let part = open.and_then(|open| open.index.parts.get(&number));
         let Some(part) = part else { return partition.log_start };
-        let bytes_max = u64::try_from(partition.retention.bytes).ok();
+        let bytes_max = u64::try_from(partition.policy.retention.bytes).ok();
         let mut dropping = bytes_max.is_some_and(|max| live_bytes(partition, part) > max + max / 8);
         let mut kept = partition.log_start;
         let mut ends = part.extents.iter().skip(1).map(|next| next.base_offset);
@@ -161,7 +161,8 @@ impl Log {
             return;
         }
         let yielding = self.partitions.iter().filter_map(|(&number, partition)| {
-            let run = partition.runs.front().filter(|_| partition.retention.yields_to_pressure)?;
+            let run =
+                partition.runs.front().filter(|_| partition.policy.retention.yields_to_pressure)?;
             let slot = self.space.slot(run.slot);
             let goes = slot.state == State::Sealed && partition.run_end(0) <= partition.durable_end;
             goes.then(|| (slot.seg_seq, number, partition.run_end(0)))

@@ -9,9 +9,9 @@ use super::writer::Writer;
 use super::{Event, IoResult, Log, Phase};
 use crate::types::Time;
 
-/// A start that had to look into more slots asks for a checkpoint: two lanes, before and after a
+/// A start that had to look into more slots asks for a checkpoint: four lanes, before and after a
 /// cut.
-const VISITED_MAX: usize = 4;
+const VISITED_MAX: usize = 8;
 
 impl Log {
     pub(crate) fn start_done(&mut self, now: Time, tag: u32, result: IoResult) {

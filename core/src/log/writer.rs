@@ -151,23 +151,55 @@ impl Writer {
         }
     }
 
+    /// The lane of a partition's next batch: that of its policy, once nothing of it waits in the
+    /// lane before. Lanes of one commit are written one after the other, so what waited there could
+    /// come behind what follows it.
+    pub(crate) fn lane_of(&self, number: PartitionNumber, partition: &Partition) -> Lane {
+        let wanted = partition.policy.lane;
+        let waits = |pending: &Pending| pending.header.partition == number;
+        match wanted != partition.lane {
+            true if self.lanes[partition.lane as usize].pending.iter().any(waits) => partition.lane,
+            _ => wanted,
+        }
+    }
+
     /// Whether user data of that size still fits, with the reserve left alone.
-    pub(crate) fn has_room(&self, space: &Space, geometry: &Geometry, batch: &Bytes) -> bool {
-        let lane = &self.lanes[Lane::Data as usize];
-        let frames = lane.pending.len() + 1;
-        let wanted = lane.pending_bytes + FRAME_HEADER_BYTES + batch.len();
-        let left = lane.open.as_ref().map_or(0, |open| open.left(geometry, frames));
+    pub(crate) fn has_room(
+        &self,
+        space: &Space,
+        geometry: &Geometry,
+        lane: Lane,
+        batch: &Bytes,
+    ) -> bool {
+        let mut slots = self.lanes[lane as usize].slots_wanted(geometry, Some(batch));
+        // A slot that a trim opened from the reserve is not filled up: the next trim would open
+        // another.
+        if slots == 0 && space.free() * 2 >= space.reserve() {
+            return true;
+        }
+        // What waits in the other lanes has been promised its slots already.
+        for other in Lane::ALL.into_iter().filter(|&other| other != lane && other != Lane::Meta) {
+            slots += self.lanes[other as usize].slots_wanted(geometry, None);
+        }
+        space.free() >= space.reserve() + slots.max(1)
+    }
+}
+
+impl LaneWriter {
+    /// How many slots must be opened for what waits, and one more batch.
+    fn slots_wanted(&self, geometry: &Geometry, batch: Option<&Bytes>) -> u32 {
+        let frames = self.pending.len() + usize::from(batch.is_some());
+        if frames == 0 {
+            return 0;
+        }
+        let wanted = self.pending_bytes + batch.map_or(0, |b| FRAME_HEADER_BYTES + b.len());
+        let left = self.open.as_ref().map_or(0, |open| open.left(geometry, frames));
         // Each further group costs its header and its padding.
         let groups = 1 + wanted / GROUP_BYTES_MAX;
         let wanted = pad(wanted + GROUP_HEADER_BYTES) + (groups - 1) * 2 * BLOCK as usize;
-        // A slot that a trim opened from the reserve is not filled up: the next trim would open
-        // another.
-        if wanted <= left && space.free() * 2 >= space.reserve() {
-            return true;
-        }
         // A slot that is opened holds half of itself at least: a batch of that size may come next.
         let slots = wanted.div_ceil(geometry.slot_bytes as usize / 2) as u32;
-        space.free() >= space.reserve() + slots
+        if wanted <= left { 0 } else { slots }
     }
 }
 

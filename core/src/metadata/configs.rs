@@ -5,8 +5,9 @@
 //! effect on a gateway says so in its documentation; refusing it would only break those who copy
 //! topics.
 
+use crate::batch::Codec;
 use crate::limits;
-use crate::log::Retention;
+use crate::log::{Cleanup, Compaction, Retention};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -203,8 +204,7 @@ pub fn elements(list: &str) -> impl Iterator<Item = &str> {
 pub struct Policy {
     pub max_message_bytes: usize,
     pub retention: Retention,
-    /// Records need a key.
-    pub compacted: bool,
+    pub cleanup: Cleanup,
     pub log_append_time: bool,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
@@ -220,15 +220,27 @@ impl Policy {
             true => (number("retention.ms").max(-1), number("retention.bytes").max(-1)),
             false => (-1, -1),
         };
+        let compact = cleanup.contains(&"compact").then(|| Compaction {
+            min_lag_ms: number("min.compaction.lag.ms"),
+            delete_retention_ms: number("delete.retention.ms"),
+            codec: Codec::named(value("compression.type")),
+        });
         let bytes_max = limits::MESSAGE_BYTES_MAX as i64;
         Policy {
             max_message_bytes: number("max.message.bytes").clamp(0, bytes_max) as usize,
             retention: Retention { ms, bytes, yields_to_pressure: ms != -1 || bytes != -1 },
-            compacted: cleanup.contains(&"compact"),
+            cleanup: Cleanup { delete: deletes, compact },
             log_append_time: value("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
         }
+    }
+}
+
+impl Policy {
+    /// Whether records need a key.
+    pub fn is_compacted(&self) -> bool {
+        self.cleanup.compact.is_some()
     }
 }
 
@@ -283,6 +295,6 @@ mod tests {
     fn a_compacted_topic_does_not_expire() {
         let own = Configs::from([("cleanup.policy".into(), "compact".into())]);
         let policy = Policy::new(&own, &Configs::new());
-        assert!(policy.compacted && policy.retention.ms == -1 && policy.retention.bytes == -1);
+        assert!(policy.is_compacted() && policy.retention.ms == -1 && policy.retention.bytes == -1);
     }
 }

@@ -120,7 +120,7 @@ fn packed_batches<'a>(
             ..=12 => image.topic(&data.name),
             _ => image.topic_by_id(data.topic_id),
         };
-        let compacted = |topic: &&Topic| topic.policy.compacted && !is_internal(&topic.name);
+        let compacted = |topic: &&Topic| topic.policy.is_compacted() && !is_internal(&topic.name);
         let Some(topic) = topic.filter(compacted) else { continue };
         for (at, partition) in data.partition_data.iter().enumerate() {
             let Some(mut bytes) = partition.records.0.as_ref().and_then(|r| r.first().cloned())

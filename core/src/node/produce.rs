@@ -245,7 +245,7 @@ impl Leader<'_> {
             return refuse(ErrorCode::INVALID_TXN_STATE, "Transactions are not supported yet.");
         }
         let max_timestamp = batch::check_produced(&header, &batch).map_err(refused_bytes)?;
-        if policy.compacted && header.codec() == Some(Codec::None) {
+        if policy.is_compacted() && header.codec() == Some(Codec::None) {
             check_keys(&topic.name, index, &header, &batch)?;
         }
         let wall_ms = self.clock.wall_ms(self.now);

@@ -12,7 +12,7 @@
 
 use super::changes::Change;
 use super::{LEADER_EPOCH, Node, Output, Phase};
-use crate::log::{Answer, Batches, FetchError, FetchSpec, Lane, Retention, Ticket};
+use crate::log::{Answer, Batches, FetchError, FetchSpec, Lane, Policy, Ticket};
 use crate::metadata::{self, CONSUMER_OFFSETS};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::VecDeque;
@@ -24,7 +24,7 @@ const REPLAY_BYTES: usize = 1 << 20;
 const READ_AGAIN_MAX: u32 = 3;
 
 /// Internal partitions are kept by content: no time and no pressure expires them.
-const FOR_EVER: Retention = Retention { ms: -1, bytes: -1, yields_to_pressure: false };
+const INTERNAL: Policy = Policy::for_ever(Lane::Meta);
 
 #[derive(Debug, Default)]
 pub(super) struct Start {
@@ -54,7 +54,7 @@ impl Start {
 impl Node {
     pub(super) fn on_log_ready(&mut self, now: Time) {
         self.phase = Phase::Replaying;
-        self.log.set_partition(PartitionNumber::METADATA, Lane::Meta, FOR_EVER);
+        self.log.set_partition(PartitionNumber::METADATA, INTERNAL);
         self.start.next.push_back(PartitionNumber::METADATA);
         self.replay(now);
     }
@@ -188,15 +188,15 @@ impl Node {
         }
     }
 
-    /// Tells the log of a topic's partitions, or of their new retention.
+    /// Tells the log of a topic's partitions, or of their new policy.
     pub(super) fn make_known(&mut self, topic: crate::types::TopicId) {
         let Some(topic) = self.image.topic_by_id(topic) else { return };
-        let (lane, retention) = match metadata::is_internal(&topic.name) {
-            true => (Lane::Meta, FOR_EVER),
-            false => (Lane::Data, topic.policy.retention),
+        let policy = match metadata::is_internal(&topic.name) {
+            true => INTERNAL,
+            false => Policy::new(topic.policy.retention, topic.policy.cleanup),
         };
         for number in &topic.partitions {
-            self.log.set_partition(*number, lane, retention);
+            self.log.set_partition(*number, policy);
         }
     }
 }

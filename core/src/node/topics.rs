@@ -249,7 +249,7 @@ impl Node {
         }
         let topic = self.image.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let number = topic.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        if topic.policy.compacted && topic.policy.retention.ms == -1 {
+        if topic.policy.is_compacted() && topic.policy.retention.ms == -1 {
             return Err(ErrorCode::POLICY_VIOLATION);
         }
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;

@@ -15,8 +15,8 @@ use crate::runner::Tally;
 use crate::world::World;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::log::{
-    Batches, Event as LogEvent, FetchError, FetchSpec, Lane, Log, OpenError, Retention, Settings,
-    Start, Ticket,
+    Batches, Event as LogEvent, FetchError, FetchSpec, Log, OpenError, Policy, Settings, Start,
+    Ticket,
 };
 use weir_core::types::{Nanos, NodeId, Offset, OpId, PartitionNumber, Time, WallTime};
 
@@ -39,8 +39,7 @@ pub struct Partition {
     pub producer: Producer,
     /// Appended and not yet durable: where it ends, and what it is.
     pub in_flight: VecDeque<(i64, i64, BatchId)>,
-    pub retention: Retention,
-    pub lane: Lane,
+    pub policy: Policy,
 }
 
 pub struct LogRun {
@@ -180,7 +179,7 @@ impl LogRun {
     fn started(&mut self) -> Verdict {
         for (number, partition) in &mut self.partitions {
             let log = self.log.as_mut().expect("it is open");
-            log.set_partition(*number, partition.lane, partition.retention);
+            log.set_partition(*number, partition.policy);
             let view = log.partition(*number).expect("it was made known");
             let (end, durable) = (view.log_end.0, view.durable_end.0);
             partition.in_flight.clear();
@@ -388,7 +387,7 @@ impl LogRun {
     fn trimmed(&mut self, number: PartitionNumber, log_start: Offset) -> Verdict {
         let partition = self.partitions.get_mut(&number).expect("only known ones are trimmed");
         let wall = self.plan.wall(self.world.now).0;
-        let retention = partition.retention;
+        let retention = partition.policy.retention;
         let early = partition.history.expired_early(log_start.0, wall, retention);
         if early && !retention.yields_to_pressure {
             return CommittedStays::fails(format!(

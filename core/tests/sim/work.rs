@@ -7,7 +7,9 @@ use crate::plan::{Bug, Plan};
 use std::collections::VecDeque;
 use weir_core::batch::{Header, Sequence};
 use weir_core::limits::PRODUCER_BATCHES_KEPT;
-use weir_core::log::{Answer, Append, AppendError, FetchSpec, Lane, Retention, TimestampHit};
+use weir_core::log::{
+    Answer, Append, AppendError, Cleanup, FetchSpec, Lane, Policy, Retention, TimestampHit,
+};
 use weir_core::rng::Rng;
 use weir_core::types::{LeaderEpoch, Offset, PartitionNumber};
 
@@ -23,9 +25,11 @@ impl Partition {
             yields_to_pressure: rng.percent(70),
         };
         let producer = Producer { producer_id: 1_000 + i64::from(number), ..Producer::default() };
-        let lane = if rng.percent(20) { Lane::Meta } else { Lane::Data };
+        let lanes = [Lane::Short, Lane::Short, Lane::Long, Lane::Compacted, Lane::Meta];
+        let lane = lanes[rng.below(5) as usize];
+        let policy = Policy { lane, retention, cleanup: Cleanup::DELETE };
         let history = Default::default();
-        Partition { history, producer, in_flight: VecDeque::new(), retention, lane }
+        Partition { history, producer, in_flight: VecDeque::new(), policy }
     }
 }
 
@@ -101,7 +105,7 @@ impl LogRun {
         let in_flight = self.in_flight_bytes();
         let log = self.log.as_mut().expect("it is open");
         // The node itself writes to the meta lane, and keeps what it has there small.
-        let meta = self.partitions[&number].lane == Lane::Meta;
+        let meta = self.partitions[&number].policy.lane == Lane::Meta;
         if meta && log.stats().slots_free <= self.plan.slots / 2 {
             return self.partitions.get_mut(&number).expect("it is known").refuse(&sent);
         }

@@ -19,8 +19,8 @@
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
 
+use super::super::Lane;
 use super::super::partition::{Partition, Run};
-use super::super::{Lane, Retention};
 use crate::batch::Producers;
 use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
@@ -184,7 +184,7 @@ pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
 fn parse_partition(input: &mut Reader) -> Result<Partition> {
     let lane = Lane::of(input.u8()?).ok_or(Malformed)?;
     let log_start = Offset(input.varlong()?);
-    let mut partition = Partition::new(lane, Retention::FOR_EVER, log_start);
+    let mut partition = Partition::new(lane, log_start);
     partition.log_end = Offset(input.varlong()?);
     partition.durable_end = partition.log_end;
     partition.max_timestamp = input.varlong()?;

@@ -5,7 +5,7 @@
 //! at  bytes  field
 //!  0      4  magic "WSLT"
 //!  4      2  format version, 1
-//!  6      1  lane: 0 data, 1 long retention, 2 compacted and survivors, 3 meta
+//!  6      1  lane: 0 short retention, 1 long, 2 compacted and survivors, 3 meta
 //!  7      1  zero
 //!  8      4  slot
 //! 12      4  boot_epoch

@@ -7,7 +7,7 @@ use crate::log::inspect::{self, Item};
 /// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
 fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
     let mut world = World::with(checkpoint_bytes, 0);
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     for number in 0..120 {
         world.append(a, &[&value(number)]).unwrap();
         world.run();

@@ -7,7 +7,7 @@ use crate::batch::Sequence;
 #[test]
 fn what_is_appended_is_durable_after_one_write_and_one_flush_and_is_read_back() {
     let mut world = World::new();
-    let (a, b) = (world.add(1, Lane::Data), world.add(2, Lane::Data));
+    let (a, b) = (world.add(1, Lane::Short), world.add(2, Lane::Short));
     let flushes = world.flushes;
     for value in ["x", "y"] {
         world.append(a, &[value, "and more"]).unwrap();
@@ -31,7 +31,7 @@ fn what_is_appended_is_durable_after_one_write_and_one_flush_and_is_read_back() 
 #[test]
 fn a_restart_finds_everything_that_was_durable() {
     let mut world = World::new();
-    let (a, meta) = (world.add(1, Lane::Data), world.add(0, Lane::Meta));
+    let (a, meta) = (world.add(1, Lane::Short), world.add(0, Lane::Meta));
     let mut written = Vec::new();
     for round in 0..300 {
         let value = alloc::format!("{round} {}", "x".repeat(round * 7 % 900));
@@ -62,7 +62,8 @@ fn a_cut_at_any_moment_loses_nothing_acknowledged_and_brings_nothing_dropped_bac
 fn check_cuts(seed: u64) {
     let mut rng = Rng::new(seed);
     let mut world = World::with(64 << 10, 8 << 10);
-    let partitions = [world.add(0, Lane::Meta), world.add(1, Lane::Data), world.add(2, Lane::Data)];
+    let partitions =
+        [world.add(0, Lane::Meta), world.add(1, Lane::Short), world.add(2, Lane::Short)];
     // What each partition must hold, and what it may hold beyond.
     let mut acked: [Vec<alloc::string::String>; 3] = Default::default();
     let mut sent: [Vec<alloc::string::String>; 3] = Default::default();
@@ -88,11 +89,8 @@ fn check_cuts(seed: u64) {
             let stats = world.log.stats();
             assert_eq!((stats.damaged_groups, stats.damaged_ranges), (0, 0), "seed {seed}");
             for p in 0..3 {
-                world.log.set_partition(
-                    partitions[p],
-                    if p == 0 { Lane::Meta } else { Lane::Data },
-                    Retention::FOR_EVER,
-                );
+                let lane = if p == 0 { Lane::Meta } else { Lane::Short };
+                world.log.set_partition(partitions[p], Policy::for_ever(lane));
                 let found = world.values(partitions[p], 0);
                 assert!(found.len() >= acked[p].len(), "seed {seed}: acknowledged is lost");
                 same(&found, &sent[p][..found.len()], &alloc::format!("seed {seed} step {step}"));
@@ -105,7 +103,7 @@ fn check_cuts(seed: u64) {
 #[test]
 fn a_failed_write_moves_to_another_slot_and_a_second_in_a_row_fences() {
     let mut world = World::new();
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     world.append(a, &["before"]).unwrap();
     world.run();
     for failing in 1..=2 {
@@ -133,7 +131,7 @@ fn a_failed_write_moves_to_another_slot_and_a_second_in_a_row_fences() {
 #[test]
 fn an_idempotent_producers_sequence_survives_a_restart() {
     let mut world = World::with(32 << 10, 0);
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     for sequence in 0..200 {
         let stamp = ProducerStamp { producer_id: 9, base_sequence: sequence, ..Default::default() };
         let batch = batch(&[&"x".repeat(500)], 0, Some(stamp));

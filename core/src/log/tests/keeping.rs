@@ -17,7 +17,7 @@ fn start(world: &World, a: PartitionNumber) -> i64 {
 #[test]
 fn a_trim_moves_the_log_start_frees_slots_and_survives_a_restart() {
     let mut world = World::with(u64::MAX, 0);
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     fill(&mut world, a, 100);
     let free = world.log.stats().slots_free;
     world.log.trim(world.now, a, Offset(90));
@@ -36,7 +36,7 @@ fn a_trim_moves_the_log_start_frees_slots_and_survives_a_restart() {
 #[test]
 fn slots_are_used_again_and_their_old_groups_never_come_back() {
     let mut world = World::with(128 << 10, 0);
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     let mut rng = Rng::new(3);
     for round in 0..60 {
         fill(&mut world, a, 40);
@@ -58,7 +58,7 @@ fn retention_by_bytes_keeps_about_so_many() {
     let mut world = World::with(128 << 10, 0);
     let a = PartitionNumber(1);
     let retention = Retention { ms: -1, bytes: 200_000, yields_to_pressure: false };
-    world.log.set_partition(a, Lane::Data, retention);
+    world.log.set_partition(a, Policy::new(retention, Cleanup::DELETE));
     for _ in 0..10 {
         fill(&mut world, a, 40);
         world.log.expire(world.now, None);
@@ -75,7 +75,7 @@ fn retention_by_time_waits_for_a_trusted_clock_and_follows_a_jump_slowly() {
     let mut world = World::with(128 << 10, 0);
     let a = PartitionNumber(1);
     let retention = Retention { ms: 50_000, bytes: -1, yields_to_pressure: false };
-    world.log.set_partition(a, Lane::Data, retention);
+    world.log.set_partition(a, Policy::new(retention, Cleanup::DELETE));
     fill(&mut world, a, 200); // Timestamps 0 to 199,000.
     let expire = |world: &mut World, wall: Option<i64>| {
         world.log.expire(world.now, wall.map(WallTime));
@@ -95,7 +95,7 @@ fn retention_by_time_waits_for_a_trusted_clock_and_follows_a_jump_slowly() {
 #[test]
 fn a_full_disk_refuses_data_but_not_meta_and_pressure_expires_what_yields() {
     let mut world = World::with(128 << 10, 0);
-    let (a, meta) = (world.add(1, Lane::Data), world.add(0, Lane::Meta));
+    let (a, meta) = (world.add(1, Lane::Short), world.add(0, Lane::Meta));
     let value = "f".repeat(3000);
     let refused = (0..3000).find(|_| {
         let refused = world.append(a, &[&value]).is_err();
@@ -110,7 +110,7 @@ fn a_full_disk_refuses_data_but_not_meta_and_pressure_expires_what_yields() {
     assert_eq!(world.values(meta, 0), ["offsets go on"]);
 
     let yields = Retention { yields_to_pressure: true, ..Retention::FOR_EVER };
-    world.log.set_partition(a, Lane::Data, yields);
+    world.log.set_partition(a, Policy::new(yields, Cleanup::DELETE));
     world.log.expire(world.now, None);
     for _ in 0..20 {
         world.log.expire(world.now, None);
@@ -128,7 +128,7 @@ fn a_full_disk_refuses_data_but_not_meta_and_pressure_expires_what_yields() {
 fn a_timestamp_leads_to_the_first_record_that_is_not_older() {
     for (tail_cache_bytes, packed) in [(0, false), (0, true), (1 << 20, false), (1 << 20, true)] {
         let mut world = World::with(128 << 10, tail_cache_bytes);
-        let a = world.add(1, Lane::Data);
+        let a = world.add(1, Lane::Short);
         for _ in 0..100 {
             let plain = batch(&["t", "t", &"t".repeat(2000)], world.end(a).0, None);
             let IoResult::Read(flipped) = flip::pack(&plain, Codec::Lz4) else { panic!() };
@@ -150,7 +150,7 @@ fn a_timestamp_leads_to_the_first_record_that_is_not_older() {
 #[test]
 fn many_searches_take_turns_and_all_are_answered() {
     let mut world = World::with(128 << 10, 0);
-    let a = world.add(1, Lane::Data);
+    let a = world.add(1, Lane::Short);
     let plain = batch(&["t"; 50], 0, None);
     let IoResult::Read(flipped) = flip::pack(&plain, Codec::Zstd) else { panic!() };
     world.append_batch(a, flipped).unwrap();

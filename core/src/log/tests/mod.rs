@@ -140,7 +140,7 @@ impl World {
 
     fn add(&mut self, partition: u32, lane: Lane) -> PartitionNumber {
         let number = PartitionNumber(partition);
-        self.log.set_partition(number, lane, Retention::FOR_EVER);
+        self.log.set_partition(number, Policy::for_ever(lane));
         number
     }
 
