@@ -18,12 +18,12 @@ use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_bridge::LocalNode;
 use weir_bridge::client::Bootstrap;
 use weir_bridge::mirror;
 use weir_bridge::mqtt::Mqtt;
-use weir_core::log::Start;
+use weir_core::log::{Start, Upkeep};
 use weir_core::node::Settings;
 use weir_core::types::NodeId;
 
@@ -37,7 +37,7 @@ const FOOTER_CACHE_BYTES: u64 = 8 << 20;
 /// Runs a gateway until it is told to stop. An error is a sentence for the operator.
 pub fn serve(config: &Config) -> Result<(), String> {
     raise_file_limit();
-    let (store, file) = Store::open(&config.node.data, &config.flash)?;
+    let (store, file) = Store::open(&config.node.data, config.node.id, &config.flash)?;
     let kafka = bind("Kafka", "kafka.listen", &config.kafka.listen)?;
     let console = match &config.http.listen {
         Some(address) => Some(bind("HTTP", "http.listen", address)?),
@@ -50,7 +50,7 @@ pub fn serve(config: &Config) -> Result<(), String> {
 
 async fn run(
     config: &Config,
-    store: Store,
+    mut store: Store,
     file: File,
     kafka: TcpListener,
     console: Option<TcpListener>,
@@ -91,7 +91,7 @@ async fn run(
     });
     let mut accepting = None;
     if started.await {
-        store.formatted()?;
+        store.started()?;
         accepting = Some(executor.spawn(accept));
         listening.say(config, &store, &flushes);
         let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -99,16 +99,38 @@ async fn run(
     }
     let stop = executor.spawn(stop_when_told(signals, handle.clone(), bridge, accepting, http));
     let watchdog = executor.spawn(watchdog());
-    let end = node.await;
+    let end = smol::future::or(node, keep_life(&mut store, &handle)).await;
     drop(watchdog);
     handle.written(LAST_WORDS).await;
     drop(stop);
     match end {
         End::Stopped => {
+            store.past.life = handle.status().log.life;
+            store.stopped();
             info!("stopped; everything is on flash");
             Ok(())
         }
         End::Refused(error) => Err(store::refusal(&error, &store.log_path())),
+    }
+}
+
+/// The life of the medium is remembered so often, and after so many bytes programmed: a cut forgets
+/// less than that.
+const KEEP_EVERY: Duration = Duration::from_secs(3_600);
+const KEEP_BYTES: u64 = 1 << 30;
+
+/// Remembers the life of the medium; never ends.
+async fn keep_life(store: &mut Store, handle: &Handle) -> End {
+    let mut kept = (Instant::now(), store.past.life.programmed_bytes);
+    loop {
+        Timer::after(Duration::from_secs(60)).await;
+        let life = handle.status().log.life;
+        let programmed = life.programmed_bytes.saturating_sub(kept.1);
+        if kept.0.elapsed() >= KEEP_EVERY || programmed >= KEEP_BYTES {
+            kept = (Instant::now(), life.programmed_bytes);
+            store.past.life = life;
+            store.keep();
+        }
     }
 }
 
@@ -183,7 +205,7 @@ fn settings(
     store: &Store,
     kafka: &TcpListener,
 ) -> Result<(Settings, String), String> {
-    let (flush_cap, flushes) = flush_cap(&config.flash, &store.medium);
+    let (flush_cap, flushes) = flush_cap(&config.flash, &store.past, &store.medium);
     let advertise = match &config.kafka.advertise {
         Some(address) => address.clone(),
         None => advertise(&config.kafka.listen, kafka),
@@ -200,6 +222,7 @@ fn settings(
         start: store.start,
         medium_bytes: store.bytes,
         flush_cap,
+        upkeep: Upkeep { card: config.flash.card, life: store.past.life },
         checkpoint_bytes: if small { 16 << 20 } else { 64 << 20 },
         tail_cache_bytes: TAIL_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,

@@ -1,5 +1,6 @@
 //! What the log's owner says to it and hears from it.
 
+use super::{Card, Life, Pressure};
 use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
 use alloc::string::String;
@@ -26,6 +27,19 @@ pub enum Io {
     Unpack { op: OpId, batch: Bytes, bytes_max: usize },
     /// Compress the records of an uncompressed batch; the answer is the whole batch.
     Pack { op: OpId, batch: Bytes, codec: Codec },
+}
+
+impl Io {
+    pub fn op(&self) -> OpId {
+        match self {
+            Io::Write { op, .. }
+            | Io::Flush { op }
+            | Io::Read { op, .. }
+            | Io::Zero { op, .. }
+            | Io::Unpack { op, .. }
+            | Io::Pack { op, .. } => *op,
+        }
+    }
 }
 
 /// How an operation ended.
@@ -68,6 +82,14 @@ pub struct Settings {
 pub struct FlushCap {
     pub per_second: u32,
     pub burst: u32,
+}
+
+/// What keeps the medium well, and what is known of its life so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upkeep {
+    /// Lets the wear governor set the flush cap.
+    pub card: Option<Card>,
+    pub life: Life,
 }
 
 /// Where a frame goes: partitions whose data dies together share a lane, so that slots become free
@@ -280,9 +302,16 @@ pub enum OpenError {
         known: u16,
     },
     SuperblocksDiffer,
+    /// The log speaks of what lies beyond the end of the medium.
     MediumTooShort {
         bytes: u64,
         needed: u64,
+    },
+    /// Slots stand where others should: the medium was put together wrongly. One alone may be a
+    /// write that went astray, which is damage.
+    SlotsOutOfOrder {
+        slot: u32,
+        holds: u32,
     },
     Device,
     Settings(String),
@@ -352,6 +381,21 @@ pub struct Stats {
     pub start_bytes_read: u64,
     /// Times that the wall clock jumped ahead and retention was kept from following.
     pub clock_jumps: u64,
+    /// How short the disk budget is, and how many free slots its next states begin at.
+    pub pressure: Pressure,
+    pub slots_expire_below: u32,
+    pub slots_refuse_below: u32,
     /// Batches refused because the disk budget is used up.
     pub full_refusals: u64,
+    /// Offsets that were expired before their time because the disk budget ran out.
+    pub expired_early_records: u64,
+    /// Whole flash pages that the writes cost since the start, and at what rate of late.
+    pub programmed_bytes: u64,
+    pub programmed_bytes_per_second: u64,
+    /// Flushes a second on average that are allowed at present.
+    pub cap_per_second: Option<u32>,
+    pub life: Life,
+    pub card: Option<Card>,
+    /// How long the card lasts from its first day on, if it goes on like this.
+    pub forecast_days: Option<u64>,
 }

@@ -27,6 +27,9 @@ impl Recovery {
     }
 
     pub(super) fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {
+        if let Some(refused) = self.cut_short() {
+            return Some(refused);
+        }
         while let Some(place) = self.roots.pop() {
             let inside = place.slot < self.geometry.slots && place.at < self.geometry.slot_bytes;
             if inside && self.tried.insert(place) {
@@ -87,7 +90,7 @@ impl Recovery {
             self.bytes_read += stream.len() as u64;
             if let Ok(image) = format::parse(*as_of, Bytes::from(core::mem::take(stream))) {
                 self.image = Some(image);
-                return self.begin_visits(disk);
+                return self.cut_short().or_else(|| self.begin_visits(disk));
             }
         }
         self.bad_checkpoint(disk)

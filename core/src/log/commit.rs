@@ -133,6 +133,7 @@ impl Log {
             self.events.push_back(Event::Durable { partitions: moved });
         }
         self.zero_ahead(written as u32);
+        self.govern(now);
         self.relieve_pressure(now);
     }
 

@@ -1,5 +1,6 @@
 //! The operations that the driver is asked for, and what each was for.
 
+use super::wear::programmed;
 use super::{Io, IoResult, Ticket};
 use crate::limits::CODECS_IN_FLIGHT_MAX;
 use crate::types::OpId;
@@ -52,6 +53,8 @@ pub(crate) struct Disk {
     codecs: usize,
     pub written_bytes: u64,
     pub zeroed_bytes: u64,
+    /// Whole flash pages that this cost.
+    pub programmed_bytes: u64,
 }
 
 impl Disk {
@@ -64,6 +67,7 @@ impl Disk {
 
     pub(crate) fn write(&mut self, purpose: Purpose, at: u64, bytes: Bytes) {
         self.written_bytes += bytes.len() as u64;
+        self.programmed_bytes += programmed(at, bytes.len() as u64);
         let op = self.ask(purpose, None);
         self.queue.push_back(Io::Write { op, at, bytes });
     }
@@ -84,6 +88,7 @@ impl Disk {
 
     pub(crate) fn zero(&mut self, at: u64, len: u32) {
         self.zeroed_bytes += u64::from(len);
+        self.programmed_bytes += programmed(at, u64::from(len));
         let op = self.ask(Purpose::Zero, None);
         self.queue.push_back(Io::Zero { op, at, len });
     }

@@ -79,6 +79,62 @@ pub enum Item {
     NoHeader { slot: u32 },
 }
 
+/// What the superblock says of a medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    pub store: [u8; 16],
+    pub node: i32,
+    pub slot_bytes: u32,
+    pub slots: u32,
+}
+
+impl Superblock {
+    /// Bytes of the medium that the log takes when all slots have been used.
+    pub fn bytes(&self) -> u64 {
+        bytes_of(self.slot_bytes, self.slots)
+    }
+}
+
+/// Bytes of a medium with so many slots of that size.
+pub fn bytes_of(slot_bytes: u32, slots: u32) -> u64 {
+    u64::from(slot_bytes) * (u64::from(slots) + 2)
+}
+
+/// Reads the superblock, or its copy.
+pub fn superblock(read: Read<'_>) -> Result<Superblock, OpenError> {
+    let Geometry { store, node, slot_bytes, slots } = geometry(read)?;
+    Ok(Superblock { store, node, slot_bytes, slots })
+}
+
+/// What a start looks at to see whether a slot was ever used: zeros say that it was not.
+pub const SLOT_HEAD_BYTES: usize = 2 * BLOCK as usize;
+
+/// Writes the superblocks of a new log; what is performed fails as the caller says.
+pub fn format<E>(
+    start: Start,
+    node: i32,
+    perform: &mut dyn FnMut(&Io) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut log = Log::open(settings(start, 0, NodeId(node)));
+    while let Some(io) = log.poll_io(Time::ZERO) {
+        perform(&io)?;
+        log.done(Time::ZERO, io.op(), IoResult::Done);
+    }
+    Ok(())
+}
+
+fn settings(start: Start, medium_bytes: u64, node: NodeId) -> Settings {
+    Settings {
+        start,
+        medium_bytes,
+        node,
+        flush_cap: None,
+        checkpoint_bytes: u64::MAX,
+        tail_cache_bytes: 0,
+        footer_cache_bytes: 0,
+    }
+}
+
 /// Reads so many bytes of the medium; what lies beyond its end are zeros. `None`: the device
 /// failed.
 pub type Read<'a> = &'a mut dyn FnMut(u64, u32) -> Option<Bytes>;
@@ -104,15 +160,7 @@ fn geometry(read: Read<'_>) -> Result<Geometry, OpenError> {
 /// Starts the log as a node would, without changing anything.
 pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError> {
     let geometry = geometry(read)?;
-    let mut log = Log::open(Settings {
-        start: Start::Recover,
-        medium_bytes,
-        node: NodeId(geometry.node),
-        flush_cap: None,
-        checkpoint_bytes: u64::MAX,
-        tail_cache_bytes: 0,
-        footer_cache_bytes: 0,
-    });
+    let mut log = Log::open(settings(Start::Recover, medium_bytes, NodeId(geometry.node)));
     loop {
         match log.poll_event() {
             Some(Event::Ready) => break,

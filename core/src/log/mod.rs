@@ -15,9 +15,12 @@
 //! | `checkpoint` | when and how a checkpoint is written |
 //! | `accept` | which of the groups found at a start count |
 //! | `recovery`, `visit`, `checkpoint_search` | the steps of a start |
+//! | `fitness` | whether what a start finds is one whole log |
 //! | `replay`, `salvage`, `carry`, `start` | from groups back to partitions, and to a running log |
 //! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `retention` | what is expired |
+//! | `pressure` | how short the disk budget is, and saying so |
+//! | `wear` | how often a card may be flushed |
 
 mod accept;
 mod api;
@@ -26,10 +29,12 @@ mod checkpoint;
 mod checkpoint_search;
 mod commit;
 mod disk;
+mod fitness;
 mod footers;
 pub mod inspect;
 mod layout;
 mod partition;
+mod pressure;
 mod read;
 mod recovery;
 mod replay;
@@ -43,10 +48,13 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod visit;
+mod wear;
 mod window;
 mod writer;
 
 pub use api::*;
+pub use pressure::Pressure;
+pub use wear::{Card, Life, YEAR_SECONDS};
 
 use crate::limits::UNPACKED_BYTES_MAX;
 use crate::types::{LeaderEpoch, Offset, OpId, PartitionNumber, Time, WallTime};
@@ -66,6 +74,7 @@ use recovery::Recovery;
 use retention::Keeper;
 use space::Space;
 use tail::Tail;
+use wear::Wear;
 use window::Window;
 use writer::{Pending, Writer};
 
@@ -97,6 +106,8 @@ pub struct Log {
     footers: Footers,
     jobs: Jobs,
     keeper: Keeper,
+    pressure: Pressure,
+    wear: Wear,
     events: VecDeque<Event>,
     stats: Stats,
 }
@@ -123,6 +134,8 @@ impl Log {
             footers: Footers::new(settings.footer_cache_bytes),
             jobs: Jobs::default(),
             keeper: Keeper::default(),
+            pressure: Pressure::default(),
+            wear: Wear::default(),
             events: VecDeque::new(),
             stats: Stats::default(),
             disk: Disk::default(),
@@ -283,6 +296,7 @@ impl Log {
     /// Applies retention. `wall` is `None` while the clock is not trusted: time then expires
     /// nothing.
     pub fn expire(&mut self, now: Time, wall: Option<WallTime>) {
+        self.govern(now);
         self.expire_partitions(now, wall);
     }
 
@@ -308,6 +322,8 @@ impl Log {
         stats.written_bytes = self.disk.written_bytes;
         stats.zeroed_bytes = self.disk.zeroed_bytes;
         stats.window_ns = self.window.length().0;
+        self.pressure_stats(&mut stats);
+        self.wear_stats(&mut stats);
         stats
     }
 }

@@ -20,6 +20,7 @@ use super::accept::{self, Candidate, Verdict};
 use super::carry::Carry;
 use super::checkpoint::Durable;
 use super::disk::{Disk, Purpose};
+use super::fitness::Headless;
 use super::layout::checkpoint::{self as format, Image};
 use super::layout::footer::SlotIndex;
 use super::layout::group::{GROUP_HEADER_BYTES, Place};
@@ -91,7 +92,7 @@ pub(crate) struct Recovery {
     pub geometry: Geometry,
     pub headers: BTreeMap<u32, SlotHeader>,
     /// Slots that hold something, but no header that can be read.
-    headless: Vec<u32>,
+    pub(super) headless: Headless,
     /// Slots still to be visited, the next one last.
     to_visit: Vec<u32>,
     visit: Option<Visit>,
@@ -120,7 +121,7 @@ impl Recovery {
             step: Step::Superblock,
             geometry: Geometry { store: [0; 16], node: settings.node.0, slot_bytes: 0, slots: 0 },
             headers: BTreeMap::new(),
-            headless: Vec::new(),
+            headless: Headless::default(),
             to_visit: Vec::new(),
             visit: None,
             visited: BTreeMap::new(),
@@ -245,7 +246,10 @@ impl Recovery {
             *next += 1;
             *waiting += 1;
         }
-        if *waiting == 0 { self.begin_newest(disk) } else { None }
+        if *waiting > 0 {
+            return None;
+        }
+        self.slots_out_of_order().or_else(|| self.begin_newest(disk))
     }
 
     fn header(&mut self, disk: &mut Disk, slot: u32, bytes: Option<Bytes>) -> Option<Outcome> {
@@ -259,7 +263,7 @@ impl Recovery {
             }
             // A slot that was never used is all zeros.
             None if bytes.is_empty() || bytes.iter().any(|&byte| byte != 0) => {
-                self.headless.push(slot);
+                self.headless.note(slot, &bytes, &self.geometry.store);
             }
             None => {}
         }
@@ -274,7 +278,7 @@ impl Recovery {
             *entry = (*entry).max((header.seg_seq, slot));
         }
         self.to_visit = newest.into_values().map(|(_, slot)| slot).collect();
-        self.to_visit.extend(&self.headless);
+        self.to_visit.extend(self.headless.slots());
         self.next_visit(disk)
     }
 

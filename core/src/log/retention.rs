@@ -152,6 +152,7 @@ impl Log {
     /// When slots are short: expires what partitions that let it go have in the oldest slot. One
     /// slot at a time, and the next only when what was expired before is free or cannot become so.
     pub(crate) fn relieve_pressure(&mut self, now: Time) {
+        self.note_pressure();
         let short = self.space.free() <= self.space.pressure();
         if !short || self.checkpointer.is_busy() {
             return;
@@ -170,11 +171,9 @@ impl Log {
         let mut yielding: Vec<(u64, PartitionNumber, Offset)> = yielding.collect();
         let Some(oldest) = yielding.iter().map(|&(seg_seq, ..)| seg_seq).min() else { return };
         yielding.retain(|&(seg_seq, ..)| seg_seq == oldest);
-        log::warn!(
-            "the disk budget is nearly used up: the oldest records of {} partitions go early",
-            yielding.len()
-        );
         for (_, number, log_start) in yielding {
+            let before = self.partitions[&number].log_start;
+            self.stats.expired_early_records += (log_start.0 - before.0) as u64;
             self.move_log_start(now, number, log_start);
         }
     }

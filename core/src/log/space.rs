@@ -100,6 +100,16 @@ impl Space {
         (self.count() * 2 / 25).max(self.reserve() + (self.count() / 16).clamp(1, 4))
     }
 
+    /// When no more than this is free, that is said: half as much again as is expired at.
+    pub(crate) fn low(&self) -> u32 {
+        self.pressure() + self.pressure().div_ceil(2)
+    }
+
+    /// What must be free beyond a border before it counts as left.
+    pub(crate) fn slack(&self) -> u32 {
+        (self.count() / 100).max(2)
+    }
+
     /// The slot that [`Space::take`] gives next.
     pub(crate) fn next_free(&self) -> Option<u32> {
         let count = self.count();

@@ -78,6 +78,17 @@ impl Window {
         }
     }
 
+    /// The cap from now on; what has gathered of the burst stays.
+    pub(crate) fn set_cap(&mut self, cap: FlushCap) {
+        let full = u64::from(cap.burst.max(1)) * TOKEN;
+        self.tokens = if self.cap.is_none() { full } else { self.tokens.min(full) };
+        self.cap = Some(cap);
+    }
+
+    pub(crate) fn cap(&self) -> Option<FlushCap> {
+        self.cap
+    }
+
     /// When a commit may be closed that holds `pending` records, the first of which came at `since`.
     pub(crate) fn closes_at(&self, since: Time, pending: usize) -> Time {
         since.max(self.company_by(since, pending)).max(self.token_at())

@@ -32,7 +32,7 @@ pub use status::{
     Status, TopicStatus,
 };
 
-use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start};
+use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start, Upkeep};
 use crate::metadata::{CONSUMER_OFFSETS, Image};
 use crate::rng::Rng;
 use crate::types::{ConnId, NodeId, OpId, PartitionNumber, Time, WallTime};
@@ -54,6 +54,7 @@ pub struct Settings {
     pub start: Start,
     pub medium_bytes: u64,
     pub flush_cap: Option<FlushCap>,
+    pub upkeep: Upkeep,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
     pub footer_cache_bytes: usize,
@@ -154,7 +155,7 @@ pub struct Node {
 
 impl Node {
     pub fn new(now: Time, settings: Settings) -> Node {
-        let log = Log::open(crate::log::Settings {
+        let mut log = Log::open(crate::log::Settings {
             start: settings.start,
             medium_bytes: settings.medium_bytes,
             node: settings.node,
@@ -163,6 +164,7 @@ impl Node {
             tail_cache_bytes: settings.tail_cache_bytes,
             footer_cache_bytes: settings.footer_cache_bytes,
         });
+        log.set_upkeep(now, settings.upkeep);
         Node {
             phase: Phase::Opening,
             rng: Rng::new(settings.seed),

@@ -147,6 +147,7 @@ impl NodeRun {
             start,
             medium_bytes: self.disk.flash.len(),
             flush_cap: self.plan.flush_cap,
+            upkeep: Default::default(),
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,
             footer_cache_bytes: self.plan.footer_cache_bytes,

@@ -298,6 +298,14 @@ pub enum Log {
     Dump(LogArgs),
     /// How full it is, and with what
     Stat(LogArgs),
+    /// Make a block device or a file a flash log, for flash.path
+    #[command(after_help = "Examples:
+  weir log format /dev/mmcblk0p3
+  weir log format /mnt/card/flash.log --bytes 8GiB
+
+A device that holds a file system, a partition table, a swap area or another log, or that is
+mounted, is refused unless --yes is given twice; one that holds anything else, unless once.")]
+    Format(FormatArgs),
 }
 
 #[derive(Args, Debug)]
@@ -311,6 +319,28 @@ pub struct LogArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct FormatArgs {
+    /// The block device or file
+    pub path: PathBuf,
+    /// How large the log may grow, such as 8GiB [default: the whole device]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub bytes: Option<u64>,
+    /// The node that the log belongs to: its [node] id
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(0..))]
+    pub node: i32,
+    /// What is there may be lost; twice, if it is something that has a name
+    #[arg(long, short, action = ArgAction::Count)]
+    pub yes: u8,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    crate::units::parse_bytes(text).ok_or_else(|| "write a size as in 8GiB".to_string())
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,10 @@
 //! `weir log`: looks into the flash log of a gateway that does not run, and changes nothing.
 
-use super::args::{Log, LogArgs};
+use super::args::{FormatArgs, Log, LogArgs};
 use super::output::{Table, print, print_json};
 use super::{Failure, Outcome};
 use crate::logger::format_time;
-use crate::store;
+use crate::store::{self, Formatting};
 use crate::units::{format_bytes, format_count};
 use bytes::Bytes;
 use serde::Serialize;
@@ -20,15 +20,38 @@ pub fn command(log: Log) -> Outcome {
         Log::Check(args) => check(&Medium::open(&args)?, args.json),
         Log::Dump(args) => dump(&Medium::open(&args)?, args.json),
         Log::Stat(args) => stat(&Medium::open(&args)?, args.json),
+        Log::Format(args) => format(&args),
     }
 }
 
-/// A log that nobody writes while this lives.
+fn format(args: &FormatArgs) -> Outcome {
+    let formatting =
+        Formatting { bytes: args.bytes, slot_bytes: None, node: args.node, yes: args.yes };
+    let made = store::format(&args.path, &formatting)?;
+    let bytes = u64::from(made.slot_bytes) * u64::from(made.slots);
+    let name = store::store_name(&made.store);
+    if args.json {
+        return print_json(&serde_json::json!({
+            "store": name, "slots": made.slots, "slot_bytes": made.slot_bytes,
+        }));
+    }
+    print(&format!(
+        "{} is flash log {name} of node {} now: {} slots of {}, {} in all. Use it:\n  \
+         weir serve --set flash.path={}\n",
+        args.path.display(),
+        args.node,
+        made.slots,
+        format_bytes(u64::from(made.slot_bytes)),
+        format_bytes(bytes),
+        args.path.display()
+    ))
+}
+
+/// A log that nobody else opens while this lives.
 struct Medium {
     path: PathBuf,
     file: File,
     bytes: u64,
-    _lock: File,
 }
 
 impl Medium {
@@ -40,15 +63,14 @@ impl Medium {
         };
         let open = || {
             let file = File::open(&path)?;
-            let bytes = file.metadata()?.len();
+            let bytes = store::length(&file)?;
             Ok((file, bytes))
         };
         let (file, bytes) = open().map_err(|error: std::io::Error| {
             format!("cannot read {}: {error}. Name a data folder, or a flash log", path.display())
         })?;
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let lock = store::lock(folder.unwrap_or(std::path::Path::new(".")))?;
-        Ok(Medium { path, file, bytes, _lock: lock })
+        store::claim(&file, &path)?;
+        Ok(Medium { path, file, bytes })
     }
 
     /// What lies beyond the end are zeros, as the log expects of a medium that grows.

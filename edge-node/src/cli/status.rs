@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
+use weir_core::log::YEAR_SECONDS;
 
 pub fn status(target: &HttpTarget) -> Outcome {
     let status = target.status()?;
@@ -110,6 +111,8 @@ fn head(status: &Value) -> String {
         number(&log["flush_ns_last"]) as f64 / 1e6,
         written as f64 / payload.max(1) as f64,
     );
+    out += &wear(log);
+    out += &pressure(log);
     if number(&log["damaged_ranges"]) > 0 {
         let _ = writeln!(out, "DAMAGED: {} ranges of offsets are lost", log["damaged_ranges"]);
     }
@@ -130,6 +133,68 @@ fn head(status: &Value) -> String {
         };
         let count = format_count(number(&source["messages"]));
         let _ = writeln!(out, "source {}: {state}, {count} messages", word(&source["name"]));
+    }
+    out
+}
+
+/// What the medium has cost so far, how long it lasts, and what the flush cap costs.
+fn wear(log: &Value) -> String {
+    let life = &log["life"];
+    let mut out = format!(
+        "card: {} programmed for {} of records in {} flushes",
+        format_bytes(number(&life["programmed_bytes"])),
+        format_bytes(number(&life["payload_bytes"])),
+        format_count(number(&life["flushes"])),
+    );
+    if let Some(days) = log["forecast_days"].as_u64() {
+        let wanted = number(&log["card"]["wanted_seconds"]) as f64 / YEAR_SECONDS as f64;
+        // Beyond that the card dies of something else.
+        let years = (days as f64 / 365.25).min(100.0);
+        let more = if years == 100.0 { "over " } else { "" };
+        let _ = write!(out, "; lasts {more}{years:.1} years of {wanted:.1} wanted");
+    }
+    out.push('\n');
+    if let Some(cap) = log["cap_per_second"].as_u64() {
+        let waits = number(&log["cap_waits"]);
+        let wait_ms = number(&log["cap_wait_ns_total"]) as f64 / waits.max(1) as f64 / 1e6;
+        let share = 100.0 * waits as f64 / number(&log["flushes"]).max(1) as f64;
+        let _ = writeln!(
+            out,
+            "flush cap: {cap} a second; {share:.0} % of the commits waited for it, {wait_ms:.0} ms \
+             on average"
+        );
+    }
+    out
+}
+
+/// How short the disk budget is; nothing while it is not.
+fn pressure(log: &Value) -> String {
+    let slots = number(&log["slots"]).max(1);
+    let share = |key: &str| number(&log[key]) * 100 / slots;
+    let mut out = match word(&log["pressure"]).as_str() {
+        "low" => format!(
+            "DISK BUDGET LOW: {} % free; records expire early below {} %\n",
+            share("slots_free"),
+            share("slots_expire_below")
+        ),
+        "expiring" => format!(
+            "DISK BUDGET SHORT: {} % free; records expire early, produce is refused below {} %\n",
+            share("slots_free"),
+            share("slots_refuse_below")
+        ),
+        "refusing" => {
+            format!("DISK BUDGET USED UP: {} % free; produce is refused\n", share("slots_free"))
+        }
+        _ => String::new(),
+    };
+    let (early, refused) = (number(&log["expired_early_records"]), number(&log["full_refusals"]));
+    if early + refused > 0 {
+        let _ = writeln!(
+            out,
+            "since the start {} records expired early, {} batches were refused",
+            format_count(early),
+            format_count(refused)
+        );
     }
     out
 }

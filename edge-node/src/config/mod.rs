@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tree::{Source, Table};
 use weir_bridge::{mirror, settings};
+use weir_core::log::{Card, YEAR_SECONDS};
 use weir_core::metadata::configs;
 
 #[derive(Clone, Debug)]
@@ -53,12 +54,14 @@ pub struct Http {
 
 #[derive(Clone, Debug)]
 pub struct Flash {
+    /// A file or a block device; `None` is `flash.log` in the data folder.
+    pub path: Option<PathBuf>,
     /// The whole disk budget; `None` chooses by the free space.
     pub bytes: Option<u64>,
     pub slot_bytes: Option<u32>,
     pub flushes: Flushes,
-    /// The card's stated endurance in terabytes written, and the years that it should last.
-    pub card: Option<(f64, f64)>,
+    /// The card's stated endurance, and how long it should last.
+    pub card: Option<Card>,
 }
 
 /// `flash.flushes_per_second`.
@@ -164,6 +167,11 @@ fn topic_config(name: &str, value: &str) -> Result<(), String> {
     configs::validate(name, value)
 }
 
+/// How long a card should last when nobody says.
+const CARD_YEARS: f64 = 10.0;
+/// A commit programs a flash page of 16 KiB at least; one a second for a year.
+const TERABYTES_OF_A_YEAR_OF_COMMITS: f64 = 0.52;
+
 const ADDRESS: &str = "an address as \"host:port\"";
 
 /// An empty host listens on every address, as in ":9092".
@@ -218,6 +226,7 @@ fn http(mut section: Section) -> Http {
 }
 
 fn flash(mut section: Section) -> Flash {
+    let path = section.string("path").filter(|path| !path.is_empty()).map(PathBuf::from);
     let bytes = section.bytes("bytes", 16 << 20..=u64::MAX);
     let slot = |text: &str| {
         let bytes = units::parse_bytes(text)?;
@@ -232,14 +241,38 @@ fn flash(mut section: Section) -> Flash {
     let flushes = section
         .text("flushes_per_second", "a whole number or \"unlimited\"", per_second)
         .unwrap_or(Flushes::ByMedium);
+    let card = card(&mut section, flushes);
+    section.finish();
+    Flash { path, bytes, slot_bytes, flushes, card }
+}
+
+/// The card's endurance and wanted life, from which the wear governor sets the flush cap.
+fn card(section: &mut Section, flushes: Flushes) -> Option<Card> {
     let tbw = section.float("card_tbw", 0.1..=1e6);
     let years = section.float("card_years", 0.1..=100.0);
-    let card = tbw.map(|tbw| (tbw, years.unwrap_or(10.0)));
     if tbw.is_none() && years.is_some() {
         section.fail("card_years needs card_tbw, the endurance that the card's maker states");
     }
-    section.finish();
-    Flash { bytes, slot_bytes, flushes, card }
+    let years = years.unwrap_or(CARD_YEARS);
+    let tbw = tbw?;
+    if flushes != Flushes::ByMedium {
+        section.fail(
+            "card_tbw sets the flush cap, and flushes_per_second would, too: leave one of them out",
+        );
+    }
+    let least = years * TERABYTES_OF_A_YEAR_OF_COMMITS;
+    if tbw < least {
+        section.fail(&format!(
+            "card_tbw {tbw} in {years} years is not enough for one commit a second, which programs \
+             {TERABYTES_OF_A_YEAR_OF_COMMITS} TB a year: state at least {least:.1}, or at most {:.1} \
+             card_years",
+            tbw / TERABYTES_OF_A_YEAR_OF_COMMITS
+        ));
+    }
+    Some(Card {
+        endurance_bytes: (tbw * 1e12) as u64,
+        wanted_seconds: (years * YEAR_SECONDS as f64) as u64,
+    })
 }
 
 /// Clusters come in a later version. A configuration that describes this node alone is accepted, so

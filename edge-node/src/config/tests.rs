@@ -151,3 +151,22 @@ fn a_wrong_value_is_named_with_what_it_should_be() {
     let two = wrong("[node]\nid = -1\n[kafka]\nlisten = 3\n", &[]);
     assert_eq!(two.lines().count(), 2, "{two}");
 }
+
+#[test]
+fn a_card_that_cannot_be_kept_is_explained() {
+    let card = check("[flash]\ncard_tbw = 30\ncard_years = 5\n", &[], &[]).unwrap().flash.card;
+    assert_eq!(card.unwrap().endurance_bytes, 30_000_000_000_000);
+    assert_eq!(card.unwrap().wanted_seconds, 5 * YEAR_SECONDS);
+    for (toml, words) in [
+        ("card_years = 5", &["card_years", "card_tbw"][..]),
+        ("card_tbw = -3", &["card_tbw", "0.1"]),
+        ("card_tbw = \"a lot\"", &["card_tbw", "a number"]),
+        ("card_tbw = 2\ncard_years = 20", &["10.4", "3.8 card_years"]),
+        ("card_tbw = 30\nflushes_per_second = 5", &["flushes_per_second", "leave one"]),
+    ] {
+        let said = wrong(&format!("[flash]\n{toml}\n"), &[]);
+        for word in words {
+            assert!(said.contains(word), "{toml} does not say {word}: {said}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::status::Status;
 use std::fmt::{Display, Write};
+use weir_core::log::{Pressure, Stats};
 use weir_core::node::Phase;
 
 pub fn render(status: &Status) -> String {
@@ -180,10 +181,61 @@ fn flash(page: &mut Page, status: &Status) {
         .is(seconds(log.flush_ns_last));
     page.counter("weir_flash_write_failures_total", "Writes and flushes that failed.")
         .is(log.write_failures);
+    wear(page, log);
+    pressure(page, log);
     page.gauge("weir_flash_damaged_ranges", "Ranges of offsets lost to damage.")
         .is(log.damaged_ranges);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
+}
+
+/// What the medium has cost so far, and what keeps it from costing more.
+fn wear(page: &mut Page, log: &Stats) {
+    let life = &log.life;
+    page.counter(
+        "weir_flash_life_programmed_bytes_total",
+        "Flash pages programmed over the card's life.",
+    )
+    .is(life.programmed_bytes);
+    page.counter("weir_flash_life_payload_bytes_total", "The records' own share of it.")
+        .is(life.payload_bytes);
+    page.counter("weir_flash_life_written_bytes_total", "Bytes written over the card's life.")
+        .is(life.written_bytes);
+    page.counter("weir_flash_life_flushes_total", "Flushes over the card's life.").is(life.flushes);
+    page.counter("weir_flash_life_seconds_total", "Time that the log was open.").is(life.seconds);
+    let amplification = life.written_bytes as f64 / life.payload_bytes.max(1) as f64;
+    page.gauge("weir_flash_write_amplification", "Bytes written for each byte of record batches.")
+        .is(amplification);
+    if let Some(cap) = log.cap_per_second {
+        page.gauge("weir_flash_flush_cap", "Flushes a second that are allowed at present.").is(cap);
+    }
+    page.counter("weir_flash_cap_waits_total", "Commits that waited for the flush cap.")
+        .is(log.cap_waits);
+    page.counter("weir_flash_cap_wait_seconds_total", "How long they waited.")
+        .is(seconds(log.cap_wait_ns_total));
+    if let Some(days) = log.forecast_days {
+        page.gauge("weir_flash_forecast_years", "How long the card lasts from its first day.")
+            .is(days as f64 / 365.25);
+    }
+}
+
+/// How short the disk budget is.
+fn pressure(page: &mut Page, log: &Stats) {
+    let share = |slots: u32| f64::from(slots) / f64::from(log.slots.max(1));
+    page.gauge("weir_flash_free_ratio", "Share of the disk budget that is free.")
+        .is(share(log.slots_free));
+    page.gauge("weir_flash_expire_ratio", "Below this share records expire before their time.")
+        .is(share(log.slots_expire_below));
+    page.gauge("weir_flash_refuse_ratio", "Below this share produce is refused.")
+        .is(share(log.slots_refuse_below));
+    let mut pressure = page.gauge("weir_flash_pressure", "1 for the state of the disk budget.");
+    for state in Pressure::ALL {
+        pressure.with(&[("state", &state.name())], u8::from(state == log.pressure));
+    }
+    page.counter("weir_flash_refused_total", "Batches refused for want of space.")
+        .is(log.full_refusals);
+    page.counter("weir_flash_expired_early_records_total", "Offsets expired before their time.")
+        .is(log.expired_early_records);
 }
 
 fn mqtt(page: &mut Page, status: &Status) {

@@ -1,5 +1,6 @@
 //! What the data folder is on, as `/sys` says it.
 
+use super::device::is_block_device;
 use rustix::fs::{major, minor, stat};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,11 @@ pub enum Medium {
 }
 
 impl Medium {
-    pub fn of(folder: &Path) -> Medium {
-        let Ok(stat) = stat(folder) else { return Medium::Unknown };
-        let device = format!("{}:{}", major(stat.st_dev), minor(stat.st_dev));
+    /// What a file or folder is on, or what a block device is.
+    pub fn of(path: &Path) -> Medium {
+        let Ok(stat) = stat(path) else { return Medium::Unknown };
+        let device = if is_block_device(path) { stat.st_rdev } else { stat.st_dev };
+        let device = format!("{}:{}", major(device), minor(device));
         match fs::canonicalize(Path::new("/sys/dev/block").join(device)) {
             Ok(path) => Medium::of_device(path),
             // No block device of its own: tmpfs, overlay, a network.

@@ -48,6 +48,11 @@ impl SlotHeader {
 
     /// The header of `slot`, if it is whole, of this store and of this slot.
     pub(crate) fn parse(block: &[u8], store: &[u8; 16], slot: u32) -> Option<SlotHeader> {
+        SlotHeader::parse_any(block, store).filter(|header| header.slot == slot)
+    }
+
+    /// The header of whatever slot, if it is whole and of this store.
+    pub(crate) fn parse_any(block: &[u8], store: &[u8; 16]) -> Option<SlotHeader> {
         let bytes: &[u8; BYTES] = head(block)?;
         let fields = Fields(bytes);
         let header = SlotHeader {
@@ -58,6 +63,6 @@ impl SlotHeader {
             prev_seg_seq: fields.u64(24),
         };
         let sound = bytes[..4] == MAGIC && fields.u32(48) == checksum(store, &[&bytes[..48]]);
-        (sound && header.slot == slot && header.lane < 4).then_some(header)
+        (sound && header.lane < 4).then_some(header)
     }
 }

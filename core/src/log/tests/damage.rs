@@ -137,6 +137,50 @@ fn what_is_no_log_is_refused() {
     let mut newer = world.flash.clone();
     newer[9] = 2;
     assert_eq!(refused(newer), OpenError::NewerFormat { found: 2, known: 1 });
+    let unit = SLOT_BYTES as usize;
+    let mut differ = world.flash.clone();
+    let (one, two) = differ.split_at_mut(unit);
+    one[20..24].copy_from_slice(&[0, 0, 0, 9]);
+    let crc = layout::checksum(&STORE, &[&one[..40]]);
+    one[40..44].copy_from_slice(&crc.to_be_bytes());
+    assert_ne!(one[..44], two[..44]);
+    assert_eq!(refused(differ), OpenError::SuperblocksDiffer);
+}
+
+#[test]
+fn slots_out_of_order_and_a_medium_cut_short_are_refused_and_one_stray_header_is_not() {
+    let (mut world, a) = filled(16 << 10);
+    world.restart();
+    let whole = world.flash.clone();
+    let slot = |number: usize| (number + 2) * SLOT_BYTES as usize;
+    let begin = |mut flash: Vec<u8>| {
+        let mut world = World::new();
+        core::mem::swap(&mut world.flash, &mut flash);
+        let bytes = world.flash.len() as u64;
+        world.log = Log::open(settings(Start::Recover, bytes, 16 << 10, 0));
+        world.events.clear();
+        let before = world.flash.clone();
+        while let Some(io) = world.log.poll_io(world.now) {
+            world.perform(io);
+        }
+        (world.events.pop().unwrap(), before == world.flash && world.cache.is_empty())
+    };
+    let mut swapped = whole.clone();
+    for at in 0..SLOT_BYTES as usize {
+        swapped.swap(slot(0) + at, slot(1) + at);
+    }
+    let (event, untouched) = begin(swapped);
+    let error = OpenError::SlotsOutOfOrder { slot: 0, holds: 1 };
+    assert!(matches!(event, Event::Refused(found) if found == error));
+    assert!(untouched);
+
+    let (event, untouched) = begin(whole[..slot(1)].to_vec());
+    assert!(matches!(event, Event::Refused(OpenError::MediumTooShort { .. })), "{event:?}");
+    assert!(untouched);
+
+    world.flash.copy_within(slot(0)..slot(0) + 4096, slot(1));
+    world.restart();
+    assert!(read_all(&mut world, a).0.len() > 50);
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl World {
             start,
             medium_bytes: medium.len() as u64,
             flush_cap: None,
+            upkeep: Default::default(),
             checkpoint_bytes: 4 << 20,
             tail_cache_bytes: 1 << 20,
             footer_cache_bytes: 1 << 20,
