@@ -23,9 +23,9 @@ use weir_bridge::LocalNode;
 use weir_bridge::client::Bootstrap;
 use weir_bridge::mirror;
 use weir_bridge::mqtt::Mqtt;
-use weir_core::log::{Start, Upkeep};
+use weir_core::log::{ScrubPlan, Start, Upkeep};
 use weir_core::node::Settings;
-use weir_core::types::NodeId;
+use weir_core::types::{Nanos, NodeId};
 
 /// Replies that are still to be written when the node has stopped get this long.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ async fn run(
     drop(stop);
     match end {
         End::Stopped => {
-            store.past.life = handle.status().log.life;
+            store.past.take(&handle.status().log);
             store.stopped();
             info!("stopped; everything is on flash");
             Ok(())
@@ -124,11 +124,11 @@ async fn keep_life(store: &mut Store, handle: &Handle) -> End {
     let mut kept = (Instant::now(), store.past.life.programmed_bytes);
     loop {
         Timer::after(Duration::from_secs(60)).await;
-        let life = handle.status().log.life;
-        let programmed = life.programmed_bytes.saturating_sub(kept.1);
+        let log = handle.status().log;
+        let programmed = log.life.programmed_bytes.saturating_sub(kept.1);
         if kept.0.elapsed() >= KEEP_EVERY || programmed >= KEEP_BYTES {
-            kept = (Instant::now(), life.programmed_bytes);
-            store.past.life = life;
+            kept = (Instant::now(), log.life.programmed_bytes);
+            store.past.take(&log);
             store.keep();
         }
     }
@@ -222,7 +222,7 @@ fn settings(
         start: store.start,
         medium_bytes: store.bytes,
         flush_cap,
-        upkeep: Upkeep { card: config.flash.card, life: store.past.life },
+        upkeep: upkeep(config, store),
         checkpoint_bytes: if small { 16 << 20 } else { 64 << 20 },
         tail_cache_bytes: TAIL_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
@@ -232,6 +232,16 @@ fn settings(
         seed: u64::from_be_bytes(seed),
     };
     Ok((settings, flushes))
+}
+
+fn upkeep(config: &Config, store: &Store) -> Upkeep {
+    let pass = |pass: Duration| Nanos(u64::try_from(pass.as_nanos()).unwrap_or(u64::MAX));
+    let scrub = config.flash.scrub.map(|time| ScrubPlan {
+        pass: pass(time),
+        slot: store.past.scrub_slot,
+        quarantine_unreadable: false,
+    });
+    Upkeep { card: config.flash.card, life: store.past.life, scrub }
 }
 
 /// Where clients find us if nobody has said: the address that we listen on, or this machine's name

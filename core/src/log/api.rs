@@ -1,6 +1,6 @@
 //! What the log's owner says to it and hears from it.
 
-use super::{Card, Life, Pressure};
+use super::{Card, Damage, Life, Pressure, ScrubPlan, ScrubStats};
 use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
 use alloc::string::String;
@@ -18,6 +18,9 @@ pub enum Io {
     /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. May overtake writes
     /// and flushes, and other reads.
     Read { op: OpId, at: u64, len: u32 },
+    /// Read from the medium itself, not from a cache: what is looked for is what a cache would
+    /// hide. Else as [`Io::Read`].
+    Verify { op: OpId, at: u64, len: u32 },
     /// Write zeros, growing the file if need be: so that later writes there are cheap. In its turn,
     /// as writes are; nothing depends on it.
     Zero { op: OpId, at: u64, len: u32 },
@@ -35,6 +38,7 @@ impl Io {
             Io::Write { op, .. }
             | Io::Flush { op }
             | Io::Read { op, .. }
+            | Io::Verify { op, .. }
             | Io::Zero { op, .. }
             | Io::Unpack { op, .. }
             | Io::Pack { op, .. } => *op,
@@ -90,6 +94,7 @@ pub struct Upkeep {
     /// Lets the wear governor set the flush cap.
     pub card: Option<Card>,
     pub life: Life,
+    pub scrub: Option<ScrubPlan>,
 }
 
 /// Where a frame goes: partitions whose data dies together share a lane, so that slots become free
@@ -287,6 +292,8 @@ pub enum Event {
     /// A write or flush failed: these partitions' records that were not yet acknowledged are being
     /// written again elsewhere; nothing is lost. Said once a failure.
     WriteFailed,
+    /// The scrub has found damage that was not known.
+    Damage(Damage),
     /// The log cannot write any more.
     Fenced,
 }
@@ -372,6 +379,8 @@ pub struct Stats {
     pub write_failures: u64,
     /// Ranges of offsets that are lost to damage.
     pub damaged_ranges: u32,
+    /// Those of them that were known before the start.
+    pub quarantined_ranges: u32,
     /// Groups that had been acknowledged and were not found, or not whole, at the start.
     pub damaged_groups: u64,
     /// Groups after the last acknowledged one that a cut tore: nothing that was promised is in
@@ -398,4 +407,5 @@ pub struct Stats {
     pub card: Option<Card>,
     /// How long the card lasts from its first day on, if it goes on like this.
     pub forecast_days: Option<u64>,
+    pub scrub: ScrubStats,
 }

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Zero,
     /// A read for a question.
     Data(Ticket),
+    /// A read of the scrub.
+    Scrub,
     /// A read of the footer of a slot, or of the slot when the footer is bad.
     Footer(u32),
     /// A batch that a search by timestamp looks into.
@@ -83,7 +85,10 @@ impl Disk {
 
     fn try_read(&mut self, purpose: Purpose, at: u64, len: u32, attempt: u32) {
         let op = self.ask(purpose, Some((at, len, attempt)));
-        self.queue.push_back(Io::Read { op, at, len });
+        self.queue.push_back(match purpose {
+            Purpose::Scrub => Io::Verify { op, at, len },
+            _ => Io::Read { op, at, len },
+        });
     }
 
     pub(crate) fn zero(&mut self, at: u64, len: u32) {

@@ -10,9 +10,9 @@ use super::layout::group::GROUP_HEADER_BYTES;
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, superblock};
 use super::scan::{Scan, Seen, Step, frames};
-use super::{Event, Io, IoResult, Log, OpenError, Settings, Start, Stats};
+use super::{Damage, Event, Io, IoResult, Log, OpenError, ScrubPlan, Settings, Start, Stats};
 use crate::batch::{Codec, Header as BatchHeader};
-use crate::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time};
+use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, OpId, PartitionNumber, Time};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -160,23 +160,142 @@ fn geometry(read: Read<'_>) -> Result<Geometry, OpenError> {
 /// Starts the log as a node would, without changing anything.
 pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError> {
     let geometry = geometry(read)?;
+    let mut medium = Overlay { read, written: Vec::new() };
+    let log = start(&geometry, medium_bytes, &mut |io| medium.perform(io))?;
+    Ok(describe(&geometry, &log))
+}
+
+/// What happens during a check.
+#[derive(Debug)]
+pub enum Checked<'a> {
+    /// The check goes on with that slot.
+    Slot(u32),
+    Damage(&'a Damage),
+}
+
+/// Reads everything that counts, as the scrub does, and says what is damaged. Nothing is changed.
+pub fn check(
+    medium_bytes: u64,
+    read: Read<'_>,
+    visit: &mut dyn FnMut(Checked<'_>),
+) -> Result<Overview, OpenError> {
+    let geometry = geometry(read)?;
+    let mut medium = Overlay { read, written: Vec::new() };
+    scrub(&geometry, medium_bytes, &mut |io| medium.perform(io), visit)
+}
+
+/// The same, and what is damaged is quarantined: readers get a definite answer from then on, and
+/// the next check finds nothing. `perform` does what a driver does.
+pub fn repair(
+    medium_bytes: u64,
+    perform: &mut dyn FnMut(&Io) -> IoResult,
+    visit: &mut dyn FnMut(Checked<'_>),
+) -> Result<Overview, OpenError> {
+    let mut read = |at, len| match perform(&Io::Read { op: OpId(0), at, len }) {
+        IoResult::Read(bytes) => Some(bytes),
+        _ => None,
+    };
+    let geometry = geometry(&mut read)?;
+    scrub(&geometry, medium_bytes, perform, visit)
+}
+
+fn scrub(
+    geometry: &Geometry,
+    medium_bytes: u64,
+    perform: &mut dyn FnMut(&Io) -> IoResult,
+    visit: &mut dyn FnMut(Checked<'_>),
+) -> Result<Overview, OpenError> {
+    let now = Time::ZERO;
+    let mut log = start(geometry, medium_bytes, perform)?;
+    let found = describe(geometry, &log);
+    log.set_scrub(now, Some(ScrubPlan { pass: Nanos(0), slot: 0, quarantine_unreadable: true }));
+    let mut slot = None;
+    while log.stats().scrub.passes == 0 {
+        step(&mut log, perform);
+        let next = log.stats().scrub.slot;
+        if slot.replace(next) != Some(next) {
+            visit(Checked::Slot(next));
+        }
+        while let Some(event) = log.poll_event() {
+            match event {
+                Event::Damage(damage) => visit(Checked::Damage(&damage)),
+                Event::Fenced => return Err(OpenError::Device),
+                _ => {}
+            }
+        }
+    }
+    log.set_scrub(now, None);
+    log.checkpoint(now);
+    while !log.is_idle() || log.closes_at().is_some() {
+        step(&mut log, perform);
+        if matches!(log.phase, super::Phase::Fenced) {
+            return Err(OpenError::Device);
+        }
+    }
+    let stats = Stats { scrub: log.stats().scrub, ..found.stats };
+    Ok(Overview { stats, ..found })
+}
+
+fn step(log: &mut Log, perform: &mut dyn FnMut(&Io) -> IoResult) {
+    if let Some(io) = log.poll_io(Time::ZERO) {
+        log.done(Time::ZERO, io.op(), perform(&io));
+    }
+}
+
+/// A medium that is read, and whose writes stay in memory: few, because nothing is appended.
+struct Overlay<'a> {
+    read: Read<'a>,
+    written: Vec<(u64, Bytes)>,
+}
+
+impl Overlay<'_> {
+    fn perform(&mut self, io: &Io) -> IoResult {
+        match io {
+            Io::Read { at, len, .. } | Io::Verify { at, len, .. } => {
+                let Some(bytes) = (self.read)(*at, *len) else { return IoResult::Failed };
+                let mut bytes = bytes.to_vec();
+                for (begin, written) in &self.written {
+                    lay_over(&mut bytes, *at, *begin, written);
+                }
+                IoResult::Read(bytes.into())
+            }
+            Io::Write { at, bytes, .. } => {
+                self.written.push((*at, bytes.clone()));
+                IoResult::Done
+            }
+            Io::Flush { .. } | Io::Zero { .. } => IoResult::Done,
+            Io::Unpack { .. } | Io::Pack { .. } => IoResult::Failed,
+        }
+    }
+}
+
+/// Puts what was written at `begin` over bytes that begin at `at`.
+fn lay_over(bytes: &mut [u8], at: u64, begin: u64, written: &[u8]) {
+    let from = begin.max(at);
+    let until = (begin + written.len() as u64).min(at + bytes.len() as u64);
+    if from < until {
+        let part = &written[(from - begin) as usize..(until - begin) as usize];
+        bytes[(from - at) as usize..(until - at) as usize].copy_from_slice(part);
+    }
+}
+
+/// Starts the log of a medium.
+fn start(
+    geometry: &Geometry,
+    medium_bytes: u64,
+    perform: &mut dyn FnMut(&Io) -> IoResult,
+) -> Result<Log, OpenError> {
     let mut log = Log::open(settings(Start::Recover, medium_bytes, NodeId(geometry.node)));
     loop {
         match log.poll_event() {
-            Some(Event::Ready) => break,
+            Some(Event::Ready) => return Ok(log),
             Some(Event::Refused(error)) => return Err(error),
-            _ => {}
+            _ => step(&mut log, perform),
         }
-        let Some(io) = log.poll_io(Time::ZERO) else { continue };
-        let (op, result) = match io {
-            Io::Read { op, at, len } => {
-                (op, read(at, len).map_or(IoResult::Failed, IoResult::Read))
-            }
-            Io::Write { op, .. } | Io::Flush { op } | Io::Zero { op, .. } => (op, IoResult::Done),
-            Io::Unpack { op, .. } | Io::Pack { op, .. } => (op, IoResult::Failed),
-        };
-        log.done(Time::ZERO, op, result);
     }
+}
+
+fn describe(geometry: &Geometry, log: &Log) -> Overview {
     let partitions = log.partitions.iter().map(|(number, partition)| Partition {
         number: number.0,
         lane: partition.lane.name(),
@@ -187,14 +306,14 @@ pub fn overview(medium_bytes: u64, read: Read<'_>) -> Result<Overview, OpenError
         producers: partition.producers.len(),
         damaged: partition.damaged.iter().map(|&(from, until)| (from.0, until.0)).collect(),
     });
-    Ok(Overview {
+    Overview {
         store: geometry.store,
         node: geometry.node,
         slot_bytes: geometry.slot_bytes,
         slots: geometry.slots,
         partitions: partitions.collect(),
         stats: log.stats(),
-    })
+    }
 }
 
 /// Goes through all slots, one after the other; `visit` returns false to stop.

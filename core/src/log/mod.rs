@@ -20,6 +20,7 @@
 //! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
+//! | `scrub`, `verify` | reading everything now and then, to find what rots |
 //! | `wear` | how often a card may be flushed |
 
 mod accept;
@@ -41,12 +42,14 @@ mod replay;
 mod retention;
 mod salvage;
 mod scan;
+mod scrub;
 mod search;
 mod space;
 mod start;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod visit;
 mod wear;
 mod window;
@@ -54,6 +57,7 @@ mod writer;
 
 pub use api::*;
 pub use pressure::Pressure;
+pub use scrub::{Damage, Part, ScrubPlan, ScrubStats};
 pub use wear::{Card, Life, YEAR_SECONDS};
 
 use crate::limits::UNPACKED_BYTES_MAX;
@@ -72,6 +76,7 @@ use partition::Partition;
 use read::Jobs;
 use recovery::Recovery;
 use retention::Keeper;
+use scrub::Scrub;
 use space::Space;
 use tail::Tail;
 use wear::Wear;
@@ -108,6 +113,7 @@ pub struct Log {
     keeper: Keeper,
     pressure: Pressure,
     wear: Wear,
+    scrub: Scrub,
     events: VecDeque<Event>,
     stats: Stats,
 }
@@ -136,6 +142,7 @@ impl Log {
             keeper: Keeper::default(),
             pressure: Pressure::default(),
             wear: Wear::default(),
+            scrub: Scrub::default(),
             events: VecDeque::new(),
             stats: Stats::default(),
             disk: Disk::default(),
@@ -157,6 +164,7 @@ impl Log {
         while matches!(self.phase, Phase::Running) && self.closes_at().is_some_and(|at| at <= now) {
             self.close_commit(now);
         }
+        self.run_scrub(now);
         self.disk.poll()
     }
 
@@ -166,6 +174,7 @@ impl Log {
             Purpose::Start(step) => self.start_done(now, step, result),
             Purpose::Commit => self.commit_done(now, result),
             Purpose::Zero => {}
+            Purpose::Scrub => self.scrubbed(now, result),
             Purpose::Data(ticket) => self.data_done(ticket, result),
             Purpose::Footer(slot) => self.footer_done(slot, result),
             Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),
@@ -184,9 +193,13 @@ impl Log {
         self.events.pop_front()
     }
 
-    /// When [`Log::poll_io`] may have something new though nothing happened: the flush window.
+    /// When [`Log::poll_io`] may have something new though nothing happened: the flush window, the
+    /// scrub.
     pub fn deadline(&self) -> Option<Time> {
-        if matches!(self.phase, Phase::Running) { self.closes_at() } else { None }
+        if !matches!(self.phase, Phase::Running) {
+            return None;
+        }
+        self.closes_at().into_iter().chain(self.scrub_due()).min()
     }
 
     /// Makes a partition known, or changes its policy. After `Ready` the partitions found on flash
@@ -324,6 +337,7 @@ impl Log {
         stats.window_ns = self.window.length().0;
         self.pressure_stats(&mut stats);
         self.wear_stats(&mut stats);
+        stats.scrub = self.scrub.stats.clone();
         stats
     }
 }

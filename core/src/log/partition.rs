@@ -139,6 +139,29 @@ impl Partition {
         self.damaged.retain(|&(_, until)| until > log_start);
     }
 
+    /// The offsets that this slot holds for the partition, and that are on flash.
+    pub(crate) fn ranges_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
+        let here = self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot);
+        here.map(|(index, run)| {
+            let end = self.run_end(index).min(self.durable_end);
+            (run.base_offset.max(self.log_start), end)
+        })
+    }
+
+    /// These offsets are lost from now on.
+    pub(crate) fn quarantine(&mut self, from: Offset, until: Offset) {
+        let (mut from, mut until) = (from, until);
+        self.damaged.retain(|&(begin, end)| {
+            let apart = end < from || begin > until;
+            if !apart {
+                (from, until) = (from.min(begin), until.max(end));
+            }
+            apart
+        });
+        let at = self.damaged.partition_point(|&(begin, _)| begin < from);
+        self.damaged.insert(at, (from, until));
+    }
+
     /// The end of the damaged range that holds `offset`.
     pub(crate) fn damage_at(&self, offset: Offset) -> Option<Offset> {
         self.damaged

@@ -23,6 +23,8 @@ pub(crate) struct Replay {
     /// begins at offset 0, and what is missing before its first frame is damage.
     pub whole: bool,
     pub damaged_ranges: u32,
+    /// Those that the checkpoint knew already.
+    pub known_ranges: u32,
 }
 
 /// A batch and where it stands.
@@ -48,6 +50,7 @@ impl Replay {
             partition.bytes = partition.runs.iter().map(|run| u64::from(run.bytes)).sum();
             self.damaged_ranges += partition.damaged.len() as u32;
         }
+        self.known_ranges = self.damaged_ranges;
     }
 
     /// Applies a group that counts, and adds it to the index of its slot.

@@ -52,6 +52,7 @@ impl Log {
         self.stats.torn_groups_dropped = recovery.verdict.torn;
         self.stats.damaged_groups = recovery.verdict.missing;
         self.stats.damaged_ranges = recovery.replay.damaged_ranges;
+        self.stats.quarantined_ranges = recovery.replay.known_ranges;
         // Each start that is cut leaves slots of its own, however little is in them: a checkpoint
         // with the next commit keeps the next start short.
         self.checkpointer.wanted = recovery.visited.len() > VISITED_MAX;

@@ -106,7 +106,8 @@ impl Log {
     /// Tells of the card, if its endurance is known, and of the life so far. Before that nothing is
     /// governed.
     pub fn set_upkeep(&mut self, now: Time, upkeep: Upkeep) {
-        let Upkeep { card, life } = upkeep;
+        let Upkeep { card, life, scrub } = upkeep;
+        self.set_scrub(now, scrub);
         self.wear = Wear { card, before: life, since: now, looked: now, ..Wear::default() };
         self.set_cap();
     }

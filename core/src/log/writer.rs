@@ -114,6 +114,8 @@ pub(crate) struct Writer {
     pub durable_seq: u64,
     /// Sealed slots whose footers go out with the next commit.
     pub sealed: Vec<(u32, SlotIndex)>,
+    /// Slot headers that were bad and are written anew with it.
+    pub headers: Vec<SlotHeader>,
     pub failures_in_row: u32,
 }
 
@@ -263,6 +265,11 @@ impl Log {
             self.disk.write(Purpose::Commit, self.geometry.place(slot, at), footer);
             commit.outstanding += 1;
             commit.sealed.push((slot, index));
+        }
+        for header in core::mem::take(&mut self.writer.headers) {
+            let block = Bytes::from(header.encode(&self.geometry.store).to_vec());
+            self.disk.write(Purpose::Commit, self.geometry.place(header.slot, 0), block);
+            commit.outstanding += 1;
         }
     }
 

@@ -261,6 +261,8 @@ impl Node {
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");
                 }
+                // The log has said it; readers are answered accordingly from now on.
+                Event::Damage(_) => {}
                 Event::Fenced => self.on_fenced(),
             }
         }

@@ -105,7 +105,7 @@ impl Disk {
                 self.queue.push_back(io);
                 self.start_next(rng)
             }
-            Io::Read { op, at, len } => {
+            Io::Read { op, at, len } | Io::Verify { op, at, len } => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += u64::from(len);
                 self.reads.insert(op, (at, len));
@@ -197,7 +197,7 @@ impl Disk {
                 }
                 (*op, fails, self.takes(rng, 100, 2_000))
             }
-            Io::Read { .. } | Io::Unpack { .. } | Io::Pack { .. } => {
+            Io::Read { .. } | Io::Verify { .. } | Io::Unpack { .. } | Io::Pack { .. } => {
                 unreachable!("reads and codecs go beside the queue")
             }
         };
@@ -295,6 +295,7 @@ impl std::fmt::Debug for Brief<'_> {
             Io::Write { op, at, bytes } => write!(f, "{op:?} write {at} +{}", bytes.len()),
             Io::Flush { op } => write!(f, "{op:?} flush"),
             Io::Read { op, at, len } => write!(f, "{op:?} read {at} +{len}"),
+            Io::Verify { op, at, len } => write!(f, "{op:?} verify {at} +{len}"),
             Io::Zero { op, at, len } => write!(f, "{op:?} zero {at} +{len}"),
             Io::Unpack { op, batch, .. } => write!(f, "{op:?} unpack {}", batch.len()),
             Io::Pack { op, batch, codec } => write!(f, "{op:?} pack {} {codec:?}", batch.len()),

@@ -15,8 +15,8 @@ use crate::runner::Tally;
 use crate::world::World;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::log::{
-    Batches, Event as LogEvent, FetchError, FetchSpec, Log, OpenError, Policy, Settings, Start,
-    Ticket,
+    Batches, Damage, Event as LogEvent, FetchError, FetchSpec, Log, OpenError, Policy, Settings,
+    Start, Ticket,
 };
 use weir_core::types::{Nanos, NodeId, Offset, OpId, PartitionNumber, Time, WallTime};
 
@@ -69,6 +69,8 @@ pub struct LogRun {
     pub tick_at: Option<Time>,
     pub appended_bytes: u64,
     pub refused: u64,
+    /// What the scrub has found.
+    pub damages: Vec<Damage>,
     /// What each moment at which the disk had done something would leave behind, where it is
     /// wanted.
     pub snapshots: Option<Vec<Snapshot>>,
@@ -107,6 +109,7 @@ impl LogRun {
             tick_at: None,
             appended_bytes: 0,
             refused: 0,
+            damages: Vec::new(),
             snapshots: None,
         }
     }
@@ -347,6 +350,7 @@ impl LogRun {
                 return self.trimmed(partition, log_start);
             }
             LogEvent::WriteFailed | LogEvent::Unpacked { .. } => {}
+            LogEvent::Damage(damage) => self.damages.push(damage),
             LogEvent::Fenced => {
                 // Loud, and right if the disk failed twice; the operator restarts the node.
                 if self.disk.stats.errors < 2 {

@@ -293,7 +293,18 @@ pub enum Mirror {
 #[derive(Debug, Subcommand)]
 pub enum Log {
     /// Verify every checksum; exit code 1 if something acknowledged is damaged
-    Check(LogArgs),
+    #[command(
+        after_help = "Each damage is named by slot, place, partition and offsets. With --repair it \
+is quarantined: readers are given the
+next offset that can be read, what can be rebuilt is, and the next check finds nothing."
+    )]
+    Check {
+        /// Quarantine what is damaged, rebuild slot headers and footers
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        args: LogArgs,
+    },
     /// List slots, groups and frames
     Dump(LogArgs),
     /// How full it is, and with what

@@ -116,6 +116,15 @@ fn head(status: &Value) -> String {
     if number(&log["damaged_ranges"]) > 0 {
         let _ = writeln!(out, "DAMAGED: {} ranges of offsets are lost", log["damaged_ranges"]);
     }
+    let scrub = &log["scrub"];
+    if number(&scrub["damages"]) + number(&scrub["unreadable"]) > 0 {
+        let _ = writeln!(
+            out,
+            "the scrub has found {} damaged places and {} slots that cannot be read; the log names \
+             them",
+            scrub["damages"], scrub["unreadable"]
+        );
+    }
     if status["clock_trusted"] == Value::Bool(false) {
         out += "the wall clock is not trusted: nothing expires by time\n";
     }

@@ -62,6 +62,8 @@ pub struct Flash {
     pub flushes: Flushes,
     /// The card's stated endurance, and how long it should last.
     pub card: Option<Card>,
+    /// How long the scrub takes to read everything once; `None`: never.
+    pub scrub: Option<Duration>,
 }
 
 /// `flash.flushes_per_second`.
@@ -167,6 +169,8 @@ fn topic_config(name: &str, value: &str) -> Result<(), String> {
     configs::validate(name, value)
 }
 
+/// How many days the scrub takes to read everything once, when nobody says.
+const SCRUB_DAYS: f64 = 7.0;
 /// How long a card should last when nobody says.
 const CARD_YEARS: f64 = 10.0;
 /// A commit programs a flash page of 16 KiB at least; one a second for a year.
@@ -242,8 +246,10 @@ fn flash(mut section: Section) -> Flash {
         .text("flushes_per_second", "a whole number or \"unlimited\"", per_second)
         .unwrap_or(Flushes::ByMedium);
     let card = card(&mut section, flushes);
+    let days = section.float("scrub_days", 0.0..=3_650.0).unwrap_or(SCRUB_DAYS);
+    let scrub = (days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0));
     section.finish();
-    Flash { path, bytes, slot_bytes, flushes, card }
+    Flash { path, bytes, slot_bytes, flushes, card, scrub }
 }
 
 /// The card's endurance and wanted life, from which the wear governor sets the flush cap.

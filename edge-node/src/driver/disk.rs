@@ -8,9 +8,11 @@
 use super::inbox::Inbox;
 use bytes::Bytes;
 use log::{debug, error};
+use rustix::fs::{Advice, fadvise};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -51,6 +53,7 @@ enum What {
     Flush,
     Zero(u32),
     Read(u32),
+    Verify(u32),
     Unpack { batch: Bytes, bytes_max: usize },
     Pack { batch: Bytes, codec: Codec },
 }
@@ -89,6 +92,10 @@ impl Disk {
                 Io::Zero { op, at, len } => Job { op, at, what: What::Zero(len) },
                 Io::Read { op, at, len } => {
                     self.read(Job { op, at, what: What::Read(len) });
+                    continue;
+                }
+                Io::Verify { op, at, len } => {
+                    self.read(Job { op, at, what: What::Verify(len) });
                     continue;
                 }
                 Io::Unpack { op, batch, bytes_max } => {
@@ -151,7 +158,7 @@ impl Writer {
                     What::Zero(len) => {
                         done.push(outcome(op, at, "zeroing", self.zeroer.zero(at, len as usize)));
                     }
-                    What::Read(_) | What::Unpack { .. } | What::Pack { .. } => {
+                    What::Read(_) | What::Verify(_) | What::Unpack { .. } | What::Pack { .. } => {
                         unreachable!("reads go to the readers")
                     }
                 }
@@ -215,6 +222,10 @@ fn read_jobs(file: &File, inbox: &Inbox, jobs: &Mutex<Receiver<Job>>) {
                     Err(error) => outcome(op, at, "read", Err(error)),
                 }
             }
+            What::Verify(len) => match verify(file, len, at) {
+                Ok(bytes) => Input::Done { op, result: IoResult::Read(bytes.into()) },
+                Err(error) => outcome(op, at, "verifying", Err(error)),
+            },
             What::Unpack { batch, bytes_max } => repacked(op, unpack(&batch, bytes_max)),
             What::Pack { batch, codec } => repacked(op, pack(&batch, codec)),
             What::Write(_) | What::Flush | What::Zero(_) => {
@@ -240,6 +251,16 @@ fn unpack(batch: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
 fn pack(batch: &[u8], codec: Codec) -> Option<Vec<u8>> {
     let section = compress::compress(codec, batch.get(HEADER_BYTES..)?).ok()?;
     batch::repack(batch, codec, &section)
+}
+
+/// Reads from the medium: what the page cache has of it is dropped before, and what it keeps of the
+/// read is dropped after, because nobody will want it soon.
+fn verify(file: &File, len: u32, at: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
+    fadvise(file, at, NonZeroU64::new(u64::from(len)), Advice::DontNeed)?;
+    read_at(file, &mut bytes, at)?;
+    fadvise(file, at, NonZeroU64::new(u64::from(len)), Advice::DontNeed)?;
+    Ok(bytes)
 }
 
 /// Fills `bytes`; what lies beyond the end of the file stays zero.

@@ -185,6 +185,7 @@ fn flash(page: &mut Page, status: &Status) {
     pressure(page, log);
     page.gauge("weir_flash_damaged_ranges", "Ranges of offsets lost to damage.")
         .is(log.damaged_ranges);
+    scrub(page, log);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
 }
@@ -217,6 +218,21 @@ fn wear(page: &mut Page, log: &Stats) {
         page.gauge("weir_flash_forecast_years", "How long the card lasts from its first day.")
             .is(days as f64 / 365.25);
     }
+}
+
+/// What reading everything now and then has found.
+fn scrub(page: &mut Page, log: &Stats) {
+    let scrub = &log.scrub;
+    page.counter("weir_flash_scrub_passes_total", "Times that the scrub has read everything.")
+        .is(scrub.passes);
+    page.counter("weir_flash_scrub_bytes_total", "Bytes that the scrub has read.").is(scrub.bytes);
+    page.gauge("weir_flash_scrub_slot", "The slot that the scrub reads next.").is(scrub.slot);
+    page.counter("weir_flash_scrub_damages_total", "Damaged places that the scrub has found.")
+        .is(scrub.damages);
+    page.counter("weir_flash_scrub_lost_offsets_total", "Offsets that were lost with them.")
+        .is(scrub.lost_offsets);
+    page.counter("weir_flash_scrub_unreadable_total", "Slots that the device could not read.")
+        .is(scrub.unreadable);
 }
 
 /// How short the disk budget is.

@@ -13,7 +13,7 @@ use super::advice;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
-use weir_core::log::Life;
+use weir_core::log::{Life, Stats};
 
 pub const IDENTITY: &str = "identity.toml";
 const LIFE: &str = "life.toml";
@@ -84,6 +84,12 @@ impl Past {
             medium_bytes: if same { of("medium_bytes") } else { 0 },
             scrub_slot: if same { of("scrub_slot") as u32 } else { 0 },
         }
+    }
+
+    /// What a running log says of itself.
+    pub fn take(&mut self, log: &Stats) {
+        self.life = log.life;
+        self.scrub_slot = log.scrub.slot;
     }
 
     pub fn write(&self, folder: &Path, store: &str) -> io::Result<()> {

@@ -13,6 +13,7 @@ fn flash(bytes: u64) -> Flash {
         slot_bytes: None,
         flushes: Flushes::ByMedium,
         card: None,
+        scrub: None,
     }
 }
 

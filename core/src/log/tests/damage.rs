@@ -5,7 +5,7 @@ use super::*;
 use crate::log::inspect::{self, Item};
 
 /// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
-fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
+pub fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
     let mut world = World::with(checkpoint_bytes, 0);
     let a = world.add(1, Lane::Short);
     for number in 0..120 {
@@ -20,13 +20,13 @@ fn value(number: usize) -> alloc::string::String {
 }
 
 /// Where the value stands on flash.
-fn find(world: &World, number: usize) -> usize {
+pub fn find(world: &World, number: usize) -> usize {
     let needle = value(number);
     world.flash.windows(needle.len()).position(|w| w == needle.as_bytes()).unwrap()
 }
 
 /// Reads everything, and gives the numbers that are there and the ranges that are not.
-fn read_all(world: &mut World, a: PartitionNumber) -> (Vec<usize>, Vec<(i64, i64)>) {
+pub fn read_all(world: &mut World, a: PartitionNumber) -> (Vec<usize>, Vec<(i64, i64)>) {
     let (mut there, mut damaged) = (Vec::new(), Vec::new());
     let mut from = world.log.partition(a).unwrap().log_start;
     while from < world.log.partition(a).unwrap().durable_end {

@@ -5,6 +5,7 @@
 mod damage;
 mod durable;
 mod keeping;
+mod scrub;
 
 use super::*;
 use crate::batch::{Builder, Codec, Header as BatchHeader, ProducerStamp, flip};
@@ -110,7 +111,7 @@ impl World {
             }
             Io::Unpack { op, batch, .. } => (op, flip::unpack(&batch)),
             Io::Pack { op, batch, codec } => (op, flip::pack(&batch, codec)),
-            Io::Read { op, at, len } => {
+            Io::Read { op, at, len } | Io::Verify { op, at, len } => {
                 self.reads += 1;
                 (op, IoResult::Read(self.read(at, len)))
             }

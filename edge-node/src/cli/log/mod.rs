@@ -1,15 +1,15 @@
-//! `weir log`: looks into the flash log of a gateway that does not run, and changes nothing.
+//! `weir log`: looks into the flash log of a gateway that does not run; formats and repairs one.
+
+mod check;
 
 use super::args::{FormatArgs, Log, LogArgs};
 use super::output::{Table, print, print_json};
 use super::{Failure, Outcome};
 use crate::logger::format_time;
 use crate::store::{self, Formatting};
-use crate::units::{format_bytes, format_count};
+use crate::units::format_bytes;
 use bytes::Bytes;
-use serde::Serialize;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use weir_core::log::OpenError;
@@ -17,9 +17,11 @@ use weir_core::log::inspect::{Item, Overview, overview, walk};
 
 pub fn command(log: Log) -> Outcome {
     match log {
-        Log::Check(args) => check(&Medium::open(&args)?, args.json),
-        Log::Dump(args) => dump(&Medium::open(&args)?, args.json),
-        Log::Stat(args) => stat(&Medium::open(&args)?, args.json),
+        Log::Check { repair, args } => {
+            check::command(&Medium::open(&args, repair)?, repair, args.json)
+        }
+        Log::Dump(args) => dump(&Medium::open(&args, false)?, args.json),
+        Log::Stat(args) => stat(&Medium::open(&args, false)?, args.json),
         Log::Format(args) => format(&args),
     }
 }
@@ -55,14 +57,14 @@ struct Medium {
 }
 
 impl Medium {
-    fn open(args: &LogArgs) -> Result<Medium, Failure> {
+    fn open(args: &LogArgs, writes: bool) -> Result<Medium, Failure> {
         let place = args.place.clone().or_else(|| args.data.clone());
         let path = match place.unwrap_or_else(|| "weir-data".into()) {
             folder if folder.is_dir() => folder.join("flash.log"),
             path => path,
         };
         let open = || {
-            let file = File::open(&path)?;
+            let file = File::options().read(true).write(writes).open(&path)?;
             let bytes = store::length(&file)?;
             Ok((file, bytes))
         };
@@ -102,107 +104,6 @@ impl Medium {
 
     fn refusal(&self, error: &OpenError) -> Failure {
         Failure::Failed(store::refusal(error, &self.path))
-    }
-}
-
-/// What a check found.
-#[derive(Default, Serialize)]
-struct Findings {
-    slots: u64,
-    groups: u64,
-    frames: u64,
-    records: u64,
-    bytes: u64,
-    /// Slots whose last group a cut tore: nothing that was acknowledged is in it.
-    torn: u64,
-    /// Places that should hold groups and do not.
-    damaged_places: Vec<String>,
-    /// Groups that were acknowledged and that a start would not find whole.
-    damaged_groups: u64,
-    /// By partition number: offsets that are lost.
-    damaged_offsets: Vec<(u32, i64, i64)>,
-}
-
-impl Findings {
-    fn add(&mut self, item: &Item) {
-        match item {
-            Item::Slot { .. } => self.slots += 1,
-            Item::Group { bytes, .. } => {
-                self.groups += 1;
-                self.bytes += u64::from(*bytes);
-            }
-            Item::Frame { records, .. } => {
-                self.frames += 1;
-                self.records += records.map_or(0, |(count, ..)| count.max(0) as u64);
-            }
-            Item::Torn { .. } => self.torn += 1,
-            Item::Damage { slot, at, bytes } => {
-                let place = format!("slot {slot}, byte {at}: {bytes} bytes are no group");
-                self.damaged_places.push(place);
-            }
-            Item::NoHeader { slot } => {
-                self.damaged_places.push(format!("slot {slot}: its header cannot be read"));
-            }
-        }
-    }
-
-    fn is_damaged(&self) -> bool {
-        self.damaged_groups > 0
-            || !self.damaged_offsets.is_empty()
-            || !self.damaged_places.is_empty()
-    }
-}
-
-fn check(medium: &Medium, json: bool) -> Outcome {
-    let overview = medium.overview()?;
-    let mut findings =
-        Findings { damaged_groups: overview.stats.damaged_groups, ..Findings::default() };
-    for partition in &overview.partitions {
-        let damaged =
-            partition.damaged.iter().map(|(from, until)| (partition.number, *from, *until));
-        findings.damaged_offsets.extend(damaged);
-    }
-    let live = std::io::stderr().is_terminal() && !json;
-    medium.walk(|item| {
-        findings.add(&item);
-        if live && let Item::Slot { slot, .. } = item {
-            eprint!("\r\x1b[2Kslot {slot} of {}", overview.slots);
-            let _ = std::io::stderr().flush();
-        }
-        true
-    })?;
-    if live {
-        eprint!("\r\x1b[2K");
-    }
-    if json {
-        print_json(&findings)?;
-    } else {
-        print(&format!(
-            "{} slots, {} groups, {} frames, {} records, {}\n",
-            findings.slots,
-            format_count(findings.groups),
-            format_count(findings.frames),
-            format_count(findings.records),
-            format_bytes(findings.bytes),
-        ))?;
-        if findings.torn > 0 {
-            print(&format!("{} torn tails, of which nothing was acknowledged\n", findings.torn))?;
-        }
-        if findings.damaged_groups > 0 {
-            let count = findings.damaged_groups;
-            print(&format!("damaged: {count} groups that were acknowledged\n"))?;
-        }
-        for place in &findings.damaged_places {
-            print(&format!("damaged: {place}\n"))?;
-        }
-        for (partition, from, until) in &findings.damaged_offsets {
-            print(&format!("lost: partition {partition}, offsets {from} to {}\n", until - 1))?;
-        }
-    }
-    match findings.is_damaged() {
-        true => Err(Failure::Failed(format!("{} is damaged", medium.path.display()))),
-        false if json => Ok(()),
-        false => print("every checksum holds\n"),
     }
 }
 
