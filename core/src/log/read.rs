@@ -418,7 +418,7 @@ impl Walk {
             let mut at = 0;
             while at < chunk.len().max(1) {
                 let Some(header) = self.frame(&chunk, at) else {
-                    // Behind a damaged frame, others may be whole, if its length still is.
+                    // Behind a damaged frame, others may be whole.
                     match self.behind(&chunk, at) {
                         Some(behind) => at = behind,
                         None => break,
@@ -445,10 +445,10 @@ impl Walk {
         if expected == self.from { lost(batches, next) } else { Ok(batches) }
     }
 
-    /// Where the whole frame behind a damaged one begins.
+    /// Where the next whole frame behind a damaged one begins. The damaged one's length may be what
+    /// is damaged, so it is looked for; what comes from memory is never damaged.
     fn behind(&self, chunk: &Bytes, at: usize) -> Option<usize> {
-        let damaged = FrameHeader::peek(chunk.get(at..)?)?;
-        let behind = at.checked_add(damaged.frame_bytes())?;
-        self.frame(chunk, behind).map(|_| behind)
+        self.seed?;
+        (at + 1..chunk.len()).find(|&at| self.frame(chunk, at).is_some())
     }
 }
