@@ -8,7 +8,6 @@
 
 use super::layout::frame::{FrameHeader, Kind};
 use super::layout::group::Place;
-use super::partition::Partition;
 use super::scan::frames;
 use super::writer::Pending;
 use super::{Event, Lane, Log};
@@ -63,38 +62,45 @@ impl Log {
     /// Writes the batches once more. The owner is not told `Ready` before they are durable, so
     /// nobody reads them meanwhile.
     pub(crate) fn carry(&mut self, now: Time, carry: Carry) {
-        let Carry { slot, frames: Some(frames), .. } = carry else { return };
-        let holds = |partition: &Partition| partition.runs.iter().any(|run| run.slot == slot);
-        let last = |partition: &Partition| partition.runs.back().is_some_and(|r| r.slot == slot);
-        let mut moved: BTreeMap<PartitionNumber, Offset> = BTreeMap::new();
-        for (&number, partition) in self.partitions.iter().filter(|(_, p)| holds(p)) {
-            if !last(partition) {
-                return;
+        let Carry { slot, frames: Some(mut frames), .. } = carry else { return };
+        // Where each partition's data in the slot begins, and its bytes.
+        let mut moved: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
+        for (&number, partition) in &self.partitions {
+            if !partition.runs.iter().any(|run| run.slot == slot) {
+                continue;
             }
-            moved.insert(number, partition.run_base(partition.runs.len() - 1));
+            let Some(run) = partition.runs.back().filter(|run| run.slot == slot) else { return };
+            moved.insert(number, (run.base_offset, run.bytes));
         }
-        if self.space.free() <= self.space.pressure() {
+        let mut left = moved.clone();
+        frames.retain(|frame| {
+            let Some((next, bytes)) = left.get_mut(&frame.header.partition) else { return false };
+            // A copy that was passed over in the replay is passed over here.
+            let counts = frame.header.base_offset >= *next;
+            if counts {
+                *next = frame.end_offset();
+                *bytes = bytes.saturating_sub(frame.header.body_bytes);
+            }
+            counts
+        });
+        // What was salvaged from damaged groups was not taken here: such a slot stays as it is.
+        let whole = left.values().all(|&(_, bytes)| bytes == 0);
+        if !whole || self.space.free() <= self.space.pressure() {
             return;
         }
-        for (number, base) in &moved {
+        for (number, (base, _)) in &moved {
             if let Some(partition) = self.partitions.get_mut(number) {
                 partition.drop_runs_from(*base);
                 // The original counts until the copy is durable.
                 self.carrying.push(slot);
             }
         }
-        let lane = self.space.slot(slot).lane;
+        let Some(lane) = Lane::of(self.space.slot(slot).lane) else { return };
         for frame in frames {
-            let Some(next) = moved.get_mut(&frame.header.partition) else { continue };
-            // A copy that was passed over in the replay is passed over here.
-            if let Some(lane) = Lane::of(lane)
-                && frame.header.base_offset >= *next
-            {
-                *next = frame.end_offset();
-                self.writer.push(now, lane, frame);
-            }
+            self.writer.push(now, lane, frame);
         }
     }
+
     pub(crate) fn is_carrying(&self) -> bool {
         !self.carrying.is_empty()
     }

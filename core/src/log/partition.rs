@@ -104,10 +104,6 @@ impl Partition {
         Some(self.runs.partition_point(|run| run.base_offset <= offset).saturating_sub(1))
     }
 
-    pub(crate) fn run_base(&self, index: usize) -> Offset {
-        self.runs[index].base_offset
-    }
-
     /// Where the run with that index ends.
     pub(crate) fn run_end(&self, index: usize) -> Offset {
         self.runs.get(index + 1).map_or(self.log_end, |next| next.base_offset)
