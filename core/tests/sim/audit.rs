@@ -1,6 +1,7 @@
 //! Reading a simulated log from end to end, and single reads in between.
 
-use crate::checks::{AckedIsDurable, Bounded, CommittedStays, OrderKept, Verdict, Violation};
+use crate::checks::{AckedIsDurable, Bounded, CommittedStays, DamageIsNamed, OrderKept};
+use crate::checks::{Verdict, Violation};
 use crate::history::{Audit, Found};
 use crate::log_run::LogRun;
 use crate::plan::Bug;
@@ -21,8 +22,8 @@ impl LogRun {
         for number in self.numbers() {
             let Some(audit) = self.audit(number)? else { return Ok(()) };
             let partition = self.partitions.get_mut(&number).expect("it is known");
-            if self.disk.lied {
-                partition.history.forgive(audit.high_watermark);
+            if self.disk.harm.any() {
+                DamageIsNamed::check(number, partition, &self.disk.harm, &audit)?;
             }
             AckedIsDurable::check(&partition.history, &audit)?;
             CommittedStays::check(&partition.history, &audit)?;
@@ -60,7 +61,7 @@ impl LogRun {
                     // reads.
                     return self.audit(number);
                 }
-                Err(FetchError::Damaged { until }) if self.disk.lied && until.0 > from => {
+                Err(FetchError::Damaged { until }) if self.disk.harm.any() && until.0 > from => {
                     audit.damaged.push((from, until.0));
                     from = until.0;
                 }
@@ -77,7 +78,7 @@ impl LogRun {
         let batches = match result {
             Ok(batches) => batches,
             Err(FetchError::Device) if self.disk.faults.read_error > 0 => return Ok(()),
-            Err(FetchError::Damaged { .. }) if self.disk.lied => return Ok(()),
+            Err(FetchError::Damaged { .. }) if self.disk.harm.any() => return Ok(()),
             Err(FetchError::OutOfRange) if spec.from.0 < start => return Ok(()),
             Err(error) => return CommittedStays::fails(format!("{spec:?} failed: {error:?}")),
         };

@@ -2,8 +2,11 @@
 //!
 //! Every checker has a mutation in `mutations.rs` that it must catch.
 
+use crate::harm::Harm;
 use crate::history::{Audit, BatchId, History};
+use crate::log_run::Partition;
 use std::collections::{BTreeMap, BTreeSet};
+use weir_core::types::PartitionNumber;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub struct OrderKept;
 /// What a reader was given never changes or disappears but by trimming and retention, and the high
 /// watermark and committed group offsets never go back.
 pub struct CommittedStays;
+
+/// Under damage: what was not hit is there; what was is named, and never served. `faults` says what
+/// else a loss may look like.
+pub struct DamageIsNamed;
 
 /// Queues, operations in flight and bytes on the disk keep their stated limits.
 pub struct Bounded;
@@ -126,6 +133,56 @@ impl CommittedStays {
 
     pub fn fails(what: String) -> Verdict {
         Err(Violation { checker: "CommittedStays", what })
+    }
+}
+
+impl DamageIsNamed {
+    /// A start has shown where a partition ends; what is gone beyond is given up.
+    pub fn check_end(
+        number: PartitionNumber,
+        partition: &mut Partition,
+        harm: &Harm,
+        end: i64,
+        said: bool,
+    ) -> Verdict {
+        let history = &mut partition.history;
+        for (base, id) in history.acked.range(end..).chain(history.served.range(end..)) {
+            if !(harm.is_torn(number, *base) || said && harm.is_hit(number, *base)) {
+                let what = format!("{id:?} at {base} of {number:?} is gone; the log ends at {end}");
+                return Self::fails(what);
+            }
+        }
+        history.forgive(end, i64::MAX);
+        history.high_watermark = history.high_watermark.min(end);
+        Ok(())
+    }
+
+    /// What is named as damaged must have been hit.
+    pub fn check(
+        number: PartitionNumber,
+        partition: &mut Partition,
+        harm: &Harm,
+        audit: &Audit,
+    ) -> Verdict {
+        let history = &mut partition.history;
+        for (from, until) in &audit.damaged {
+            let start = (*from).max(history.log_start_max);
+            if start >= *until {
+                continue;
+            }
+            for (base, id) in history.acked.range(start..*until) {
+                if !harm.is_hit(number, *base) && !harm.is_torn(number, *base) {
+                    let what = format!("{id:?} at {base} of {number:?} is damaged and was not hit");
+                    return Self::fails(what);
+                }
+            }
+            history.forgive(*from, *until);
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "DamageIsNamed", what })
     }
 }
 

@@ -4,29 +4,17 @@
 //! them. The mutations that a disk can express live here too: a broker that answers before the
 //! flush, and one that tries a failed sync again, look like a disk that says `Done` too early.
 
+use crate::faults::Faults;
 use crate::flash::{Flash, PAGE, SECTOR, Tear};
+use crate::harm::Harm;
 use crate::plan::Bug;
+use crate::trace::Trace;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::batch::{self, Codec, HEADER_BYTES};
 use weir_core::log::{Io, IoResult};
 use weir_core::rng::Rng;
 use weir_core::types::{Nanos, OpId};
-
-/// How often the disk misbehaves, in operations of a thousand.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    pub write_error: u64,
-    pub flush_error: u64,
-    pub read_error: u64,
-    pub zero_error: u64,
-    /// A stall of 250 ms to 5 s, as SD cards have them.
-    pub stall: u64,
-    /// A flush that says `Done` and did nothing.
-    pub lying_flush: u64,
-    /// A write that lands one page further.
-    pub misdirected: u64,
-}
 
 /// What the disk did, over all boots of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,8 +33,11 @@ pub struct Disk {
     pub faults: Faults,
     pub bug: Bug,
     pub stats: DiskStats,
-    /// Whether something happened for which only the rules of quarantine apply.
-    pub lied: bool,
+    pub harm: Harm,
+    /// Whether faults that harm happen yet: not before the format is durable.
+    pub armed: bool,
+    pub slot_bytes: u32,
+    pub trace: Trace,
     /// Where writes went, in order: what damage may hit.
     pub written: Vec<(u64, u64)>,
     /// Bytes that may be on the medium at most; zeroing beyond fails. The file system is full
@@ -59,7 +50,7 @@ pub struct Disk {
     codecs: BTreeMap<OpId, IoResult>,
     /// How often in a row a read failed there.
     failing: BTreeMap<u64, u32>,
-    /// Writes whose flush was answered and not done, with [`Bug::AcknowledgeBeforeFlush`].
+    /// Writes whose flush was answered and not done: a lie, or [`Bug::AcknowledgeBeforeFlush`].
     owed: usize,
 }
 
@@ -81,7 +72,10 @@ impl Disk {
             faults,
             bug: Bug::None,
             stats: DiskStats::default(),
-            lied: false,
+            harm: Harm::default(),
+            armed: false,
+            slot_bytes: 0,
+            trace: Trace::default(),
             written: Vec::new(),
             bytes_max: u64::MAX,
             queue: VecDeque::new(),
@@ -100,6 +94,7 @@ impl Disk {
     }
 
     pub fn submit(&mut self, io: Io, rng: &mut Rng) -> Option<Started> {
+        self.note(&io);
         match io {
             Io::Write { .. } | Io::Flush { .. } | Io::Zero { .. } => {
                 self.queue.push_back(io);
@@ -152,7 +147,13 @@ impl Disk {
     /// The power goes.
     pub fn cut(&mut self, rng: &mut Rng, tear: Tear) {
         self.stats.cuts += 1;
+        let neighbours = self.armed && rng.below(1000) < self.faults.neighbours;
+        let torn = if neighbours { self.flash.pending_ranges() } else { Vec::new() };
+        self.lose_owed();
         self.flash.cut(rng, tear);
+        if !torn.is_empty() {
+            self.harm_neighbours(rng, &torn);
+        }
         self.forget();
     }
 
@@ -162,12 +163,68 @@ impl Disk {
         self.forget();
     }
 
+    /// Flips a bit of what was written some time.
+    pub fn rot(&mut self, rng: &mut Rng) {
+        if self.written.is_empty() {
+            return;
+        }
+        let (at, len) = self.written[rng.below(self.written.len() as u64) as usize];
+        let byte = at + rng.below(len);
+        self.flash.rot(byte, rng.below(8) as u32);
+        self.harm.harm(byte, 1);
+    }
+
+    /// Puts noise into a sector.
+    pub fn damage(&mut self, rng: &mut Rng, sector: u64) {
+        self.flash.damage(rng, sector, SECTOR);
+        self.harm.harm(sector, SECTOR);
+    }
+
     fn forget(&mut self) {
+        self.harm.stopped();
         self.queue.clear();
         self.reads.clear();
         self.codecs.clear();
         self.busy = None;
-        self.owed = 0;
+    }
+
+    /// What a flush claimed and did not do is at the mercy of the cut.
+    fn lose_owed(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if self.bug != Bug::AcknowledgeBeforeFlush {
+            for (at, len) in self.flash.pending_ranges().into_iter().take(owed) {
+                self.harm.harm(at, len);
+            }
+        }
+    }
+
+    /// The chip was programming a page when the power went: some of its other sectors suffer.
+    fn harm_neighbours(&mut self, rng: &mut Rng, torn: &[(u64, u64)]) {
+        let (at, len) = torn[rng.below(torn.len() as u64) as usize];
+        let page = (at + rng.below(len)) / PAGE * PAGE;
+        for _ in 0..1 + rng.below(4) {
+            let sector = page + rng.below(PAGE / SECTOR) * SECTOR;
+            let unflushed = torn.iter().any(|(at, len)| (*at..at + len).contains(&sector));
+            if !unflushed && sector < self.flash.len() {
+                self.damage(rng, sector);
+            }
+        }
+    }
+
+    fn note(&mut self, io: &Io) {
+        match io {
+            Io::Write { at, bytes, .. } => {
+                self.trace.note(*at);
+                self.trace.note(u64::from(crc32c::crc32c(bytes)));
+            }
+            Io::Flush { op } => self.trace.note(!op.0),
+            Io::Unpack { batch, .. } | Io::Pack { batch, .. } => {
+                self.trace.note(u64::from(crc32c::crc32c(batch)));
+            }
+            Io::Read { at, len, .. } | Io::Zero { at, len, .. } | Io::Verify { at, len, .. } => {
+                self.trace.note(*at << 32 | u64::from(*len));
+            }
+        }
     }
 
     fn start_next(&mut self, rng: &mut Rng) -> Option<Started> {
@@ -210,10 +267,13 @@ impl Disk {
     fn start_write(&mut self, rng: &mut Rng, at: u64, bytes: &Bytes, fails: bool) {
         self.stats.writes += 1;
         self.stats.written_bytes += bytes.len() as u64;
+        self.harm.written(at, bytes);
         let mut at = at;
-        if rng.below(1000) < self.faults.misdirected {
-            self.lied = true;
-            at += PAGE;
+        if self.armed && rng.below(1000) < self.faults.misdirected {
+            self.harm.went_astray(at, bytes, self.slot_bytes);
+            let beyond = at + PAGE + bytes.len() as u64 > self.flash.len();
+            at = if beyond { at.saturating_sub(PAGE) } else { at + PAGE };
+            self.harm.harm(at, bytes.len() as u64);
         }
         let len = if fails {
             rng.below(bytes.len() as u64 / SECTOR + 1) * SECTOR
@@ -228,21 +288,24 @@ impl Disk {
 
     fn end_flush(&mut self, rng: &mut Rng, busy: &Busy) -> IoResult {
         if busy.fails {
+            self.lose_owed();
             self.flash.flush_fails(rng);
-            self.owed = 0;
+            self.harm.not_flushed();
             return match self.bug {
                 Bug::RetryFailedSync => IoResult::Done,
                 _ => IoResult::Failed,
             };
         }
-        if rng.below(1000) < self.faults.lying_flush {
-            self.lied = true;
+        self.harm.flushed();
+        if self.armed && rng.below(1000) < self.faults.lying_flush {
+            self.owed = busy.covers;
         } else if self.bug == Bug::AcknowledgeBeforeFlush {
             let owed = std::mem::replace(&mut self.owed, busy.covers);
             self.flash.flush(owed);
             self.owed -= owed;
         } else {
             self.flash.flush(busy.covers);
+            self.owed = 0;
         }
         IoResult::Done
     }
@@ -261,29 +324,6 @@ pub fn flip(batch: &[u8], codec: Codec) -> IoResult {
     let section = batch.get(HEADER_BYTES..).unwrap_or_default();
     let section: Vec<u8> = section.iter().map(|byte| !byte).collect();
     batch::repack(batch, codec, &section).map_or(IoResult::Failed, |b| IoResult::Read(b.into()))
-}
-
-impl Faults {
-    /// Whether the device may say no.
-    pub fn any(&self) -> bool {
-        self.write_error + self.flush_error + self.read_error + self.zero_error > 0
-    }
-
-    /// Most runs have a disk without faults; the others have some of them, rarely or often.
-    pub fn random(rng: &mut Rng) -> Faults {
-        let mut faults = Faults::default();
-        if rng.percent(50) {
-            return faults;
-        }
-        let mut sometimes =
-            |per_mille: u64| if rng.percent(40) { rng.below(per_mille) + 1 } else { 0 };
-        faults.write_error = sometimes(20);
-        faults.flush_error = sometimes(20);
-        faults.read_error = sometimes(20);
-        faults.zero_error = sometimes(100);
-        faults.stall = sometimes(10);
-        faults
-    }
 }
 
 /// An operation without its bytes.

@@ -69,6 +69,11 @@ impl Flash {
         self.pending.len()
     }
 
+    /// Where the pending writes go, the oldest first.
+    pub fn pending_ranges(&self) -> Vec<(u64, u64)> {
+        self.pending.iter().map(|write| (write.at, write.len)).collect()
+    }
+
     pub fn read(&self, at: u64, len: u64) -> Vec<u8> {
         let mut out = vec![0; len as usize];
         self.cache.read(at, &mut out);

@@ -174,11 +174,10 @@ impl History {
         self.served.extend(batches.map(|found| (found.base_offset, found.id)));
     }
 
-    /// A flash that lied may have lost the end of what was acknowledged, and nothing can tell.
-    pub fn forgive(&mut self, end: i64) {
-        self.acked.retain(|base, _| *base < end);
-        self.served.retain(|base, _| *base < end);
-        self.high_watermark = self.high_watermark.min(end);
+    /// Gives up what was acknowledged or served from `from` up to `until`.
+    pub fn forgive(&mut self, from: i64, until: i64) {
+        self.acked.retain(|base, _| *base < from || *base >= until);
+        self.served.retain(|base, _| *base < from || *base >= until);
     }
 
     /// Hands a batch to the broker once more.

@@ -5,9 +5,11 @@
 //! random, also while the log is starting. After a start the whole log is read and held against the
 //! histories.
 
-use crate::checks::{AlwaysStarts, Bounded, CommittedStays, Limits, OrderKept, Verdict};
+use crate::checks::{AlwaysStarts, Bounded, CommittedStays, DamageIsNamed, Limits};
+use crate::checks::{OrderKept, Verdict};
 use crate::crash_points::Snapshot;
-use crate::disk::{Disk, Faults};
+use crate::disk::Disk;
+use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use crate::history::{BatchId, History, Producer};
 use crate::plan::Plan;
@@ -82,6 +84,8 @@ impl LogRun {
         let mut disk = Disk::new(Flash::default(), Faults::default());
         disk.faults = plan.faults;
         disk.bug = plan.bug;
+        disk.slot_bytes = plan.slot_bytes;
+        disk.bytes_max = plan.room(&mut world.rng);
         let partitions = (1..=plan.partitions)
             .map(|number| {
                 (PartitionNumber(number), Partition::random(&mut world.rng, number, &plan))
@@ -130,6 +134,7 @@ impl LogRun {
             self.crash();
         }
         self.disk.faults = Faults::default();
+        self.disk.bytes_max = u64::MAX;
         self.last = true;
         self.boot()?;
         self.audit_all()
@@ -171,8 +176,14 @@ impl LogRun {
         }
         if self.ready {
             self.formatted = true;
+            self.disk.armed = true;
             let read_bytes = self.disk.stats.read_bytes - read_before;
-            AlwaysStarts::check(true, read_bytes, self.plan.start_read_bytes_max())?;
+            // A start that finds its checkpoint harmed reads more, but each slot twice at most.
+            let read_bytes_max = match self.disk.harm.any() {
+                true => 4 * self.plan.medium_bytes(),
+                false => self.plan.start_read_bytes_max(),
+            };
+            AlwaysStarts::check(true, read_bytes, read_bytes_max)?;
             self.started()?;
         }
         Ok(())
@@ -183,10 +194,14 @@ impl LogRun {
         for (number, partition) in &mut self.partitions {
             let log = self.log.as_mut().expect("it is open");
             log.set_partition(*number, partition.policy);
+            let damage = log.stats().damaged_groups + u64::from(log.stats().damaged_ranges);
             let view = log.partition(*number).expect("it was made known");
             let (end, durable) = (view.log_end.0, view.durable_end.0);
             partition.in_flight.clear();
-            if !partition.history.ends_at(end) && !self.disk.lied {
+            if self.disk.harm.any() {
+                DamageIsNamed::check_end(*number, partition, &self.disk.harm, end, damage > 0)?;
+            }
+            if !partition.history.ends_at(end) && !self.disk.harm.any() {
                 return OrderKept::fails(format!("{number:?} ends at {end}, inside a batch"));
             }
             if end != durable {
@@ -194,13 +209,14 @@ impl LogRun {
                     "{number:?} starts with {durable} of {end} durable"
                 ));
             }
-            if end < partition.history.high_watermark && !self.disk.lied {
+            if end < partition.history.high_watermark {
                 let before = partition.history.high_watermark;
                 return CommittedStays::fails(format!(
                     "{number:?} ends at {end}, was durable up to {before}"
                 ));
             }
         }
+        self.disk.harm.started();
         self.pump()?;
         for number in self.numbers() {
             match self.plan.resend_at_start {
@@ -265,6 +281,9 @@ impl LogRun {
             Event::Work => {
                 let pause = self.world.delay_us(1, self.plan.pause_us);
                 self.world.after(pause, Event::Work);
+                if self.disk.armed && self.world.rng.below(1000) < self.disk.faults.rot {
+                    self.disk.rot(&mut self.world.rng);
+                }
                 if self.ready && !self.waiting && !self.fenced { self.work() } else { Ok(()) }
             }
             Event::Crash => {
@@ -321,7 +340,7 @@ impl LogRun {
             }
             LogEvent::Refused(error) => {
                 // A device that cannot be read says so; the operator tries again.
-                if !self.disk.faults.any() {
+                if !self.disk.faults.any() || self.last {
                     return AlwaysStarts::fails(format!("refused: {error:?}"));
                 }
                 self.crash_due = true;
@@ -414,10 +433,12 @@ impl LogRun {
         Tally {
             cuts: self.disk.stats.cuts,
             crash_points: 0,
+            harms: self.disk.harm.count,
             simulated_ns: self.world.now.since(self.began).0,
             payload_bytes: self.appended_bytes,
             written_bytes: self.disk.stats.written_bytes,
             acknowledged,
+            trace: self.world.trace.0 ^ self.disk.trace.0,
         }
     }
 

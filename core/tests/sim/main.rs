@@ -10,14 +10,17 @@
 
 mod admin;
 mod audit;
+mod campaign;
 mod checks;
 mod client;
 mod consumer;
 mod crash_points;
 mod damage;
 mod disk;
+mod faults;
 mod fetching;
 mod flash;
+mod harm;
 mod history;
 mod log_run;
 mod log_tests;

@@ -4,7 +4,7 @@
 //! The bugs are played by the simulator, at the borders of the core: an answer that leaves before
 //! the flush is a disk that says `Done` too early. So the core carries no switches for them.
 
-use crate::disk::Faults;
+use crate::faults::Faults;
 use crate::plan::{Bug, Plan};
 use crate::runner::must_find;
 use crate::{log_tests, node_tests};

@@ -6,7 +6,8 @@
 
 use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
 use crate::client::{Client, Shared, unframed};
-use crate::disk::{Disk, Faults, Started};
+use crate::disk::{Disk, Started};
+use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use crate::plan::{Bug, Plan};
 use crate::runner::Tally;
@@ -68,6 +69,7 @@ impl NodeRun {
         let mut world = World::new(seed);
         let mut disk = Disk::new(Flash::default(), plan.faults);
         disk.bug = plan.bug;
+        disk.bytes_max = plan.room(&mut world.rng);
         let shared = Shared { value_bytes_max: plan.value_bytes_max, ..Shared::default() };
         let clients = population::clients(&mut world.rng, &plan);
         for index in 0..clients.len() {
@@ -110,6 +112,7 @@ impl NodeRun {
             self.end()?;
         }
         self.disk.faults = Faults::default();
+        self.disk.bytes_max = u64::MAX;
         self.last = true;
         self.start()?;
         self.audit()
@@ -120,6 +123,7 @@ impl NodeRun {
         Tally {
             cuts: self.disk.stats.cuts,
             crash_points: 0,
+            harms: 0,
             simulated_ns: self.world.now.0,
             payload_bytes: histories
                 .clone()
@@ -128,6 +132,7 @@ impl NodeRun {
                 .sum(),
             written_bytes: self.disk.stats.written_bytes,
             acknowledged: histories.map(|one| one.acked.len() as u64).sum(),
+            trace: self.world.trace.0 ^ self.disk.trace.0,
         }
     }
 

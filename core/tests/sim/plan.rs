@@ -1,6 +1,6 @@
 //! What a run is like: sizes, rates, faults. All of it follows from the seed.
 
-use crate::disk::Faults;
+use crate::faults::Faults;
 use weir_core::log::{FlushCap, Unguarded};
 use weir_core::rng::Rng;
 use weir_core::types::{Time, WallTime};
@@ -123,6 +123,14 @@ impl Plan {
     /// Superblocks and slots.
     pub fn medium_bytes(&self) -> u64 {
         u64::from(self.slot_bytes) * u64::from(self.slots + 2)
+    }
+
+    /// Bytes that the file system has for the log.
+    pub fn room(&self, rng: &mut Rng) -> u64 {
+        match rng.percent(self.faults.full) {
+            true => self.medium_bytes() * (30 + rng.below(70)) / 100,
+            false => u64::MAX,
+        }
     }
 
     /// Superblocks, headers of all slots, the checkpoint's root, and the slots written since: each

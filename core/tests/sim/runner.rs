@@ -10,29 +10,39 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// What a run, or many, came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub cuts: u64,
     pub crash_points: u64,
+    /// Places where the medium was made to hold something else than what was flushed.
+    pub harms: u64,
     pub simulated_ns: u64,
     pub payload_bytes: u64,
     pub written_bytes: u64,
     pub acknowledged: u64,
+    /// What happened, as one number.
+    pub trace: u64,
 }
 
 impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.cuts += other.cuts;
         self.crash_points += other.crash_points;
+        self.harms += other.harms;
         self.simulated_ns += other.simulated_ns;
         self.payload_bytes += other.payload_bytes;
         self.written_bytes += other.written_bytes;
         self.acknowledged += other.acknowledged;
+        self.trace = self.trace.rotate_left(1) ^ other.trace;
+    }
+
+    pub fn simulated_hours(&self) -> f64 {
+        self.simulated_ns as f64 / 3.6e12
     }
 }
 
 /// Runs `runs` seeds, or those that the environment asks for; the first that fails ends the test.
-pub fn seeds(name: &str, runs: u64, run: impl Fn(u64) -> Result<Tally, Violation>) {
+pub fn seeds(name: &str, runs: u64, run: impl Fn(u64) -> Result<Tally, Violation>) -> Tally {
     let (from, count) = match number("SIM_SEED") {
         Some(seed) => (seed, 1),
         None => (number("SIM_FROM").unwrap_or(1), number("SIM_RUNS").unwrap_or(runs)),
@@ -42,14 +52,19 @@ pub fn seeds(name: &str, runs: u64, run: impl Fn(u64) -> Result<Tally, Violation
     for seed in from..from + count {
         match outcome(|| run(seed)) {
             Ok(tally) => total.add(&tally),
-            Err(violation) => panic!(
-                "seed {seed}: {}: {}\nrepeat it: SIM_SEED={seed} cargo test -p weir-core \
-                 --test sim {name}",
-                violation.checker, violation.what
-            ),
+            Err(violation) => panic!("{}", repeat(name, seed, &violation)),
         }
     }
     say(name, &format!("{count} seeds"), &total, began);
+    total
+}
+
+/// What went wrong in a seed, and how to see it again.
+pub fn repeat(name: &str, seed: u64, violation: &Violation) -> String {
+    format!(
+        "seed {seed}: {}: {}\nrepeat it: SIM_SEED={seed} cargo test -p weir-core --test sim {name}",
+        violation.checker, violation.what
+    )
 }
 
 /// Looks for a seed in which one of `checkers` speaks up; none within 5,000 fails the test.
@@ -73,20 +88,25 @@ pub fn must_find(name: &str, checkers: &[&str], run: impl Fn(u64) -> Result<Tall
     panic!("{name}: nobody noticed in 5,000 seeds: a checker is blind");
 }
 
-/// One line on the terminal, also when the test passes.
+/// One line on the terminal about a test, also when it passes.
 pub fn say(name: &str, what: &str, total: &Tally, began: Instant) {
-    let line = format!(
-        "sim {name}: {what}; {} cuts, {} crash points, {:.1} simulated hours, {} acknowledged, \
-         {:.1} MB of payload, {:.1} MB written, {:.1} s\n",
+    say_line(&format!(
+        "sim {name}: {what}; {} cuts, {} crash points, {} harms, {:.1} simulated hours, \
+         {} acknowledged, {:.1} MB of payload, {:.1} MB written, {:.1} s",
         total.cuts,
         total.crash_points,
-        total.simulated_ns as f64 / 3.6e12,
+        total.harms,
+        total.simulated_hours(),
         total.acknowledged,
         total.payload_bytes as f64 / 1e6,
         total.written_bytes as f64 / 1e6,
         began.elapsed().as_secs_f64()
-    );
-    // Not `eprint!`, which the test harness captures.
+    ));
+}
+
+/// Not `eprintln!`, which the test harness captures.
+pub fn say_line(line: &str) {
+    let line = format!("{line}\n");
     std::io::stderr().write_all(line.as_bytes()).expect("standard error takes a line");
 }
 
@@ -103,6 +123,6 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }

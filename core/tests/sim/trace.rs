@@ -26,3 +26,13 @@ pub fn begin() {
         }
     });
 }
+
+/// Everything that happened in a run, as one number: two runs of a seed have the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trace(pub u64);
+
+impl Trace {
+    pub fn note(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

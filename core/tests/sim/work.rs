@@ -121,6 +121,8 @@ impl LogRun {
             Ok(Sequence::Duplicate { base_offset }) => {
                 return partition.appended_before(number, &sent, base_offset.0, durable.0);
             }
+            // What the producer sent before is lost, and its sequence with it.
+            Err(_) if self.disk.harm.any() => return partition.refuse(&sent),
             Err(error) => {
                 return OrderKept::fails(format!("{:?} is in order and got {error:?}", sent.stamp));
             }
@@ -232,7 +234,7 @@ impl LogRun {
         };
         let trimmed_meanwhile = hit.is_some_and(|hit| hit.offset.0 < start);
         // A search passes over what is damaged.
-        if right || trimmed_meanwhile || self.disk.lied {
+        if right || trimmed_meanwhile || self.disk.harm.any() {
             return Ok(());
         }
         OrderKept::fails(format!(
@@ -242,6 +244,10 @@ impl LogRun {
 
     fn ask_epoch(&mut self, number: PartitionNumber) -> Verdict {
         let epoch = LeaderEpoch(self.world.rng.below(u64::from(self.boot) + 1) as i32);
+        if self.disk.harm.any() {
+            // The first batch of an epoch may be lost.
+            return Ok(());
+        }
         let log = self.log.as_ref().expect("it is open");
         let view = log.partition(number).expect("it is known");
         let (start, end) = (view.log_start.0, view.log_end.0);

@@ -3,6 +3,7 @@
 //! Everything that happens in a run follows from its seed: two runs of one seed are the same to the
 //! last bit. So nothing here or above looks at the real clock or at the order of a hash map.
 
+use crate::trace::Trace;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use weir_core::rng::Rng;
@@ -14,6 +15,7 @@ pub struct World<E> {
     pub rng: Rng,
     heap: BinaryHeap<Scheduled<E>>,
     sequence: u64,
+    pub trace: Trace,
 }
 
 /// An event and when it happens; events of one moment happen in the order of their scheduling.
@@ -27,7 +29,8 @@ impl<E> World<E> {
     pub fn new(seed: u64) -> World<E> {
         // Not at zero: a clock that starts later finds confusions of times with spans.
         let now = Time(1_000_000_000);
-        World { now, rng: Rng::new(seed), heap: BinaryHeap::new(), sequence: 0 }
+        let (rng, heap) = (Rng::new(seed), BinaryHeap::new());
+        World { now, rng, heap, sequence: 0, trace: Trace::default() }
     }
 
     pub fn at(&mut self, at: Time, event: E) {
@@ -41,8 +44,10 @@ impl<E> World<E> {
 
     /// Moves the clock to the next event and hands it out.
     pub fn next(&mut self) -> Option<E> {
-        let Scheduled { at, event, .. } = self.heap.pop()?;
+        let Scheduled { at, event, sequence } = self.heap.pop()?;
         self.now = at;
+        self.trace.note(at.0);
+        self.trace.note(sequence);
         Some(event)
     }
 
