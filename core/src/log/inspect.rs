@@ -205,13 +205,13 @@ fn scrub(
     perform: &mut dyn FnMut(&Io) -> IoResult,
     visit: &mut dyn FnMut(Checked<'_>),
 ) -> Result<Overview, OpenError> {
-    let now = Time::ZERO;
+    let mut now = Time::ZERO;
     let mut log = start(geometry, medium_bytes, perform)?;
     let found = describe(geometry, &log);
     log.set_scrub(now, Some(ScrubPlan { pass: Nanos(0), slot: 0, quarantine_unreadable: true }));
     let mut slot = None;
     while log.stats().scrub.passes == 0 {
-        step(&mut log, perform);
+        step(&mut log, &mut now, perform);
         let next = log.stats().scrub.slot;
         if slot.replace(next) != Some(next) {
             visit(Checked::Slot(next));
@@ -227,7 +227,7 @@ fn scrub(
     log.set_scrub(now, None);
     log.checkpoint(now);
     while !log.is_idle() || log.closes_at().is_some() {
-        step(&mut log, perform);
+        step(&mut log, &mut now, perform);
         if matches!(log.phase, super::Phase::Fenced) {
             return Err(OpenError::Device);
         }
@@ -236,9 +236,11 @@ fn scrub(
     Ok(Overview { stats, ..found })
 }
 
-fn step(log: &mut Log, perform: &mut dyn FnMut(&Io) -> IoResult) {
-    if let Some(io) = log.poll_io(Time::ZERO) {
-        log.done(Time::ZERO, io.op(), perform(&io));
+/// Lets one operation happen, or time go on to where one does.
+fn step(log: &mut Log, now: &mut Time, perform: &mut dyn FnMut(&Io) -> IoResult) {
+    match log.poll_io(*now) {
+        Some(io) => log.done(*now, io.op(), perform(&io)),
+        None => *now = log.deadline().map_or(*now, |at| at.max(*now)),
     }
 }
 
@@ -285,12 +287,13 @@ fn start(
     medium_bytes: u64,
     perform: &mut dyn FnMut(&Io) -> IoResult,
 ) -> Result<Log, OpenError> {
+    let mut now = Time::ZERO;
     let mut log = Log::open(settings(Start::Recover, medium_bytes, NodeId(geometry.node)));
     loop {
         match log.poll_event() {
             Some(Event::Ready) => return Ok(log),
             Some(Event::Refused(error)) => return Err(error),
-            _ => step(&mut log, perform),
+            _ => step(&mut log, &mut now, perform),
         }
     }
 }

@@ -20,6 +20,7 @@
 //! footer that is bad is written anew, from what the groups say. What the device cannot read is
 //! said, but quarantined only if that is wanted: a card may find the bytes again.
 
+use super::layout::footer::SlotIndex;
 use super::space::State as SlotState;
 use super::verify::{Next, Verify};
 use super::{Event, IoResult, Log, Phase, Purpose};
@@ -165,7 +166,15 @@ impl Log {
         }
     }
 
-    /// Whether a slot in that use is sealed, with its footer on flash, and something needs it.
+    /// What an open slot holds; `None` while something is being written.
+    fn open_index(&self, slot: u32) -> Option<&SlotIndex> {
+        let open = self.writer.lanes.iter().filter_map(|lane| lane.open.as_ref());
+        let open = open.map(|open| (open.slot, &open.index));
+        let index = open.into_iter().find(|(number, _)| *number == slot)?.1;
+        (self.commit.is_none() && index.first_seq > 0).then_some(index)
+    }
+
+    /// Whether a slot is in that use, what says what is in it is at hand, and something needs it.
     fn counts(&self, number: u32, seg_seq: u64) -> bool {
         let slot = self.space.slot(number);
         let in_flight = self.commit.iter().flat_map(|commit| &commit.sealed);
@@ -173,21 +182,33 @@ impl Log {
         let needed = slot.live > 0
             || self.space.pinned.contains(&number)
             || slot.last_seq > self.checkpointer.as_of();
-        slot.state == SlotState::Sealed && slot.seg_seq == seg_seq && !unwritten && needed
+        let known = match slot.state {
+            SlotState::Sealed => !unwritten,
+            SlotState::Open => true,
+            SlotState::Free | SlotState::Abandoned => false,
+        };
+        slot.seg_seq == seg_seq && known && needed
     }
 
     /// The next slot that counts. Behind the last one a pass is over, and nothing is begun.
     fn next_to_scrub(&mut self) -> Option<Verify> {
         let from = self.scrub.stats.slot;
-        let next = (from..self.space.count())
-            .find(|&slot| self.counts(slot, self.space.slot(slot).seg_seq));
+        let next = (from..self.space.count()).find(|&number| {
+            let slot = self.space.slot(number);
+            let readable = slot.state != SlotState::Open || self.open_index(number).is_some();
+            readable && self.counts(number, slot.seg_seq)
+        });
         let Some(slot) = next else {
             self.scrub.stats.slot = 0;
             self.scrub.stats.passes += 1;
             return None;
         };
         self.scrub.stats.slot = slot + 1;
-        Some(Verify::new(&self.geometry, slot, self.space.slot(slot).seg_seq))
+        let seg_seq = self.space.slot(slot).seg_seq;
+        Some(match self.open_index(slot) {
+            Some(index) => Verify::open(&self.geometry, slot, index.clone()),
+            None => Verify::new(&self.geometry, slot, seg_seq),
+        })
     }
 
     pub(crate) fn scrubbed(&mut self, now: Time, result: IoResult) {

@@ -77,6 +77,13 @@ impl Verify {
         }
     }
 
+    /// A slot that is still written to: up to where it was written when this begins, as memory
+    /// knows it.
+    pub(crate) fn open(geometry: &Geometry, slot: u32, index: SlotIndex) -> Verify {
+        let verify = Verify::new(geometry, slot, index.seg_seq);
+        Verify { footer: Some(index), ..verify }
+    }
+
     /// The next read: where in the slot, and its length.
     pub(crate) fn wants(&self) -> (u32, u32) {
         match &self.stage {
@@ -94,7 +101,10 @@ impl Verify {
             Stage::Header => {
                 let header = SlotHeader::parse(&bytes, &geometry.store, self.slot);
                 self.header_bad = header.is_none_or(|header| header.seg_seq != self.seg_seq);
-                self.stage = Stage::Tail(TAIL_BYTES.min(geometry.slot_bytes));
+                self.stage = match self.footer {
+                    Some(_) => self.begin_walk(geometry),
+                    None => Stage::Tail(TAIL_BYTES.min(geometry.slot_bytes)),
+                };
                 Next::Read
             }
             Stage::Tail(asked) => {
@@ -106,12 +116,16 @@ impl Verify {
                     Tail::Footer(index) => self.footer = Some(index),
                     _ => {}
                 }
-                let end = self.footer.as_ref().map(|footer| footer.data_end);
-                self.stage = Stage::Walk(Scan::new(geometry, self.slot, Some(self.seg_seq), end));
+                self.stage = self.begin_walk(geometry);
                 Next::Read
             }
             Stage::Walk(_) => self.walk(geometry, &bytes),
         }
+    }
+
+    fn begin_walk(&self, geometry: &Geometry) -> Stage {
+        let end = self.footer.as_ref().map(|footer| footer.data_end);
+        Stage::Walk(Scan::new(geometry, self.slot, Some(self.seg_seq), end))
     }
 
     fn walk(&mut self, geometry: &Geometry, bytes: &Bytes) -> Next {
