@@ -10,7 +10,7 @@ use crate::harm::Harm;
 use crate::plan::Bug;
 use crate::trace::Trace;
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use weir_core::batch::{self, Codec, HEADER_BYTES};
 use weir_core::log::{Io, IoResult};
 use weir_core::rng::Rng;
@@ -52,6 +52,9 @@ pub struct Disk {
     failing: BTreeMap<u64, u32>,
     /// Writes whose flush was answered and not done: a lie, or [`Bug::AcknowledgeBeforeFlush`].
     owed: usize,
+    /// Bits that flipped, and reads that a cache answers, with [`Bug::CachedScrub`].
+    rotten: Vec<(u64, u32)>,
+    cached: BTreeSet<OpId>,
 }
 
 /// The write or flush that is going on.
@@ -84,6 +87,8 @@ impl Disk {
             codecs: BTreeMap::new(),
             failing: BTreeMap::new(),
             owed: 0,
+            rotten: Vec::new(),
+            cached: BTreeSet::new(),
         }
     }
 
@@ -100,7 +105,12 @@ impl Disk {
                 self.queue.push_back(io);
                 self.start_next(rng)
             }
-            Io::Read { op, at, len } | Io::Verify { op, at, len } => {
+            Io::Verify { op, at, len } => {
+                let cached = self.bug == Bug::CachedScrub;
+                self.cached.extend(cached.then_some(op));
+                self.submit(Io::Read { op, at, len }, rng)
+            }
+            Io::Read { op, at, len } => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += u64::from(len);
                 self.reads.insert(op, (at, len));
@@ -131,7 +141,10 @@ impl Disk {
             let fails = *failures < 2 && rng.below(1000) < self.faults.read_error;
             *failures = if fails { *failures + 1 } else { 0 };
             self.stats.errors += u64::from(fails);
-            let bytes = self.flash.read(at, u64::from(len));
+            let mut bytes = self.flash.read(at, u64::from(len));
+            if self.cached.remove(&op) {
+                self.undo_rot(at, &mut bytes);
+            }
             return (if fails { IoResult::Failed } else { IoResult::Read(bytes.into()) }, None);
         }
         let busy = self.busy.take().expect("an operation ends once");
@@ -142,6 +155,15 @@ impl Disk {
             _ => IoResult::Done,
         };
         (result, self.start_next(rng))
+    }
+
+    /// Bytes as they were before they rotted.
+    fn undo_rot(&self, at: u64, bytes: &mut [u8]) {
+        for &(place, bit) in &self.rotten {
+            if let Some(byte) = place.checked_sub(at).and_then(|i| bytes.get_mut(i as usize)) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
     }
 
     /// The power goes.
@@ -170,7 +192,9 @@ impl Disk {
         }
         let (at, len) = self.written[rng.below(self.written.len() as u64) as usize];
         let byte = at + rng.below(len);
-        self.flash.rot(byte, rng.below(8) as u32);
+        let bit = rng.below(8) as u32;
+        self.flash.rot(byte, bit);
+        self.rotten.push((byte, bit));
         self.harm.harm(byte, 1);
     }
 

@@ -32,6 +32,7 @@ mod plan;
 mod population;
 mod producer;
 mod runner;
+mod scrub;
 mod trace;
 mod vandal;
 mod work;

@@ -54,6 +54,8 @@ pub enum Bug {
     ResurrectTails,
     /// Groups that an earlier use of a slot left behind count at a start.
     ReuseWithoutSegSeq,
+    /// The scrub is answered from a cache, which does not rot.
+    CachedScrub,
     /// The log takes more of the disk than it was given.
     TooManySlots,
 }
