@@ -3,7 +3,7 @@
 use crate::config::{Address, Config};
 use crate::driver::{Driver, End, Handle, Limits, Port};
 use crate::http;
-use crate::signals::stop_signals;
+use crate::signals::{outlive_file_size_limit, stop_signals};
 use crate::store::{self, Store, flush_cap};
 use crate::units::format_bytes;
 use async_channel::{Receiver, Sender};
@@ -37,6 +37,7 @@ const FOOTER_CACHE_BYTES: u64 = 8 << 20;
 /// Runs a gateway until it is told to stop. An error is a sentence for the operator.
 pub fn serve(config: &Config) -> Result<(), String> {
     raise_file_limit();
+    outlive_file_size_limit().map_err(|error| format!("cannot handle signals: {error}"))?;
     let (store, file) = Store::open(&config.node.data, config.node.id, &config.flash)?;
     let kafka = bind("Kafka", "kafka.listen", &config.kafka.listen)?;
     let console = match &config.http.listen {

@@ -1,9 +1,17 @@
-//! SIGTERM and SIGINT as messages.
+//! SIGTERM and SIGINT as messages, and a signal that must not end us.
 
 use async_channel::Receiver;
 use smol::Async;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A write beyond the limit of file sizes shall fail like any other, not kill the process.
+pub fn outlive_file_size_limit() -> io::Result<()> {
+    let seen = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen).map(drop)
+}
 
 /// One message for each signal. The returned future must be run for them to come.
 pub fn stop_signals() -> io::Result<(Receiver<()>, impl Future<Output = ()>)> {

@@ -48,8 +48,8 @@ pub fn refusal(error: &OpenError, path: &Path) -> String {
              it is not the only one. It was left untouched; copy the log again, in one piece"
         ),
         OpenError::Device => format!(
-            "{path} cannot be read: the disk fails. The lines above say where; look at the \
-             kernel's log"
+            "{path} cannot be read or written: the disk is full, or it fails. The lines above say \
+             which and where; free some space, or look at the kernel's log"
         ),
         OpenError::Settings(sentence) => format!("{path}: {sentence}"),
     }
