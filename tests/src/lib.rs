@@ -8,6 +8,7 @@
 pub mod broker;
 pub mod gateway;
 pub mod kafka;
+pub mod loopback;
 pub mod mqtt;
 pub mod numbered;
 pub mod proxy;
