@@ -224,6 +224,25 @@ pub enum AppendError {
     Fenced,
 }
 
+/// What takes the place of a partition's records: see [`Log::replace`](super::Log::replace).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    /// A batch, for the offsets from its base offset to its last.
+    Batch(Bytes),
+    /// These offsets have no records any more.
+    Hole { base_offset: Offset, last_offset_delta: i32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplaceError {
+    UnknownPartition,
+    /// A part of the partition is being replaced already; [`Event::Replaced`] ends that.
+    Busy,
+    /// No slots are left but those of the meta lane.
+    Full,
+    Fenced,
+}
+
 /// What a reader asks for. Whole batches are returned, the first of which may begin before `from`.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchSpec {
@@ -287,6 +306,9 @@ pub enum Event {
     /// The answer to [`super::Log::unpack`]: the uncompressed batch; `None` if it is not what its
     /// codec writes, or too large.
     Unpacked { ticket: Ticket, batch: Option<Bytes> },
+    /// What was handed in with [`Log::replace`](super::Log::replace) is durable and counts. Not said
+    /// of a partition that was forgotten meanwhile.
+    Replaced { ticket: Ticket, partition: PartitionNumber },
     /// Retention or pressure moved a log start offset.
     Trimmed { partition: PartitionNumber, log_start: Offset },
     /// A write or flush failed: these partitions' records that were not yet acknowledged are being
@@ -337,7 +359,7 @@ pub struct PartitionView<'a> {
     pub producers: &'a crate::batch::Producers,
 }
 
-/// Guards of a start that are taken away, so that the simulation proves that it notices. Not for
+/// Guards that are taken away, so that the simulation proves that it notices. Not for
 /// use.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -351,6 +373,8 @@ pub struct Unguarded {
     pub no_sealing: bool,
     /// Groups of an earlier use of the slot count as well.
     pub no_seg_seq: bool,
+    /// A slot that is cleaned is used anew before what was copied is durable.
+    pub free_before_replace: bool,
 }
 
 /// Counters and levels for status, console and metrics.
@@ -388,6 +412,14 @@ pub struct Stats {
     pub torn_groups_dropped: u64,
     /// Bytes that the start read beside slot headers and checkpoint.
     pub start_bytes_read: u64,
+    /// Bytes of record batches that count, but for an estimate where a slot is in part expired.
+    pub live_bytes: u64,
+    /// What is written for a byte that is appended.
+    pub write_amplification: f64,
+    pub slots_cleaned: u64,
+    /// Bytes of frames that cleaning and starts moved, and that key compaction wrote.
+    pub cleaned_bytes: u64,
+    pub rewritten_bytes: u64,
     /// Times that the wall clock jumped ahead and retention was kept from following.
     pub clock_jumps: u64,
     /// How short the disk budget is, and how many free slots its next states begin at.

@@ -83,6 +83,11 @@ impl Checkpointer {
         self.durable.as_ref().map(|durable| durable.root)
     }
 
+    /// About how long one is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.last_bytes
+    }
+
     /// The group up to which the last durable checkpoint stands for everything.
     pub(crate) fn as_of(&self) -> u64 {
         self.durable.as_ref().map_or(0, |durable| durable.as_of)
@@ -154,6 +159,8 @@ impl Log {
                 seg_seq: slot.seg_seq,
                 first_seq: slot.first_seq,
                 last_seq: slot.last_seq,
+                filled: slot.filled,
+                framed: slot.framed,
             };
             image.slots.insert(number, entry);
         }

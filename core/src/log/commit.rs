@@ -12,7 +12,7 @@ use super::layout::frame::Kind;
 use super::layout::group::Place;
 use super::space::{State, ZERO_BYTES};
 use super::writer::{Pending, Writer};
-use super::{Event, IoResult, Lane, Log, OpenError, Phase};
+use super::{Event, IoResult, Lane, Log, Phase};
 use crate::types::{Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -21,6 +21,7 @@ use bytes::Bytes;
 #[derive(Debug)]
 struct Group {
     lane: Lane,
+    seq: u64,
     place: Place,
     bytes: Bytes,
     frames: Vec<Pending>,
@@ -63,7 +64,7 @@ impl Commit {
     ) {
         self.outstanding += 1;
         self.last_seq = seq;
-        self.groups.push(Group { lane, place, bytes, frames });
+        self.groups.push(Group { lane, seq, place, bytes, frames });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -72,6 +73,10 @@ impl Commit {
 
     pub(crate) fn records_count(&self) -> usize {
         self.frames().map(Pending::records).sum()
+    }
+
+    pub(crate) fn moves(&self) -> bool {
+        self.frames().any(|frame| frame.header.kind == Kind::Replace)
     }
 
     fn frames(&self) -> impl Iterator<Item = &Pending> {
@@ -110,12 +115,20 @@ impl Log {
         self.writer.durable_seq = commit.last_seq;
         self.writer.failures_in_row = 0;
         let moved = self.move_durable_ends(&commit);
+        let swept = commit.moves();
         let written: usize = commit.groups.iter().map(|group| group.bytes.len()).sum();
         for group in commit.groups {
+            let end = group.place.at + group.bytes.len() as u32;
+            if let Some(index) = self.open_index_mut(group.place.slot) {
+                index.settled = index.settled.max(end);
+            }
+            for frame in group.frames.iter().filter(|f| f.header.kind == Kind::Replace) {
+                self.moved(group.place, group.seq, frame);
+            }
             self.tail.push(group.place, group.bytes);
         }
         for (slot, index) in commit.sealed {
-            self.footers.insert(slot, index);
+            self.footers.insert(slot, index.settled(u32::MAX));
         }
         if let Some(slots) = self.checkpointer.root_durable() {
             self.space.pinned = slots;
@@ -125,12 +138,11 @@ impl Log {
         if let Some(root) = self.checkpointer.next_root() {
             self.writer.push(now, Lane::Meta, root);
         }
-        if self.is_carrying() {
-            if self.writer.pending() == 0 {
-                self.carried();
-            }
-        } else if !moved.is_empty() {
+        if !moved.is_empty() {
             self.events.push_back(Event::Durable { partitions: moved });
+        }
+        if swept {
+            self.sweep();
         }
         self.zero_ahead(written as u32);
         self.govern(now);
@@ -143,7 +155,7 @@ impl Log {
             let number = frame.header.partition;
             let Some(partition) = self.partitions.get_mut(&number) else { continue };
             match frame.header.kind {
-                Kind::Batch | Kind::Replace => {
+                Kind::Batch => {
                     partition.durable_end = partition.durable_end.max(frame.end_offset());
                     moved.entry(number).or_insert(false);
                 }
@@ -158,7 +170,7 @@ impl Log {
         for number in moved.iter().filter(|&(_, &trimmed)| trimmed).map(|(number, _)| number) {
             let Some(partition) = self.partitions.get_mut(number) else { continue };
             for slot in partition.drop_dead_runs() {
-                self.space.slot_mut(slot).live -= 1;
+                self.space.slot_mut(slot).runs -= 1;
                 freed = true;
             }
         }
@@ -172,7 +184,11 @@ impl Log {
     pub(crate) fn sweep(&mut self) {
         let footers = &mut self.footers;
         let more = self.space.sweep(self.checkpointer.as_of(), |slot| footers.forget(slot));
-        if more && self.space.free() <= self.space.pressure() {
+        // A checkpoint is worth its bytes when it frees many times as many, or nothing else helps.
+        let frees = u64::from(more) * u64::from(self.geometry.slot_bytes);
+        let worth = frees >= 16 * self.checkpointer.bytes()
+            || self.space.free() <= self.space.reserve() + Lane::ALL.len() as u32;
+        if more > 0 && worth && self.space.free() <= self.space.pressure() {
             self.checkpointer.wanted = true;
         }
     }
@@ -215,7 +231,7 @@ impl Log {
         }
         writer.forget(&self.partitions);
         for (slot, index) in commit.sealed {
-            self.footers.insert(slot, index);
+            self.footers.insert(slot, index.settled(u32::MAX));
         }
         self.events.push_back(Event::WriteFailed);
     }
@@ -224,24 +240,26 @@ impl Log {
     fn undo(&mut self, commit: &Commit) {
         for group in commit.groups.iter().rev() {
             let mut firsts: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
-            let batch = |frame: &&Pending| frame.header.kind.is_batch();
-            for frame in group.frames.iter().filter(batch) {
+            let slot = group.place.slot;
+            for frame in group.frames.iter().filter(|frame| frame.header.kind.is_batch()) {
+                if let Some(index) = self.open_index_mut(slot) {
+                    index.cut(frame.header.partition, group.place.at);
+                }
+                if frame.header.kind == Kind::Replace {
+                    continue;
+                }
                 let base = frame.header.base_offset;
                 firsts.entry(frame.header.partition).or_insert((base, 0)).1 +=
                     frame.header.body_bytes;
             }
-            let slot = group.place.slot;
             for (number, (base, bytes)) in firsts {
-                if let Some(index) = self.open_index_mut(slot) {
-                    index.cut(number, group.place.at, base);
-                }
                 let Some(partition) = self.partitions.get_mut(&number) else { continue };
                 partition.bytes -= u64::from(bytes);
                 let run = partition.runs.back_mut().expect("the commit added to a run");
                 run.bytes -= bytes;
                 if run.base_offset >= base {
                     partition.runs.pop_back();
-                    self.space.slot_mut(slot).live -= 1;
+                    self.space.slot_mut(slot).runs -= 1;
                 }
             }
         }
@@ -284,10 +302,6 @@ impl Log {
         log::error!(
             "the log is fenced: the medium takes no more writes; reads go on until a restart"
         );
-        if self.is_carrying() {
-            self.phase = Phase::Refused;
-            return self.events.push_back(Event::Refused(OpenError::Device));
-        }
         self.phase = Phase::Fenced;
         self.events.push_back(Event::Fenced);
     }

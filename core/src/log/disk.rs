@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Data(Ticket),
     /// A read of the scrub.
     Scrub,
+    /// A read of what counts in a slot that is cleaned.
+    Clean,
     /// A read of the footer of a slot, or of the slot when the footer is bad.
     Footer(u32),
     /// A batch that a search by timestamp looks into.

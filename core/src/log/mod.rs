@@ -14,10 +14,12 @@
 //! | `commit` | what follows when a commit is durable, or failed |
 //! | `checkpoint` | when and how a checkpoint is written |
 //! | `accept` | which of the groups found at a start count |
-//! | `recovery`, `visit`, `checkpoint_search` | the steps of a start |
 //! | `fitness` | whether what a start finds is one whole log |
+//! | `recovery`, `visit`, `checkpoint_search`, `apply` | the steps of a start |
 //! | `replay`, `salvage`, `carry`, `start` | from groups back to partitions, and to a running log |
+//! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
 //! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
+//! | `cleaner` | which slots are cleaned, and how |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
 //! | `scrub`, `verify` | reading everything now and then, to find what rots |
@@ -25,15 +27,18 @@
 
 mod accept;
 mod api;
+mod apply;
 mod carry;
 mod checkpoint;
 mod checkpoint_search;
+mod cleaner;
 mod commit;
 mod disk;
 mod fitness;
 mod footers;
 pub mod inspect;
 mod layout;
+mod moves;
 mod partition;
 mod pressure;
 mod read;
@@ -56,6 +61,7 @@ mod window;
 mod writer;
 
 pub use api::*;
+pub use moves::MOVE_BYTES_MAX;
 pub use pressure::Pressure;
 pub use scrub::{Damage, Part, ScrubPlan, ScrubStats};
 pub use wear::{Card, Life, YEAR_SECONDS};
@@ -64,14 +70,15 @@ use crate::limits::UNPACKED_BYTES_MAX;
 use crate::types::{LeaderEpoch, Offset, OpId, PartitionNumber, Time, WallTime};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::vec::Vec;
 use bytes::Bytes;
 use checkpoint::Checkpointer;
+use cleaner::Cleaner;
 use commit::Commit;
 use disk::{Disk, Purpose};
 use footers::Footers;
 use layout::Geometry;
 use layout::frame::Kind;
+use moves::Moves;
 use partition::Partition;
 use read::Jobs;
 use recovery::Recovery;
@@ -104,8 +111,9 @@ pub struct Log {
     writer: Writer,
     window: Window,
     commit: Option<Commit>,
-    /// Slots whose batches the start carries over; until that is durable, nobody is served.
-    carrying: Vec<u32>,
+    moves: Moves,
+    cleaner: Cleaner,
+    unguarded: Unguarded,
     checkpointer: Checkpointer,
     tail: Tail,
     footers: Footers,
@@ -134,7 +142,9 @@ impl Log {
             writer: Writer::default(),
             window: Window::new(settings.flush_cap),
             commit: None,
-            carrying: Vec::new(),
+            moves: Moves::default(),
+            cleaner: Cleaner::default(),
+            unguarded,
             checkpointer: Checkpointer::default(),
             tail: Tail::new(settings.tail_cache_bytes),
             footers: Footers::new(settings.footer_cache_bytes),
@@ -176,6 +186,7 @@ impl Log {
             Purpose::Zero => {}
             Purpose::Scrub => self.scrubbed(now, result),
             Purpose::Data(ticket) => self.data_done(ticket, result),
+            Purpose::Clean => self.clean_read(now, &result),
             Purpose::Footer(slot) => self.footer_done(slot, result),
             Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),
             Purpose::Owned(ticket) => self.events.push_back(Event::Unpacked {
@@ -220,13 +231,14 @@ impl Log {
             if !kept {
                 forgotten = true;
                 for run in &partition.runs {
-                    space.slot_mut(run.slot).live -= 1;
+                    space.slot_mut(run.slot).runs -= 1;
                 }
             }
             kept
         });
         if forgotten {
             self.writer.forget(&self.partitions);
+            self.moves.forget(|number| self.partitions.contains_key(&number));
             self.sweep();
         }
     }
@@ -334,6 +346,9 @@ impl Log {
         stats.slots_free = self.space.free();
         stats.written_bytes = self.disk.written_bytes;
         stats.zeroed_bytes = self.disk.zeroed_bytes;
+        stats.live_bytes = self.partitions.values().map(|partition| partition.bytes).sum();
+        let payload = stats.payload_bytes.max(1) as f64;
+        stats.write_amplification = stats.written_bytes as f64 / payload;
         stats.window_ns = self.window.length().0;
         self.pressure_stats(&mut stats);
         self.wear_stats(&mut stats);

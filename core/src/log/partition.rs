@@ -1,8 +1,10 @@
 //! What the log knows of one partition: its bounds, epochs, producers, and in which slots it has
 //! data.
 //!
-//! The index in memory is one [`Run`] for each slot in which the partition has data; the extents
-//! inside a slot come from the slot's footer when they are needed.
+//! The index in memory is one [`Run`] for each stretch of offsets that stands in one slot; the
+//! extents inside a slot come from the slot's footer when they are needed. Runs are in the order of
+//! offsets, and each reaches to where the next begins: what has no records any more (a hole) is in
+//! a slot as well, as a frame that says so. Only what is lost to damage is in none.
 //!
 //! Why 24 bytes a run, not 16: with the largest timestamp beside it, retention and the search by
 //! timestamp find their slot without loading the footers of all older ones.
@@ -10,15 +12,15 @@
 use super::layout::footer::Spot;
 use super::{Lane, Policy};
 use crate::batch::Producers;
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// A partition's data in one slot.
+/// A stretch of a partition's offsets that stands in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub slot: u32,
-    /// Bytes of the record batches.
+    /// Bytes of the record batches; an estimate where a run was divided.
     pub bytes: u32,
     pub base_offset: Offset,
     pub max_timestamp: i64,
@@ -41,6 +43,20 @@ pub(crate) struct Partition {
     pub runs: VecDeque<Run>,
     /// Offsets that are lost to damage, in order: `from` up to and without `until`.
     pub damaged: Vec<(Offset, Offset)>,
+}
+
+impl Run {
+    /// Of the bytes of a run that ends at `end`, those from `from` to `until`, about.
+    pub(crate) fn share(&self, from: Offset, until: Offset, end: Offset) -> u32 {
+        let all = (end.0 - self.base_offset.0).max(1) as u128;
+        let part = (until.0 - from.0).max(0) as u128;
+        (u128::from(self.bytes) * part / all).min(u128::from(self.bytes)) as u32
+    }
+
+    /// The bytes that lie at or above the log start, about.
+    pub(crate) fn live_bytes(&self, end: Offset, log_start: Offset) -> u32 {
+        self.share(log_start.max(self.base_offset), end, end)
+    }
 }
 
 impl Partition {
@@ -68,7 +84,22 @@ impl Partition {
         }
     }
 
-    /// A batch stands in `slot` now. Whether the slot is new to this partition.
+    /// Remembers where a leader epoch began, in whatever order that is learned.
+    pub(crate) fn note_epoch_anywhere(&mut self, epoch: LeaderEpoch, start: Offset) {
+        match self.epochs.binary_search_by_key(&epoch, |&(known, _)| known) {
+            Ok(found) => self.epochs[found].1 = self.epochs[found].1.min(start),
+            Err(place) => self.epochs.insert(place, (epoch, start)),
+        }
+    }
+
+    /// These offsets are lost.
+    pub(crate) fn lose(&mut self, number: PartitionNumber, from: Offset, until: Offset) {
+        let (PartitionNumber(number), last) = (number, until.plus(-1));
+        log::error!("partition {number}: offsets {from} to {last} are lost to damage");
+        self.damaged.push((from, until));
+    }
+
+    /// A batch at the end of the partition stands in `slot` now. Whether that makes a new run.
     pub(crate) fn add_to_run(&mut self, slot: u32, spot: &Spot) -> bool {
         self.bytes += u64::from(spot.batch_bytes);
         self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
@@ -88,12 +119,99 @@ impl Partition {
         true
     }
 
-    /// Forgets where the batches from `base` on stand: they were moved.
-    pub(crate) fn drop_runs_from(&mut self, base: Offset) {
-        while let Some(run) = self.runs.back().filter(|run| run.base_offset >= base) {
-            self.bytes -= u64::from(run.bytes);
-            self.runs.pop_back();
+    /// What stands in `slot` at these offsets takes the place of what was there before. Gives the
+    /// slots that lost something or got it, and how many runs more or less each has. Of a batch
+    /// that was only `moved`, the bytes are those that were there.
+    pub(crate) fn replace_runs(&mut self, slot: u32, spot: &Spot, moved: bool) -> Vec<(u32, i32)> {
+        let mut changes = Vec::new();
+        let (base, end) = (spot.base_offset, spot.end_offset.min(self.log_end));
+        if end <= self.log_start_durable || base >= end {
+            return changes;
         }
+        self.mend(base, end);
+        let first = self.runs.partition_point(|run| run.base_offset < base);
+        let last = self.runs.partition_point(|run| run.base_offset < end);
+        // The last of the runs concerned may go on behind.
+        let rest = last.checked_sub(1).map(|index| (self.runs[index], self.run_data_end(index)));
+        let rest = rest.filter(|&(_, old_end)| old_end > end).map(|(run, old_end)| Run {
+            base_offset: end,
+            bytes: match moved && run.base_offset == base {
+                true => run.bytes.saturating_sub(spot.batch_bytes),
+                false => run.share(end, old_end, old_end),
+            },
+            ..run
+        });
+        if first > 0 && self.run_data_end(first - 1) > base {
+            let old_end = self.run_data_end(first - 1);
+            let run = &mut self.runs[first - 1];
+            let kept = run.share(run.base_offset, base, old_end);
+            self.bytes -= u64::from(run.bytes - kept);
+            changes.push((run.slot, 0));
+            run.bytes = kept;
+        }
+        for run in self.runs.drain(first..last.max(first)) {
+            self.bytes -= u64::from(run.bytes);
+            changes.push((run.slot, -1));
+        }
+        self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
+        let (bytes, max_timestamp) = (spot.batch_bytes, spot.max_timestamp);
+        let new = Run { slot, bytes, base_offset: base, max_timestamp };
+        for (index, run) in [Some(new), rest].into_iter().flatten().enumerate() {
+            self.bytes += u64::from(run.bytes);
+            changes.push((run.slot, 1));
+            self.runs.insert(first + index, run);
+        }
+        changes.extend(self.join_runs(first + 1));
+        changes.extend(self.join_runs(first));
+        changes
+    }
+
+    /// Makes one of the run with that index and the one before if they are in one slot.
+    fn join_runs(&mut self, index: usize) -> Option<(u32, i32)> {
+        let before = index.checked_sub(1)?;
+        let run = *self.runs.get(index)?;
+        let adjoins = self.run_data_end(before) == run.base_offset;
+        if self.runs[before].slot != run.slot || !adjoins {
+            return None;
+        }
+        let joined = &mut self.runs[before];
+        joined.bytes += run.bytes;
+        joined.max_timestamp = joined.max_timestamp.max(run.max_timestamp);
+        self.runs.remove(index);
+        Some((run.slot, -1))
+    }
+
+    /// What was lost at these offsets is here again.
+    fn mend(&mut self, base: Offset, end: Offset) {
+        let hit = |&(from, until): &(Offset, Offset)| from < end && base < until;
+        if !self.damaged.iter().any(hit) {
+            return;
+        }
+        let mut left = Vec::new();
+        for &(from, until) in &self.damaged {
+            let parts = [(from, until.min(base)), (from.max(end), until)];
+            match from < end && base < until {
+                true => left.extend(parts),
+                false => left.push((from, until)),
+            }
+        }
+        left.retain(|(from, until)| from < until);
+        self.damaged = left;
+    }
+
+    /// Where what stands in the slot of the run with that index ends: before what is lost.
+    fn run_data_end(&self, index: usize) -> Offset {
+        let (base, end) = (self.run_base(index), self.run_end(index));
+        let lost = self.damaged.iter().find(|&&(from, until)| from >= base && until == end);
+        lost.map_or(end, |&(from, _)| from)
+    }
+
+    /// The offsets that count in `slot`, run by run.
+    pub(crate) fn runs_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
+        let here = self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot);
+        here.map(|(index, run)| {
+            (run.base_offset.max(self.log_start_durable), self.run_data_end(index))
+        })
     }
 
     /// Which run holds `offset`: the last one that begins at or below it, or the first of all.
@@ -102,6 +220,10 @@ impl Partition {
             return None;
         }
         Some(self.runs.partition_point(|run| run.base_offset <= offset).saturating_sub(1))
+    }
+
+    fn run_base(&self, index: usize) -> Offset {
+        self.runs[index].base_offset
     }
 
     /// Where the run with that index ends.

@@ -5,7 +5,8 @@
 //! of at most [`READ_BYTES_MAX`]; who wants more asks again. Every frame's checksum is verified
 //! before its batch is handed out, but for what comes from the tail in memory.
 
-use super::layout::footer::Extent;
+use super::cleaner::CLEANER;
+use super::layout::footer::{Extent, Part};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::frame_seed;
 use super::layout::group::Place;
@@ -146,6 +147,9 @@ impl Log {
 
     /// Looks at a question again: what it waited for is there.
     pub(crate) fn resume(&mut self, ticket: Ticket) {
+        if ticket == CLEANER {
+            return self.clean_footer(true);
+        }
         let Some(Job { mut question, .. }) = self.jobs.open.remove(&ticket) else { return };
         loop {
             match self.look(&question) {
@@ -158,6 +162,9 @@ impl Log {
     }
 
     pub(crate) fn answer_failed(&mut self, ticket: Ticket, error: FetchError) {
+        if ticket == CLEANER {
+            return self.clean_footer(false);
+        }
         if let Some(job) = self.jobs.open.remove(&ticket) {
             self.answer(ticket, job.question, Err(error));
         }
@@ -256,17 +263,19 @@ impl Log {
             return Ok(Look::Answer(question.nothing()));
         };
         let run_end = partition.run_end(run);
-        let slot = partition.runs[run].slot;
+        let (slot, base) = (partition.runs[run].slot, partition.runs[run].base_offset);
         let Some(index) = self.index_of(slot) else { return Ok(Look::Footer(slot)) };
-        let seg_seq = index.seg_seq;
-        let Some(part) = index.parts.get(&number) else {
-            return question.pass_over(run_end);
+        let (seg_seq, settled) = (index.seg_seq, index.settled);
+        let part = index.parts.get(&number);
+        let chosen = part
+            .ok_or(run_end)
+            .and_then(|part| question.choose(part, from.max(base), end.min(run_end), settled));
+        let (extents, end) = match chosen {
+            Ok(chosen) if from >= base || matches!(question, Question::Find { .. }) => chosen,
+            Ok(_) => return self.pass_over(question, base),
+            Err(next) => return self.pass_over(question, next.min(run_end)),
         };
-        let chosen = question.choose(&part.extents, from, end, part.end);
-        let Some((first, extents)) = chosen else { return question.pass_over(run_end) };
-        let next = part.extents.get(first + extents.len());
-        let span =
-            Span { slot, seg_seq, end: next.map_or(part.end, |next| next.base_offset), extents };
+        let span = Span { slot, seg_seq, end: end.min(run_end), extents };
         let cached = span.extents.iter().map_while(|extent| {
             self.tail.get(Place { slot, at: extent.at }, extent.bytes).map(Some)
         });
@@ -277,6 +286,19 @@ impl Log {
         self.judge_chunks(question, &span, &cached, None)
     }
 
+    /// Nothing of the partition is at the offset that was asked for, though it should be.
+    fn pass_over(&mut self, question: &Question, until: Offset) -> Result<Look, FetchError> {
+        let (from, _) = self.bounds(question)?;
+        match question {
+            Question::Fetch(spec) => {
+                self.stats.damaged_ranges += 1;
+                log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
+                Err(FetchError::Damaged { until: until.max(from.plus(1)) })
+            }
+            Question::Find { .. } => Ok(Look::Onward(until.max(from.plus(1)))),
+        }
+    }
+
     fn judge_chunks(
         &mut self,
         question: &Question,
@@ -285,15 +307,15 @@ impl Log {
         seed: Option<u32>,
     ) -> Result<Look, FetchError> {
         let (from, end) = self.bounds(question)?;
+        // What stands behind the span counts elsewhere.
+        let end = end.min(span.end);
         let walk = Walk { partition: question.partition(), from, end, seed };
         match question {
-            Question::Fetch(spec) => {
-                let batches = walk.batches(spec, span, chunks).inspect_err(|_| {
-                    self.stats.damaged_ranges += 1;
-                    log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
-                })?;
-                Ok(Look::Answer(Found::Batches(batches)))
-            }
+            Question::Fetch(spec) => match walk.batches(spec, span, chunks) {
+                Ok((batches, next)) if batches.is_empty() && next > from => Ok(Look::Onward(next)),
+                Ok((batches, _)) => Ok(Look::Answer(Found::Batches(batches))),
+                Err(until) => self.pass_over(question, until),
+            },
             Question::Find { timestamp, .. } => Ok(match walk.hit(*timestamp, chunks) {
                 Hit::Record(hit) => Look::Answer(Found::Hit(Some(hit))),
                 Hit::Packed(batch) => Look::Unpack(batch),
@@ -321,48 +343,53 @@ impl Question {
 
     pub(super) fn move_on(&mut self, next: Offset) {
         match self {
-            Question::Fetch(_) => unreachable!("a fetch is answered where it asked"),
+            Question::Fetch(spec) => spec.from = next,
             Question::Find { from, .. } => *from = next,
         }
     }
 
-    /// The index does not have what the partition's runs say.
-    fn pass_over(&self, until: Offset) -> Result<Look, FetchError> {
-        match self {
-            Question::Fetch(_) => Err(FetchError::Damaged { until }),
-            Question::Find { .. } => Ok(Look::Onward(until)),
-        }
-    }
-
-    /// The extents to read, and the index of the first.
+    /// The extents to read from `from` on, and up to where they count; else where to go on.
     fn choose(
         &self,
-        extents: &[Extent],
+        part: &Part,
         from: Offset,
         end: Offset,
-        last: Offset,
-    ) -> Option<(usize, Vec<Extent>)> {
+        settled: u32,
+    ) -> Result<(Vec<Extent>, Offset), Offset> {
+        let behind = |offset| part.next_base(offset).unwrap_or(end).min(end);
         match self {
             Question::Fetch(spec) => {
-                let first = extents.partition_point(|e| e.base_offset <= from).saturating_sub(1);
-                let begin = extents.get(first)?;
-                let mut bytes = 0usize;
-                let chosen = extents[first..].iter().take_while(|extent| {
+                let (first, mut until) = part.extent_at(from, settled).ok_or(behind(from))?;
+                let begin = part.extents[first];
+                let mut chosen = alloc::vec![begin];
+                let mut bytes = begin.bytes as usize;
+                for (number, extent) in part.extents.iter().enumerate().skip(first + 1) {
                     let fits = bytes < spec.bytes_max
-                        && extent.base_offset < end
+                        && extent.base_offset == until
+                        && until < end
                         && extent.end() - begin.at <= READ_BYTES_MAX;
-                    let first = bytes == 0;
+                    let found = part.extent_at(until, settled).filter(|_| fits);
+                    let Some((_, next)) = found.filter(|&(index, _)| index == number) else {
+                        break;
+                    };
                     bytes += extent.bytes as usize;
-                    first || fits
-                });
-                Some((first, chosen.copied().collect()))
+                    chosen.push(*extent);
+                    until = next;
+                }
+                Ok((chosen, until))
             }
             Question::Find { timestamp, .. } => {
-                let ends = extents.iter().skip(1).map(|next| next.base_offset).chain([last]);
-                let mut ends = extents.iter().zip(ends);
-                let found = ends
-                    .position(|(extent, end)| end > from && extent.max_timestamp >= *timestamp)?;
-                Some((found, alloc::vec![extents[found]]))
+                let mut from = from;
+                while from < end {
+                    match part.extent_at(from, settled) {
+                        Some((found, until)) if part.extents[found].max_timestamp >= *timestamp => {
+                            return Ok((alloc::vec![part.extents[found]], until));
+                        }
+                        Some((_, until)) => from = until,
+                        None => from = behind(from),
+                    }
+                }
+                Err(end)
             }
         }
     }
@@ -397,19 +424,21 @@ impl Walk {
         (batch && header.partition == self.partition).then_some(header)
     }
 
+    /// The batches that fit, and where what was looked at ends: beyond `from` also when there were
+    /// only holes. Else up to where the bytes are damaged.
     fn batches(
         &self,
         spec: &FetchSpec,
         span: &Span,
         chunks: &[Option<Bytes>],
-    ) -> Result<Batches, FetchError> {
+    ) -> Result<(Batches, Offset), Offset> {
         let mut batches = Batches::new();
         let mut total = 0;
         // An answer never reaches over what is lost: the reader is to be told.
         let mut expected = self.from;
         let lost = |batches: Batches, until: Offset| match batches.is_empty() {
-            true => Err(FetchError::Damaged { until: until.min(self.end).max(self.from.plus(1)) }),
-            false => Ok(batches),
+            true => Err(until.min(self.end).max(self.from.plus(1))),
+            false => Ok((batches, self.from)),
         };
         let mut next = self.from;
         for (number, chunk) in chunks.iter().enumerate() {
@@ -433,16 +462,21 @@ impl Walk {
                 if header.base_offset > expected {
                     return lost(batches, header.base_offset);
                 }
-                expected = header.end_offset();
-                total += body.len();
-                let fits = total <= spec.bytes_max || (batches.is_empty() && spec.at_least_one);
-                if header.end_offset() > self.end || !fits {
-                    return Ok(batches);
+                if header.end_offset() > self.end {
+                    return Ok((batches, expected));
                 }
-                batches.push(chunk.slice(body));
+                if !body.is_empty() {
+                    total += body.len();
+                    let fits = total <= spec.bytes_max || (batches.is_empty() && spec.at_least_one);
+                    if !fits {
+                        return Ok((batches, self.from));
+                    }
+                    batches.push(chunk.slice(body));
+                }
+                expected = header.end_offset();
             }
         }
-        if expected == self.from { lost(batches, next) } else { Ok(batches) }
+        if expected == self.from { lost(batches, next) } else { Ok((batches, expected)) }
     }
 
     /// Where the next whole frame behind a damaged one begins. The damaged one's length may be what

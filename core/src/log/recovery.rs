@@ -7,9 +7,7 @@
 //! - Visit: every slot that the checkpoint does not know as sealed. A visit reads the footer, which
 //!   says where the slot ends, and then the groups. Without a checkpoint a good footer stands for
 //!   its slot.
-//! - Judge: see `accept`. Then Replay reads the slots that were visited again, in order of
-//!   `seg_seq`, and applies the groups that count; keeping them in memory meanwhile would cost as
-//!   much as they hold.
+//! - Judge: see `accept`. Then Apply reads the groups that count once more: see `apply`.
 //! - Seal: a flush; slots without a footer get one, rebuilt; a flush; done. Nothing is ever
 //!   appended to them.
 //!
@@ -17,6 +15,7 @@
 //! after it (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
 
 use super::accept::{self, Candidate, Verdict};
+use super::apply::Applying;
 use super::carry::Carry;
 use super::checkpoint::Durable;
 use super::disk::{Disk, Purpose};
@@ -25,13 +24,11 @@ use super::layout::checkpoint::{self as format, Image};
 use super::layout::footer::SlotIndex;
 use super::layout::group::{GROUP_HEADER_BYTES, Place};
 use super::layout::slot::SlotHeader;
-use super::layout::{BLOCK, Geometry, frame_seed, superblock};
+use super::layout::{BLOCK, Geometry, superblock};
 use super::replay::Replay;
-use super::salvage::{Replaying, Salvage};
-use super::scan::{Scan, Seen, Step as ScanStep};
 use super::visit::{Visit, Visited};
 use super::{IoResult, OpenError, Settings, Start, Unguarded};
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -68,10 +65,7 @@ pub(super) enum Step {
         last: Bytes,
     },
     Visit,
-    Replay {
-        slot: Replaying,
-        rest: VecDeque<u32>,
-    },
+    Apply(Applying),
     /// Waiting for the flush of what was found.
     Settle,
     Seal(u32),
@@ -103,7 +97,7 @@ pub(crate) struct Recovery {
     pub image: Option<Image>,
     pub checkpoint: Option<Durable>,
     pub verdict: Verdict,
-    accepted: BTreeSet<Place>,
+    pub(super) accepted: BTreeSet<Place>,
     pub replay: Replay,
     /// The footers of the slots that were visited.
     pub indexes: Vec<(u32, SlotIndex)>,
@@ -172,7 +166,7 @@ impl Recovery {
             Step::Newest | Step::Visit => self.visited(disk, bytes),
             Step::Root { .. } => self.root(disk, bytes),
             Step::Parts { .. } => self.part(disk, bytes),
-            Step::Replay { .. } => self.replayed(disk, bytes),
+            Step::Apply(_) => self.applied(disk, tag, bytes),
         }
     }
 
@@ -390,80 +384,17 @@ impl Recovery {
         }
         let slot_bytes = self.geometry.slot_bytes;
         self.carried = newest.into_values().map(|(_, slot)| Carry::new(slot, slot_bytes)).collect();
-        if let Some(image) = &mut self.image {
-            self.replay.begin(image, &self.headers);
+        match &mut self.image {
+            Some(image) => self.replay.begin(image, &self.headers),
+            None if !self.replay.whole => self.replay.pieces = Some(BTreeMap::new()),
+            None => {}
         }
-        let mut order: Vec<(u64, u32)> = self
-            .visited
-            .iter()
-            .filter_map(|(&slot, visited)| Some((visited.seg_seq?, slot)))
-            .collect();
-        order.sort_unstable();
-        self.next_replay(disk, order.into_iter().map(|(_, slot)| slot).collect())
-    }
-
-    fn next_replay(&mut self, disk: &mut Disk, mut rest: VecDeque<u32>) -> Option<Outcome> {
-        while let Some(slot) = rest.pop_front() {
-            let visited = &mut self.visited.get_mut(&slot).expect("it is on the list");
-            if let Some(index) = visited.stands_alone.take() {
-                self.replay.footer(slot, &index);
-                self.indexes.push((slot, index));
-                continue;
-            }
-            let place = |group: &Candidate| self.accepted.contains(&group.place());
-            let Some(seg_seq) = visited.seg_seq else { continue };
-            let Some(group) = visited.groups.iter().find(|group| place(group)) else { continue };
-            let index = SlotIndex::new(group.header.lane, seg_seq);
-            let salvage = Salvage::new(slot, visited, &self.accepted, &self.verdict);
-            let Unguarded { no_seg_seq, no_sealing, .. } = self.unguarded;
-            let uses = (!no_seg_seq).then_some(seg_seq);
-            let end = visited.data_end.filter(|_| !no_sealing);
-            let scan = Scan::new(&self.geometry, slot, uses, end);
-            let (at, len) = scan.wants();
-            disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
-            self.step = Step::Replay { slot: Replaying { slot, scan, index, salvage }, rest };
-            return None;
-        }
-        self.seal(disk);
-        None
-    }
-
-    fn replayed(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Replay { slot: replaying, rest } = &mut self.step else { return None };
-        let Replaying { slot, scan, index, salvage } = replaying;
-        let bytes = bytes.unwrap_or_default();
-        self.bytes_read += bytes.len() as u64;
-        let (replay, accepted, store) = (&mut self.replay, &self.accepted, &self.geometry.store);
-        let carried = &mut self.carried;
-        let slot = *slot;
-        let step = scan.feed(&bytes, |seen| match seen {
-            Seen::Group(header, at, group) if accepted.contains(&Place { slot, at }) => {
-                salvage.apply((store, slot), replay, index);
-                replay.group(store, &header, at, &group, index);
-                for carry in carried.iter_mut() {
-                    carry.take(Place { slot, at }, &group, frame_seed(store, header.seg_seq));
-                }
-            }
-            Seen::Group(..) => {}
-            Seen::Gap(at, block) => salvage.gap(at, &block),
-        });
-        match step {
-            ScanStep::Read(at, len) => {
-                disk.read(Purpose::Start(0), self.geometry.place(slot, at), len);
-                None
-            }
-            ScanStep::End => {
-                salvage.apply((store, slot), replay, index);
-                let (index, rest) = (core::mem::take(index), core::mem::take(rest));
-                self.indexes.push((slot, index));
-                self.next_replay(disk, rest)
-            }
-        }
+        self.begin_apply(disk)
     }
 
     /// What was found and counts becomes durable first: it may be in the system's cache only, and a
     /// footer that outlived it would make damage of a torn tail.
-    fn seal(&mut self, disk: &mut Disk) {
+    pub(super) fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
         self.step = Step::Settle;
         disk.flush(Purpose::Start(0));

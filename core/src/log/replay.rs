@@ -1,4 +1,7 @@
 //! From accepted groups back to partitions: what a start applies, in the order of the log.
+//!
+//! Without a checkpoint the slots come in another order (see `apply`): then what stands where is
+//! collected as [`Piece`]s, which know their ends, and what is missing is found in the end.
 
 use super::Lane;
 use super::layout::checkpoint::Image;
@@ -12,6 +15,7 @@ use super::scan::frames;
 use crate::batch::Header as BatchHeader;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 #[derive(Debug, Default)]
@@ -25,6 +29,19 @@ pub(crate) struct Replay {
     pub damaged_ranges: u32,
     /// Those that the checkpoint knew already.
     pub known_ranges: u32,
+    /// What stands where, by base offset, while slots are not applied in the order of the log.
+    pub pieces: Option<BTreeMap<PartitionNumber, BTreeMap<Offset, Piece>>>,
+    /// The last group that took the place of something in a slot.
+    pub moved: BTreeMap<u32, u64>,
+}
+
+/// A stretch of offsets that stands in one slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    end: Offset,
+    slot: u32,
+    bytes: u32,
+    max_timestamp: i64,
 }
 
 /// A batch and where it stands.
@@ -32,7 +49,11 @@ pub(crate) struct Found {
     pub lane: Lane,
     pub slot: u32,
     pub spot: Spot,
-    pub batch: BatchHeader,
+    /// `None`: the offsets are a hole.
+    pub batch: Option<BatchHeader>,
+    pub group_seq: u64,
+    /// It takes the place of what was there.
+    pub moved: bool,
 }
 
 impl Replay {
@@ -48,9 +69,9 @@ impl Replay {
         for partition in self.partitions.values_mut() {
             partition.runs.retain(|run| alive(run.slot));
             partition.bytes = partition.runs.iter().map(|run| u64::from(run.bytes)).sum();
-            self.damaged_ranges += partition.damaged.len() as u32;
         }
-        self.known_ranges = self.damaged_ranges;
+        let known = self.partitions.values().map(|partition| partition.damaged.len() as u32);
+        self.known_ranges = known.sum();
     }
 
     /// Applies a group that counts, and adds it to the index of its slot.
@@ -70,8 +91,10 @@ impl Replay {
             }
             match (header.kind, added) {
                 (Kind::Batch | Kind::Replace, Some((spot, batch))) => {
-                    let found = Found { lane, slot: group.slot, spot, batch };
-                    self.batch(header.partition, &found, header.kind == Kind::Replace);
+                    let (slot, group_seq) = (group.slot, group.group_seq);
+                    let moved = header.kind == Kind::Replace;
+                    let found = Found { lane, slot, spot, batch, group_seq, moved };
+                    self.batch(header.partition, &found);
                 }
                 (Kind::LogStart, _) => {
                     self.log_start(lane, header.partition, header.base_offset);
@@ -83,7 +106,7 @@ impl Replay {
     }
 
     fn partition(&mut self, lane: Lane, number: PartitionNumber, base: Offset) -> &mut Partition {
-        let start = if self.whole { Offset::ZERO } else { base };
+        let start = if self.whole || self.pieces.is_some() { Offset::ZERO } else { base };
         self.partitions.entry(number).or_insert_with(|| Partition::new(lane, start))
     }
 
@@ -91,15 +114,10 @@ impl Replay {
     fn close_gap(&mut self, number: PartitionNumber, base: Offset) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         if base > partition.log_end {
-            log::error!(
-                "partition {}: offsets {} to {} are lost to damage",
-                number.0,
-                partition.log_end,
-                base.plus(-1)
-            );
-            partition.damaged.push((partition.log_end, base));
+            if self.pieces.is_none() {
+                partition.lose(number, partition.log_end, base);
+            }
             partition.log_end = base;
-            self.damaged_ranges += 1;
         }
     }
 
@@ -113,23 +131,40 @@ impl Replay {
         }
     }
 
-    pub(crate) fn batch(&mut self, number: PartitionNumber, found: &Found, replaces: bool) {
-        let Found { spot, .. } = found;
-        self.partition(found.lane, number, spot.base_offset);
+    pub(crate) fn batch(&mut self, number: PartitionNumber, found: &Found) {
+        let Found { lane, slot, spot, .. } = *found;
+        self.partition(lane, number, spot.base_offset);
         self.close_gap(number, spot.base_offset);
-        let partition = self.partition(found.lane, number, spot.base_offset);
-        if spot.base_offset >= partition.log_end {
-            partition.note_epoch(spot.leader_epoch, spot.base_offset);
-            partition.producers.apply(&found.batch, spot.base_offset);
-            partition.log_end = spot.end_offset;
-        } else if replaces {
-            partition.drop_runs_from(spot.base_offset);
-        } else {
-            // Written twice can only be a group that was given up and is not known as such: the
-            // first copy stands.
-            return;
+        let out_of_order = self.pieces.is_some();
+        let partition = self.partition(lane, number, spot.base_offset);
+        let new = spot.base_offset >= partition.log_end;
+        if let Some(batch) = found.batch.as_ref().filter(|_| new) {
+            partition.note_epoch_anywhere(spot.leader_epoch, spot.base_offset);
+            partition.producers.apply(batch, spot.base_offset);
         }
-        partition.add_to_run(found.slot, spot);
+        if new {
+            partition.log_end = spot.end_offset;
+        }
+        if out_of_order {
+            let piece = Piece {
+                end: spot.end_offset,
+                slot,
+                bytes: spot.batch_bytes,
+                max_timestamp: spot.max_timestamp,
+            };
+            self.lay(lane, number, spot.base_offset, piece);
+        } else if new {
+            partition.add_to_run(slot, &spot);
+        } else if found.moved {
+            for (slot, more) in partition.replace_runs(slot, &spot, true) {
+                if more <= 0 {
+                    let moved = self.moved.entry(slot).or_default();
+                    *moved = found.group_seq.max(*moved);
+                }
+            }
+        }
+        // Else it was written twice. That can only be a group that was given up and is not known as
+        // such: the first copy stands.
     }
 
     pub(crate) fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
@@ -145,39 +180,113 @@ impl Replay {
     pub(crate) fn footer(&mut self, slot: u32, index: &SlotIndex) {
         let Some(lane) = Lane::of(index.lane) else { return };
         for (&number, part) in &index.parts {
-            self.log_start(lane, number, part.log_start);
-            let Some(first) = part.extents.first() else { continue };
-            self.partition(lane, number, first.base_offset);
-            self.close_gap(number, first.base_offset);
-            let partition = self.partition(lane, number, first.base_offset);
-            if first.base_offset < partition.log_end {
-                if part.end < partition.log_end {
-                    continue;
-                }
-                // What this slot begins with was carried over from the one before.
-                partition.drop_runs_from(first.base_offset);
+            if part.log_start > Offset::ZERO {
+                self.log_start(lane, number, part.log_start);
             }
+            // Extents count frames' headers as well.
+            let frames: u64 = part.extents.iter().map(|extent| u64::from(extent.bytes)).sum();
+            let batches = |bytes| u64::from(bytes) * u64::from(part.batch_bytes) / frames.max(1);
+            for extent in &part.extents {
+                let piece = Piece {
+                    end: extent.end_offset,
+                    slot,
+                    bytes: batches(extent.bytes) as u32,
+                    max_timestamp: extent.max_timestamp,
+                };
+                self.lay(lane, number, extent.base_offset, piece);
+            }
+            let partition = self.partition(lane, number, Offset::ZERO);
             for &(epoch, start) in &part.epochs {
-                partition.note_epoch(epoch, start);
+                partition.note_epoch_anywhere(epoch, start);
             }
-            partition.log_end = part.end;
-            partition.max_timestamp = partition.max_timestamp.max(part.max_timestamp);
-            partition.bytes += u64::from(part.batch_bytes);
-            partition.runs.push_back(Run {
-                slot,
-                bytes: part.batch_bytes,
-                base_offset: first.base_offset,
-                max_timestamp: part.max_timestamp,
-            });
         }
+    }
+
+    /// Puts a piece over those that were there before.
+    fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, mut piece: Piece) {
+        let partition = self.partition(lane, number, base);
+        partition.log_end = partition.log_end.max(piece.end);
+        partition.max_timestamp = partition.max_timestamp.max(piece.max_timestamp);
+        let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
+        let mut base = base;
+        // Of what is there already, the parts before and behind stay.
+        let first = pieces.range(..base).next_back().filter(|(_, before)| before.end > base);
+        let first = first.map_or(base, |(&first, _)| first);
+        let hit: Vec<(Offset, Piece)> =
+            pieces.range(first..piece.end).map(|(&from, &old)| (from, old)).collect();
+        for (from, old) in hit {
+            pieces.remove(&from);
+            if from < base {
+                pieces.insert(from, old.part(from, from, base));
+            }
+            if old.end > piece.end {
+                pieces.insert(piece.end, old.part(from, piece.end, old.end));
+            }
+        }
+        if let Some((&from, before)) = pieces.range(..base).next_back()
+            && before.end == base
+            && before.slot == piece.slot
+        {
+            piece.bytes += before.bytes;
+            piece.max_timestamp = piece.max_timestamp.max(before.max_timestamp);
+            base = from;
+        }
+        pieces.insert(base, piece);
     }
 
     /// Everything that was found is durable.
     pub(crate) fn finish(&mut self) {
+        for (number, pieces) in self.pieces.take().into_iter().flatten() {
+            if let Some(partition) = self.partitions.get_mut(&number) {
+                settle(number, partition, pieces);
+            }
+        }
         for partition in self.partitions.values_mut() {
             partition.durable_end = partition.log_end;
             partition.log_start_durable = partition.log_start;
             partition.drop_dead_runs();
+            self.damaged_ranges += partition.damaged.len() as u32;
         }
+    }
+}
+
+impl Piece {
+    /// The part of a piece that begins at `base`.
+    fn part(self, base: Offset, from: Offset, until: Offset) -> Piece {
+        let run = Run {
+            slot: self.slot,
+            bytes: self.bytes,
+            base_offset: base,
+            max_timestamp: self.max_timestamp,
+        };
+        Piece { bytes: run.share(from, until, self.end), end: until, ..self }
+    }
+}
+
+/// Makes runs of the pieces, and damage of what is between them.
+fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<Offset, Piece>) {
+    let log_start = partition.log_start;
+    let mut pieces = pieces.into_iter().filter(|(_, piece)| piece.end > log_start);
+    let mut next = pieces.next();
+    // A log start that stood in a slot that is free by now is not known: the partition begins
+    // where there is something.
+    if let Some((base, _)) = next
+        && base > partition.log_start
+    {
+        partition.set_log_start(base);
+    }
+    let mut end = partition.log_start;
+    while let Some((base_offset, piece)) = next {
+        if base_offset > end {
+            partition.lose(number, end, base_offset);
+        }
+        end = piece.end;
+        let Piece { slot, bytes, max_timestamp, .. } = piece;
+        partition.bytes += u64::from(bytes);
+        partition.runs.push_back(Run { slot, bytes, base_offset, max_timestamp });
+        next = pieces.next();
+    }
+    if end < partition.log_end {
+        partition.lose(number, end, partition.log_end);
     }
 }

@@ -18,7 +18,7 @@ use super::layout::frame::Kind;
 use super::partition::Partition;
 use super::space::State;
 use super::writer::Pending;
-use super::{Event, Log, Phase};
+use super::{Event, Log, Phase, cleaner};
 use crate::types::{Offset, PartitionNumber, Time, WallTime};
 use alloc::vec::Vec;
 
@@ -53,6 +53,13 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// Retention's clock as it was set last.
+    pub(crate) fn clock(&self) -> Option<i64> {
+        self.clock.map(|(clock, _)| clock)
+    }
+}
+
 impl Log {
     pub(crate) fn expire_partitions(&mut self, now: Time, wall: Option<WallTime>) {
         if !matches!(self.phase, Phase::Running) {
@@ -68,6 +75,7 @@ impl Log {
                     wall.0.saturating_sub(clock) / 60_000
                 );
             }
+            self.cleaner.observe(self.disk.written_bytes, clock);
             clock
         });
         let numbers: Vec<PartitionNumber> = self.partitions.keys().copied().collect();
@@ -76,6 +84,7 @@ impl Log {
                 self.move_log_start(now, number, log_start);
             }
         }
+        self.cleaner.look_again();
         self.relieve_pressure(now);
     }
 
@@ -149,11 +158,15 @@ impl Log {
         self.events.push_back(Event::Trimmed { partition: number, log_start });
     }
 
-    /// When slots are short: expires what partitions that let it go have in the oldest slot. One
-    /// slot at a time, and the next only when what was expired before is free or cannot become so.
+    /// When slots are short: cleans, and where that finds nothing, expires what partitions that let
+    /// it go have in the oldest slot. One slot at a time, and the next only when what was expired
+    /// before is free or cannot become so.
     pub(crate) fn relieve_pressure(&mut self, now: Time) {
         self.note_pressure();
-        let short = self.space.free() <= self.space.pressure();
+        if self.clean(None) {
+            return;
+        }
+        let short = self.space.free() + self.space.dead <= self.space.pressure();
         if !short || self.checkpointer.is_busy() {
             return;
         }
@@ -161,6 +174,13 @@ impl Log {
         if self.partitions.values().any(waits) {
             return;
         }
+        if !self.expire_oldest(now) {
+            self.clean(Some(cleaner::LAST));
+        }
+    }
+
+    /// Expires what partitions that yield have in the oldest slot; whether there was anything.
+    fn expire_oldest(&mut self, now: Time) -> bool {
         let yielding = self.partitions.iter().filter_map(|(&number, partition)| {
             let run =
                 partition.runs.front().filter(|_| partition.policy.retention.yields_to_pressure)?;
@@ -169,13 +189,16 @@ impl Log {
             goes.then(|| (slot.seg_seq, number, partition.run_end(0)))
         });
         let mut yielding: Vec<(u64, PartitionNumber, Offset)> = yielding.collect();
-        let Some(oldest) = yielding.iter().map(|&(seg_seq, ..)| seg_seq).min() else { return };
+        let Some(oldest) = yielding.iter().map(|&(seg_seq, ..)| seg_seq).min() else {
+            return false;
+        };
         yielding.retain(|&(seg_seq, ..)| seg_seq == oldest);
         for (_, number, log_start) in yielding {
             let before = self.partitions[&number].log_start;
             self.stats.expired_early_records += (log_start.0 - before.0) as u64;
             self.move_log_start(now, number, log_start);
         }
+        true
     }
 }
 

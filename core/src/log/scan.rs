@@ -109,16 +109,19 @@ impl SlotIndex {
         self.add_group(group, at + group.padded_bytes() as u32);
     }
 
-    /// Adds a frame that was found at `at`; gives what it is if it is a batch.
+    /// Adds a frame that was found at `at`; gives what it is if it is a batch, or a hole.
     pub(crate) fn add_frame(
         &mut self,
         header: &FrameHeader,
         at: u32,
         body: &Bytes,
-    ) -> Option<(Spot, BatchHeader)> {
+    ) -> Option<(Spot, Option<BatchHeader>)> {
         match header.kind {
             Kind::Batch | Kind::Replace => {
-                let batch = BatchHeader::parse(body).ok()?;
+                let batch = match (header.kind, body.is_empty()) {
+                    (Kind::Replace, true) => None,
+                    _ => Some(BatchHeader::parse(body).ok()?),
+                };
                 let spot = Spot {
                     at,
                     frame_bytes: header.frame_bytes() as u32,
@@ -126,7 +129,7 @@ impl SlotIndex {
                     base_offset: header.base_offset,
                     end_offset: header.end_offset(),
                     leader_epoch: header.leader_epoch,
-                    max_timestamp: batch.max_timestamp,
+                    max_timestamp: batch.as_ref().map_or(-1, |batch| batch.max_timestamp),
                 };
                 self.add(header.partition, spot);
                 Some((spot, batch))

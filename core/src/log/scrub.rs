@@ -179,7 +179,7 @@ impl Log {
         let slot = self.space.slot(number);
         let in_flight = self.commit.iter().flat_map(|commit| &commit.sealed);
         let unwritten = self.writer.sealed.iter().chain(in_flight).any(|(n, _)| *n == number);
-        let needed = slot.live > 0
+        let needed = slot.runs > 0
             || self.space.pinned.contains(&number)
             || slot.last_seq > self.checkpointer.as_of();
         let known = match slot.state {

@@ -21,21 +21,29 @@ pub(crate) struct Slot {
     pub seg_seq: u64,
     pub first_seq: u64,
     pub last_seq: u64,
-    /// Partitions that have live data in it.
-    pub live: u32,
+    /// Bytes of record batches that were written to it, and of their frames.
+    pub filled: u32,
+    pub framed: u32,
+    /// Runs of partitions that are in it.
+    pub runs: u32,
+    /// The highest group that took the place of something in it.
+    pub moved_seq: u64,
     /// Up to where the slot was written once already, so that writing there costs the file
     /// system's journal nothing.
     pub zeroed: u32,
 }
 
 impl Slot {
-    const NEW: Slot = Slot {
+    pub(crate) const NEW: Slot = Slot {
         state: State::Free,
         lane: 0,
         seg_seq: 0,
         first_seq: 0,
         last_seq: 0,
-        live: 0,
+        filled: 0,
+        framed: 0,
+        runs: 0,
+        moved_seq: 0,
         zeroed: 0,
     };
 }
@@ -49,6 +57,8 @@ pub(crate) struct Space {
     /// Slots that hold the last durable checkpoint.
     pub pinned: Vec<u32>,
     pub next_seg_seq: u64,
+    /// Slots that are free once there is another checkpoint.
+    pub dead: u32,
 }
 
 impl Space {
@@ -90,9 +100,14 @@ impl Space {
     /// the meta lane 4 slots, and 4 % in all at least. On media of less than 32 slots an eighth
     /// each.
     pub(crate) fn reserve(&self) -> u32 {
-        let small = (self.count() / 8).clamp(1, 4);
+        let small = self.meta_reserve();
         let cleaning = small.max(self.count() / 50);
         (cleaning + small).max(self.count() / 25)
+    }
+
+    /// Slots that cleaning leaves for the meta lane.
+    pub(crate) fn meta_reserve(&self) -> u32 {
+        (self.count() / 8).clamp(1, 4)
     }
 
     /// When no more than this is free, data is expired before its time: 8 %, and above the reserve.
@@ -124,9 +139,10 @@ impl Space {
         self.cursor = (slot + 1) % self.count();
         let seg_seq = self.next_seg_seq;
         self.next_seg_seq += 1;
-        let zeroed = self.slot(slot).zeroed;
         self.free -= 1;
-        *self.slot_mut(slot) = Slot { state: State::Open, lane, seg_seq, zeroed, ..Slot::NEW };
+        let Slot { zeroed, runs, .. } = *self.slot(slot);
+        *self.slot_mut(slot) =
+            Slot { state: State::Open, lane, seg_seq, zeroed, runs, ..Slot::NEW };
         Some(slot)
     }
 
@@ -137,25 +153,51 @@ impl Space {
         self.free = self.slots.iter().filter(|slot| slot.state == State::Free).count() as u32;
     }
 
-    /// Slots without live data that the last checkpoint does not need become free; whether a new
-    /// checkpoint would make more so.
+    /// Slots without live data that the last checkpoint does not need become free; how many a new
+    /// checkpoint would make so.
     ///
-    /// A slot with groups above the checkpoint is kept: a start has to read them.
-    pub(crate) fn sweep(&mut self, checkpointed: u64, mut freed: impl FnMut(u32)) -> bool {
-        let mut more = false;
+    /// A slot with groups above the checkpoint is kept: a start has to read them. So is one whose
+    /// data was moved by a group above it: the checkpoint still points there.
+    pub(crate) fn sweep(&mut self, checkpointed: u64, mut freed: impl FnMut(u32)) -> u32 {
+        let mut more = 0;
         for (number, slot) in (0u32..).zip(self.slots.iter_mut()) {
-            if slot.state != State::Sealed || slot.live > 0 || self.pinned.contains(&number) {
+            if slot.state != State::Sealed || slot.runs > 0 || self.pinned.contains(&number) {
                 continue;
             }
-            if slot.last_seq <= checkpointed {
+            if slot.last_seq.max(slot.moved_seq) <= checkpointed {
                 slot.state = State::Free;
                 self.free += 1;
                 freed(number);
             } else {
-                more = true;
+                more += 1;
             }
         }
+        self.dead = more;
         more
+    }
+
+    /// Of so many bytes of record batches in a slot, what their frames take.
+    pub(crate) fn framed(&self, slot: u32, batch_bytes: u64) -> u64 {
+        let slot = self.slot(slot);
+        batch_bytes * u64::from(slot.framed.max(1)) / u64::from(slot.filled.max(1))
+    }
+
+    /// A bug that the simulation must find: what was to be copied is not durable yet.
+    pub(crate) fn free_early(&mut self, slot: u32) {
+        self.slot_mut(slot).state = State::Free;
+        self.free += 1;
+        self.cursor = slot;
+    }
+
+    /// Runs moved by a group: how many more or less each slot has.
+    pub(crate) fn note_moved(&mut self, changes: &[(u32, i32)], group_seq: u64) {
+        for &(number, more) in changes {
+            let slot = self.slot_mut(number);
+            slot.runs = slot.runs.checked_add_signed(more).expect("runs are counted");
+            if more <= 0 {
+                slot.moved_seq = slot.moved_seq.max(group_seq);
+            }
+        }
     }
 
     /// How much to zero before writing up to `end`.

@@ -1,7 +1,7 @@
 //! From a finished start to a running log.
 
 use super::checkpoint::Checkpointer;
-use super::layout::checkpoint::LaneTail;
+use super::layout::checkpoint::{LaneTail, SlotImage};
 use super::layout::footer::SlotIndex;
 use super::recovery::{Outcome, Recovery};
 use super::space::{Slot, Space, State};
@@ -27,9 +27,7 @@ impl Log {
                     core::mem::replace(&mut self.phase, Phase::Running)
                 {
                     self.adopt(now, *recovery);
-                    if !self.is_carrying() {
-                        self.events.push_back(Event::Ready);
-                    }
+                    self.events.push_back(Event::Ready);
                 }
             }
         }
@@ -82,19 +80,23 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
         let zeroed = medium_bytes.saturating_sub(geometry.place(last, 0));
         space.slot_mut(last).zeroed = zeroed.min(u64::from(geometry.slot_bytes)) as u32;
     }
-    let mut use_slot = |slot: u32, lane: u8, seg_seq: u64, first_seq: u64, last_seq: u64| {
-        let zeroed = space.slot(slot).zeroed;
-        *space.slot_mut(slot) =
-            Slot { state: State::Sealed, lane, seg_seq, first_seq, last_seq, live: 0, zeroed };
+    let mut use_slot = |number: u32, slot: Slot| {
+        let zeroed = space.slot(number).zeroed;
+        *space.slot_mut(number) = Slot { state: State::Sealed, zeroed, ..slot };
     };
     for (&slot, entry) in recovery.image.iter().flat_map(|image| &image.slots) {
         let header = recovery.headers.get(&slot);
         if header.is_none_or(|header| header.seg_seq == entry.seg_seq) {
-            use_slot(slot, entry.lane, entry.seg_seq, entry.first_seq, entry.last_seq);
+            let SlotImage { lane, seg_seq, first_seq, last_seq, filled, framed, .. } = *entry;
+            let used = Slot { lane, seg_seq, first_seq, last_seq, filled, framed, ..Slot::NEW };
+            use_slot(slot, used);
         }
     }
     for (slot, index) in &recovery.indexes {
-        use_slot(*slot, index.lane, index.seg_seq, index.first_seq, index.last_seq);
+        let SlotIndex { lane, seg_seq, first_seq, last_seq, .. } = *index;
+        let (filled, framed) = index.batch_and_frame_bytes();
+        let used = Slot { lane, seg_seq, first_seq, last_seq, filled, framed, ..Slot::NEW };
+        use_slot(*slot, used);
     }
     // A root that was whole but in a commit that was cut still is a checkpoint, so its slot is
     // kept.
@@ -107,8 +109,11 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     }
     for partition in recovery.replay.partitions.values() {
         for run in &partition.runs {
-            space.slot_mut(run.slot).live += 1;
+            space.slot_mut(run.slot).runs += 1;
         }
+    }
+    for (&slot, &moved_seq) in &recovery.replay.moved {
+        space.slot_mut(slot).moved_seq = moved_seq;
     }
     let headers = recovery.headers.iter().map(|(&slot, header)| (header.seg_seq, slot));
     let visited = recovery.visited.iter().filter_map(|(&slot, v)| Some((v.seg_seq?, slot)));

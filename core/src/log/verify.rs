@@ -244,10 +244,11 @@ impl Verify {
     ) -> Vec<(u32, i64, i64)> {
         let mut lost = Vec::new();
         for (&number, part) in &footer.parts {
-            let ends = part.extents.iter().skip(1).map(|next| next.base_offset).chain([part.end]);
-            let hit = part.extents.iter().zip(ends);
-            let hit = hit.filter(|(extent, _)| extent.at < until && extent.end() > from);
-            let ranges: Vec<Range> = hit.map(|(extent, end)| (extent.base_offset, end)).collect();
+            let hit = part.extents.iter().filter(|extent| {
+                let counts = part.is_newest(extent.base_offset, extent.at);
+                counts && extent.at < until && extent.end() > from
+            });
+            let ranges = hit.map(|extent| (extent.base_offset, extent.end_offset)).collect();
             lost.extend(self.news(partitions, number, ranges));
         }
         lost

@@ -29,6 +29,8 @@ pub(crate) const GROUP_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Pending {
     pub header: FrameHeader,
     pub max_timestamp: i64,
+    /// Of kind replace: whether the partition is being rewritten, not only moved.
+    pub rewrite: bool,
     pub body: Bytes,
 }
 
@@ -44,6 +46,7 @@ impl Pending {
                 body_bytes: append.batch.len() as u32,
             },
             max_timestamp: append.header.max_timestamp,
+            rewrite: false,
             body: append.batch.clone(),
         }
     }
@@ -67,7 +70,20 @@ impl Pending {
             leader_epoch: LeaderEpoch(0),
             body_bytes: body.len() as u32,
         };
-        Pending { header, max_timestamp: -1, body }
+        Pending { header, max_timestamp: -1, rewrite: false, body }
+    }
+
+    /// What an index says of it; the place is to be filled in.
+    pub(crate) fn spot(&self) -> Spot {
+        Spot {
+            at: 0,
+            frame_bytes: self.header.frame_bytes() as u32,
+            batch_bytes: self.header.body_bytes,
+            base_offset: self.header.base_offset,
+            end_offset: self.end_offset(),
+            leader_epoch: self.header.leader_epoch,
+            max_timestamp: self.max_timestamp,
+        }
     }
 
     pub(crate) fn end_offset(&self) -> Offset {
@@ -227,7 +243,13 @@ impl Log {
     /// Closes the open groups and asks for their writes and the flush.
     pub(crate) fn close_commit(&mut self, now: Time) {
         let since = self.writer.since.take().unwrap_or(now);
-        let barrier = self.checkpointer.is_due();
+        // A checkpoint holds everything of the commit that it is taken with. What is moved counts
+        // only when it is durable, so it goes before or after.
+        let due = self.checkpointer.is_due();
+        let barrier = due && !self.has_moves_pending();
+        if !due {
+            self.take_moves(now);
+        }
         let mut commit = Commit::new(now, &self.writer);
         self.write_footers(&mut commit);
         for lane in Lane::ALL {
@@ -244,7 +266,7 @@ impl Log {
         if barrier {
             self.take_checkpoint();
         }
-        if self.writer.pending() > 0 {
+        if self.writer.pending() > 0 || (self.moves.is_waiting() && self.has_room_to_move()) {
             self.writer.wake(now);
         }
         if !commit.is_empty() {
@@ -341,17 +363,14 @@ impl Log {
     fn put_frames(&mut self, open: &mut Open, frames: &[Pending], at: u32, out: &mut Vec<u8>) {
         let seed = frame_seed(&self.geometry.store, open.index.seg_seq);
         for frame in frames {
-            let spot = Spot {
-                at: at + out.len() as u32,
-                frame_bytes: frame.header.frame_bytes() as u32,
-                batch_bytes: frame.header.body_bytes,
-                base_offset: frame.header.base_offset,
-                end_offset: frame.end_offset(),
-                leader_epoch: frame.header.leader_epoch,
-                max_timestamp: frame.max_timestamp,
-            };
+            let spot = Spot { at: at + out.len() as u32, ..frame.spot() };
             frame.header.put(seed, &frame.body, out);
             let place = Place { slot: open.slot, at: spot.at };
+            if frame.header.kind.is_batch() {
+                let slot = self.space.slot_mut(open.slot);
+                slot.filled += spot.batch_bytes;
+                slot.framed += spot.frame_bytes;
+            }
             match frame.header.kind {
                 Kind::Checkpoint => {
                     self.checkpointer.placed(frame, place, open.index.seg_seq, open.at);
@@ -359,13 +378,16 @@ impl Log {
                 Kind::LogStart => {
                     open.index.set_log_start(frame.header.partition, frame.header.base_offset);
                 }
+                // Until it is durable, what stood there before is served.
+                Kind::Replace => open.index.add(frame.header.partition, spot),
                 _ => {
                     open.index.add(frame.header.partition, spot);
-                    if let Some(partition) = self.partitions.get_mut(&frame.header.partition)
-                        && partition.add_to_run(open.slot, &spot)
-                    {
-                        self.space.slot_mut(open.slot).live += 1;
-                    }
+                    let Some(partition) = self.partitions.get_mut(&frame.header.partition) else {
+                        continue;
+                    };
+                    open.index.set_log_start(frame.header.partition, partition.log_start_durable);
+                    let runs = u32::from(partition.add_to_run(open.slot, &spot));
+                    self.space.slot_mut(open.slot).runs += runs;
                 }
             }
         }
@@ -404,7 +426,7 @@ impl Log {
             seg_seq,
             prev_seg_seq: writer.tail.seg_seq,
         };
-        let index = SlotIndex::new(lane as u8, seg_seq);
+        let index = SlotIndex::new(lane as u8, seg_seq).settled(BLOCK);
         writer.open = Some(Open { slot, at: BLOCK, index, header: Some(header) });
         Some(())
     }

@@ -73,6 +73,7 @@ pub struct LogRun {
     pub refused: u64,
     /// What the scrub has found.
     pub damages: Vec<Damage>,
+    pub slots_cleaned: u64,
     /// What each moment at which the disk had done something would leave behind, where it is
     /// wanted.
     pub snapshots: Option<Vec<Snapshot>>,
@@ -114,6 +115,7 @@ impl LogRun {
             appended_bytes: 0,
             refused: 0,
             damages: Vec::new(),
+            slots_cleaned: 0,
             snapshots: None,
         }
     }
@@ -250,6 +252,7 @@ impl LogRun {
     }
 
     fn forget(&mut self) {
+        self.slots_cleaned += self.log.as_ref().map_or(0, |log| log.stats().slots_cleaned);
         self.log = None;
         self.ready = false;
         self.fenced = false;
@@ -368,8 +371,8 @@ impl LogRun {
             LogEvent::Trimmed { partition, log_start } => {
                 return self.trimmed(partition, log_start);
             }
-            LogEvent::WriteFailed | LogEvent::Unpacked { .. } => {}
             LogEvent::Damage(damage) => self.damages.push(damage),
+            LogEvent::Replaced { .. } | LogEvent::WriteFailed | LogEvent::Unpacked { .. } => {}
             LogEvent::Fenced => {
                 // Loud, and right if the disk failed twice; the operator restarts the node.
                 if self.disk.stats.errors < 2 {

@@ -12,6 +12,7 @@ mod admin;
 mod audit;
 mod campaign;
 mod checks;
+mod cleaning;
 mod client;
 mod consumer;
 mod crash_points;

@@ -56,6 +56,8 @@ pub enum Bug {
     ReuseWithoutSegSeq,
     /// The scrub is answered from a cache, which does not rot.
     CachedScrub,
+    /// A slot that is cleaned is used anew before its copies are durable.
+    FreeBeforeReplace,
     /// The log takes more of the disk than it was given.
     TooManySlots,
 }
@@ -115,6 +117,7 @@ impl Plan {
             no_chain: tails,
             no_sealing: tails,
             no_seg_seq: self.bug == Bug::ReuseWithoutSegSeq,
+            free_before_replace: self.bug == Bug::FreeBeforeReplace,
         }
     }
 

@@ -5,16 +5,22 @@
 //!
 //! ```text
 //! root:    u64 as_of, the group_seq up to which it stands for everything
-//!          uvarint parts; for each: uvarint slot, u64 seg_seq, uvarint where its frame begins,
-//!          uvarint bytes of the frame the last piece of the stream stream:  u32 boot_epoch, u64
-//!          next seg_seq 4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq uvarint
-//!          slots in use; for each: uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest
-//!          group_seq, u64 highest group_seq uvarint partitions; for each: uvarint number, u8 lane,
-//!          varlong log start, varlong log end, varlong largest timestamp, uvarint epochs; for
-//!          each: varlong epoch, varlong first offset, uvarint damaged ranges; for each: varlong
-//!          from, varlong until, uvarint bytes of producers, the producers, uvarint runs; for each:
-//!          uvarint slot, uvarint bytes, varlong base offset less the one before, varlong largest
-//!          timestamp less the one before
+//!          uvarint parts; for each:
+//!            uvarint slot, u64 seg_seq, uvarint where its frame begins, uvarint bytes of the frame
+//!          the last piece of the stream
+//! stream:  u32 boot_epoch, u64 next seg_seq
+//!          4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq
+//!          uvarint slots in use; for each:
+//!            uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest group_seq,
+//!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames
+//!          uvarint partitions; for each:
+//!            uvarint number, u8 lane, varlong log start, varlong log end, varlong largest timestamp
+//!            uvarint epochs; for each: varlong epoch, varlong first offset
+//!            uvarint damaged ranges; for each: varlong from, varlong until
+//!            uvarint bytes of producers, the producers
+//!            uvarint runs; for each:
+//!              uvarint slot, uvarint bytes, varlong base offset less the one before,
+//!              varlong largest timestamp less the one before
 //! ```
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
@@ -48,6 +54,8 @@ pub(crate) struct SlotImage {
     pub seg_seq: u64,
     pub first_seq: u64,
     pub last_seq: u64,
+    pub filled: u32,
+    pub framed: u32,
 }
 
 /// The last group and slot of a lane.
@@ -85,6 +93,8 @@ pub(crate) fn put_head(image: &Image, partitions: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&image.seg_seq.to_be_bytes());
         out.extend_from_slice(&image.first_seq.to_be_bytes());
         out.extend_from_slice(&image.last_seq.to_be_bytes());
+        put_uvarint(out, image.filled);
+        put_uvarint(out, image.framed);
     }
     put_uvarint(out, partitions as u32);
 }
@@ -170,6 +180,8 @@ pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
             seg_seq: input.u64()?,
             first_seq: input.u64()?,
             last_seq: input.u64()?,
+            filled: input.uvarint()?,
+            framed: input.uvarint()?,
         };
         image.slots.insert(slot, entry);
     }

@@ -6,8 +6,9 @@
 //!     uvarint partition, varlong log start when last seen, varlong end, uvarint batch bytes,
 //!     varlong largest timestamp,
 //!     uvarint leader epochs; for each: varlong epoch, varlong its first offset here,
-//!     uvarint extents; for each: varlong base offset less the one before, uvarint begin less the
-//!       end of the one before, uvarint bytes, varlong largest timestamp less the one before
+//!     uvarint extents; for each: varlong base offset less the one before, varlong offsets,
+//!       uvarint begin less the end of the one before, uvarint bytes, varlong largest timestamp
+//!       less the one before
 //! trailer, the last 52 bytes of the slot:
 //!   at  bytes  field
 //!    0      4  magic "WFTR"
@@ -24,8 +25,10 @@
 //!   48      4  CRC-32C over store UUID, the trailer before and the payload
 //! ```
 //!
-//! An extent is a run of frames of one partition without anything between, so that one read gets
-//! them; it is cut at 64 KiB, so that a read in the middle does not have to walk far.
+//! An extent is a run of frames of one partition without anything between, on flash or in offsets,
+//! so that one read gets them; it is cut at 64 KiB, so that a read in the middle does not have to
+//! walk far. Extents stand in the order in which they were written. Frames of kind replace may lie
+//! anywhere in the partition, also where this slot has an older extent: the last one counts.
 
 use super::group::GroupHeader;
 use super::{BLOCK, Fields, checksum, head};
@@ -47,6 +50,7 @@ pub(crate) const FRAME_FOOTER_BYTES_MAX: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub base_offset: Offset,
+    pub end_offset: Offset,
     /// Where in the slot the first frame begins.
     pub at: u32,
     pub bytes: u32,
@@ -54,7 +58,8 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    const NONE: Extent = Extent { base_offset: Offset(0), at: 0, bytes: 0, max_timestamp: 0 };
+    const NONE: Extent =
+        Extent { base_offset: Offset(0), end_offset: Offset(0), at: 0, bytes: 0, max_timestamp: 0 };
 
     pub(crate) fn end(&self) -> u32 {
         self.at + self.bytes
@@ -62,14 +67,16 @@ impl Extent {
 
     fn put(&self, prev: &Extent, out: &mut Vec<u8>) {
         put_varlong(out, self.base_offset.0.wrapping_sub(prev.base_offset.0));
-        put_uvarint(out, self.at - prev.end());
+        put_varlong(out, self.end_offset.0.wrapping_sub(self.base_offset.0));
+        put_uvarint(out, self.at.saturating_sub(prev.end()));
         put_uvarint(out, self.bytes);
         put_varlong(out, self.max_timestamp.wrapping_sub(prev.max_timestamp));
     }
 
     fn encoded_bytes(&self, prev: &Extent) -> usize {
         varlong_len(self.base_offset.0.wrapping_sub(prev.base_offset.0))
-            + uvarint_len(self.at - prev.end())
+            + varlong_len(self.end_offset.0.wrapping_sub(self.base_offset.0))
+            + uvarint_len(self.at.saturating_sub(prev.end()))
             + uvarint_len(self.bytes)
             + varlong_len(self.max_timestamp.wrapping_sub(prev.max_timestamp))
     }
@@ -100,6 +107,62 @@ pub(crate) struct Part {
     pub max_timestamp: i64,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     pub extents: Vec<Extent>,
+    /// Whether extents are not in the order of offsets, or some are written over.
+    shuffled: bool,
+}
+
+impl Spot {
+    /// Whether the frame only says that these offsets have no records any more.
+    pub(crate) fn is_hole(&self) -> bool {
+        self.batch_bytes == 0
+    }
+}
+
+impl Part {
+    /// Remembers the first offset of an epoch here; whether the epoch is new here.
+    fn note_epoch(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
+        match self.epochs.binary_search_by_key(&epoch, |&(known, _)| known) {
+            Ok(found) => {
+                self.epochs[found].1 = self.epochs[found].1.min(start);
+                false
+            }
+            Err(place) => {
+                self.epochs.insert(place, (epoch, start));
+                true
+            }
+        }
+    }
+
+    /// The extent that counts at an offset, and up to where it does. Only what lies below `settled`
+    /// in the slot is looked at.
+    pub(crate) fn extent_at(&self, offset: Offset, settled: u32) -> Option<(usize, Offset)> {
+        let holds = |extent: &Extent| {
+            extent.base_offset <= offset && offset < extent.end_offset && extent.end() <= settled
+        };
+        if !self.shuffled {
+            let behind = self.extents.partition_point(|extent| extent.base_offset <= offset);
+            let found = behind.checked_sub(1)?;
+            let extent = self.extents.get(found).filter(|extent| holds(extent))?;
+            return Some((found, extent.end_offset));
+        }
+        let found = self.extents.iter().rposition(holds)?;
+        let end = self.extents[found].end_offset;
+        let later = self.extents[found + 1..].iter().filter(|extent| extent.end() <= settled);
+        let bases = later.map(|extent| extent.base_offset);
+        let covered = bases.filter(|&base| offset < base && base < end).min();
+        Some((found, covered.unwrap_or(end)))
+    }
+
+    /// Whether the frame at that place in the slot is the one that counts here at its offset.
+    pub(crate) fn is_newest(&self, base: Offset, at: u32) -> bool {
+        let extent = self.extent_at(base, u32::MAX).map(|(index, _)| &self.extents[index]);
+        extent.is_some_and(|extent| extent.at <= at && at < extent.end())
+    }
+
+    /// Where the first extent beyond an offset begins.
+    pub(crate) fn next_base(&self, offset: Offset) -> Option<Offset> {
+        self.extents.iter().map(|extent| extent.base_offset).filter(|&base| base > offset).min()
+    }
 }
 
 /// What a slot holds, in memory while it is open or cached, as footer when it is sealed.
@@ -112,6 +175,8 @@ pub(crate) struct SlotIndex {
     pub last_crc: u32,
     /// Where the groups end.
     pub data_end: u32,
+    /// What lies at or behind this place in the slot may not be on flash yet.
+    pub settled: u32,
     pub parts: BTreeMap<PartitionNumber, Part>,
     encoded_bytes: usize,
     extents: usize,
@@ -119,7 +184,12 @@ pub(crate) struct SlotIndex {
 
 impl SlotIndex {
     pub(crate) fn new(lane: u8, seg_seq: u64) -> SlotIndex {
-        SlotIndex { lane, seg_seq, data_end: BLOCK, ..SlotIndex::default() }
+        SlotIndex { lane, seg_seq, data_end: BLOCK, settled: u32::MAX, ..SlotIndex::default() }
+    }
+
+    /// Of a slot that is on flash up to there.
+    pub(crate) fn settled(self, settled: u32) -> SlotIndex {
+        SlotIndex { settled, ..self }
     }
 
     /// A group was written up to `end`.
@@ -147,32 +217,38 @@ impl SlotIndex {
     pub(crate) fn add(&mut self, partition: PartitionNumber, spot: Spot) {
         let part = self.part(partition);
         let mut grown = 0;
-        if part.epochs.last().is_none_or(|&(epoch, _)| epoch < spot.leader_epoch) {
-            part.epochs.push((spot.leader_epoch, spot.base_offset));
-            grown += 16;
+        if !spot.is_hole() {
+            grown += 16 * usize::from(part.note_epoch(spot.leader_epoch, spot.base_offset));
         }
-        part.end = spot.end_offset;
+        part.end = part.end.max(spot.end_offset);
         part.batch_bytes += spot.batch_bytes;
         part.max_timestamp = part.max_timestamp.max(spot.max_timestamp);
         let mut extent = Extent {
             base_offset: spot.base_offset,
+            end_offset: spot.end_offset,
             at: spot.at,
             bytes: spot.frame_bytes,
             max_timestamp: spot.max_timestamp,
         };
         let mut shrunk = 0;
         let last = part.extents.last().copied();
-        let adjoins =
-            |last: &Extent| last.end() == spot.at && last.bytes + spot.frame_bytes <= EXTENT_BYTES;
+        let adjoins = |last: &Extent| {
+            last.end() == spot.at
+                && last.end_offset == spot.base_offset
+                && last.bytes + spot.frame_bytes <= EXTENT_BYTES
+        };
         if let Some(last) = last.filter(adjoins) {
             part.extents.pop();
             shrunk = last.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
             extent = Extent {
+                end_offset: spot.end_offset,
                 bytes: last.bytes + spot.frame_bytes,
                 max_timestamp: last.max_timestamp.max(spot.max_timestamp),
                 ..last
             };
         }
+        let ordered = |last: &Extent| last.end_offset <= extent.base_offset;
+        part.shuffled |= !part.extents.last().is_none_or(ordered);
         grown += extent.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
         part.extents.push(extent);
         self.encoded_bytes = self.encoded_bytes + grown - shrunk;
@@ -180,16 +256,23 @@ impl SlotIndex {
     }
 
     /// Takes back what a failed write added to a partition from `at` on.
-    pub(crate) fn cut(&mut self, partition: PartitionNumber, at: u32, end: Offset) {
+    pub(crate) fn cut(&mut self, partition: PartitionNumber, at: u32) {
         let Some(part) = self.parts.get_mut(&partition) else { return };
         part.extents.retain(|extent| extent.at < at);
-        part.epochs.retain(|&(_, start)| start < end);
-        part.end = end;
+        part.end = part.extents.iter().map(|e| e.end_offset).max().unwrap_or(part.log_start);
     }
 
     /// Bytes of the footer at most, once `frames` more are in the slot.
     pub(crate) fn footer_bytes(&self, frames: usize) -> usize {
         super::pad(16 + self.encoded_bytes + frames * FRAME_FOOTER_BYTES_MAX + TRAILER_BYTES)
+    }
+
+    /// Bytes of the record batches in the slot, and of their frames.
+    pub(crate) fn batch_and_frame_bytes(&self) -> (u32, u32) {
+        let extents = self.parts.values().flat_map(|part| &part.extents);
+        let batches = self.parts.values().map(|part| part.batch_bytes);
+        let frames = extents.map(|extent| extent.bytes);
+        (batches.fold(0, u32::saturating_add), frames.fold(0, u32::saturating_add))
     }
 
     /// Bytes of memory, about.
@@ -292,6 +375,7 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
             max_timestamp: input.varlong()?,
             epochs: vec![],
             extents: vec![],
+            shuffled: false,
         };
         for _ in 0..input.uvarint()? {
             part.epochs.push((LeaderEpoch(input.varlong()? as i32), Offset(input.varlong()?)));
@@ -299,11 +383,14 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
         let mut prev = Extent::NONE;
         for _ in 0..input.uvarint()? {
             let base_offset = Offset(prev.base_offset.0.wrapping_add(input.varlong()?));
+            let offsets = input.varlong()?;
+            let end_offset = Offset(base_offset.0.saturating_add(offsets.max(0)));
             let at = prev.end().checked_add(input.uvarint()?).ok_or(bytes::Malformed)?;
             let bytes = input.uvarint()?;
             at.checked_add(bytes).ok_or(bytes::Malformed)?;
             let max_timestamp = prev.max_timestamp.wrapping_add(input.varlong()?);
-            prev = Extent { base_offset, at, bytes, max_timestamp };
+            part.shuffled |= base_offset < prev.end_offset && !part.extents.is_empty();
+            prev = Extent { base_offset, end_offset, at, bytes, max_timestamp };
             part.extents.push(prev);
         }
         index.extents += part.extents.len();

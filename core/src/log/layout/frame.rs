@@ -17,7 +17,7 @@
 //! | 1 | batch | a RecordBatch v2, byte for byte |
 //! | 2 | truncate | reserved: the partition ends at the base offset |
 //! | 3 | log start | none |
-//! | 4 | replace | a batch that was moved here: this copy counts from now on |
+//! | 4 | replace | a batch that takes the place of everything at its offsets; none: they are a hole |
 //! | 5 | producer snapshot | reserved |
 //! | 6 | group record | reserved |
 //! | 7 | quorum entry | reserved |
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// Whether the body is a record batch.
+    /// Whether the body is a record batch, or the frame a hole.
     pub(crate) fn is_batch(self) -> bool {
         matches!(self, Kind::Batch | Kind::Replace)
     }
@@ -103,7 +103,7 @@ impl FrameHeader {
         out.extend_from_slice(&self.body_bytes.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(body);
-        if self.kind.is_batch() {
+        if self.kind.is_batch() && !body.is_empty() {
             batch::stamp(&mut out[body_at..], self.base_offset, self.leader_epoch.0);
         }
         let crc = crc32c::crc32c_append(seed, &out[start..start + 28]);

@@ -1,0 +1,67 @@
+//! Level 1 with cleaning: small logs that are nearly full of records that die at different times,
+//! so that slots are cleaned all the time, and cut while they are.
+
+use crate::checks::Violation;
+use crate::faults::Faults;
+use crate::log_run::LogRun;
+use crate::plan::{Bug, Plan};
+use crate::runner::{Tally, must_find, seeds};
+use weir_core::log::{Cleanup, Lane, Policy, Retention};
+use weir_core::rng::Rng;
+
+/// A plan under which slots run short: several partitions in each lane, half of which expire.
+fn short_of_slots(plan: &mut Plan) {
+    plan.slot_bytes = 64 << 10;
+    plan.slots = 40;
+    plan.checkpoint_bytes = 128 << 10;
+    plan.partitions = 6;
+    plan.value_bytes_max = 3_000;
+    plan.life_us = 1_000_000;
+    plan.pause_us = 2_000;
+    plan.retention = true;
+    plan.flush_cap = None;
+}
+
+/// Half of the partitions keep everything, the others little; two and two share a lane.
+fn mix(run: &mut LogRun) {
+    for (index, partition) in run.partitions.values_mut().enumerate() {
+        let bytes = if index % 2 == 0 { 20_000 } else { 400_000 };
+        let retention = Retention { ms: -1, bytes, yields_to_pressure: index % 3 == 0 };
+        let lane = [Lane::Short, Lane::Long, Lane::Compacted][index / 2 % 3];
+        partition.policy = Policy { lane, retention, cleanup: Cleanup::DELETE };
+    }
+}
+
+/// One run; its disk has the faults of the plan.
+fn cleaned(seed: u64, change: impl Fn(&mut Plan)) -> Result<(Tally, u64), Violation> {
+    let mut plan = Plan::random(&mut Rng::new(seed));
+    short_of_slots(&mut plan);
+    change(&mut plan);
+    let mut run = LogRun::new(seed, plan);
+    mix(&mut run);
+    run.run()?;
+    Ok((run.tally(), run.slots_cleaned))
+}
+
+#[test]
+fn a_log_that_is_cleaned_keeps_its_promises() {
+    let total = std::cell::Cell::new(0);
+    seeds("a_log_that_is_cleaned", 60, |seed| {
+        let (tally, cleaned) = cleaned(seed, |_| {})?;
+        total.set(total.get() + cleaned);
+        Ok(tally)
+    });
+    assert!(total.get() > 100, "{} slots were cleaned", total.get());
+}
+
+#[test]
+fn a_slot_freed_before_its_copies_are_durable_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    must_find("FreeBeforeReplace", checkers, |seed| {
+        let run = cleaned(seed, |plan| {
+            plan.bug = Bug::FreeBeforeReplace;
+            plan.faults = Faults::default();
+        });
+        run.map(|(tally, _)| tally)
+    });
+}
