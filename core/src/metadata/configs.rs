@@ -66,7 +66,7 @@ pub static DEFINITIONS: &[Definition] = definitions! {
         "No effect: Weir stores batches as they come.";
     "compression.type" "compression.type"
         Kind::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), "producer",
-        "Kept for mirrors. Weir stores batches as the producer compressed them.";
+        "How batches are compressed that compaction writes anew. Others stay as they came.";
     "compression.zstd.level" "compression.zstd.level" Kind::Int { min: -131_072, max: 22 }, "3",
         "No effect: Weir stores batches as they come.";
     "delete.retention.ms" "log.cleaner.delete.retention.ms" Kind::Long { min: 0 }, "86400000",
@@ -133,15 +133,45 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
     DEFINITIONS.get(at)
 }
 
-/// Whether `name` is a topic config and `value` one of its values; else a sentence for the user.
+/// Whether `name` is a topic config and `value` one of its values; else a sentence for the user, as
+/// Kafka says it.
 pub fn validate(name: &str, value: &str) -> Result<(), String> {
     let Some(definition) = definition(name) else {
         return Err(format!("Unknown topic config name: {name}"));
     };
-    definition
-        .kind
-        .validate(value.trim())
-        .map_err(|why| format!("Invalid value {value} for configuration {name}: {why}"))
+    let value = value.trim();
+    let is_list = matches!(definition.kind, Kind::ListOf(_));
+    if is_list && !value.is_empty() && value.split(',').any(|element| element.trim().is_empty()) {
+        return Err(format!("Configuration '{name}' values must not be empty."));
+    }
+    let wrong =
+        |wrong: &str, why: String| format!("Invalid value {wrong} for configuration {name}: {why}");
+    if name == "compression.gzip.level" && value == "0" {
+        let why = "Value must be between 1 and 9 or equal to -1".to_string();
+        return Err(wrong(value, why));
+    }
+    if let Kind::ListOf(valid) = definition.kind {
+        let unknown = elements(value).find(|e| !valid.is_empty() && !valid.contains(e));
+        return unknown.map_or(Ok(()), |unknown| Err(wrong(unknown, one_of(valid))));
+    }
+    definition.kind.validate(value).map_err(|why| wrong(value, why))
+}
+
+/// Whether a topic's configs can hold together; else a sentence for the user.
+pub fn validate_together(configs: &Configs, defaults: &Configs) -> Result<(), String> {
+    const MIN: &str = "min.compaction.lag.ms";
+    const MAX: &str = "max.compaction.lag.ms";
+    let number = |name| effective(name, configs, defaults).parse::<i64>().ok();
+    match (number(MIN), number(MAX)) {
+        (Some(min), Some(max)) if min > max => {
+            Err(format!("conflict topic config setting {MIN} ({min}) > {MAX} ({max})"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn one_of(valid: &[&str]) -> String {
+    format!("String must be one of: {}", valid.join(", "))
 }
 
 impl Kind {
@@ -165,32 +195,33 @@ impl Kind {
                     false => Err("Expected value to be either true or false".to_string()),
                 }
             }
-            Kind::Int { min, max } => in_range(value, min, max),
-            Kind::Long { min } => in_range(value, min, i64::MAX),
+            Kind::Int { min, max } => match value.parse::<i32>() {
+                Ok(number) => in_range(number.into(), min, max),
+                Err(_) => Err("Not a number of type INT".to_string()),
+            },
+            Kind::Long { min } => match value.parse::<i64>() {
+                Ok(number) => in_range(number, min, i64::MAX),
+                Err(_) => Err("Not a number of type LONG".to_string()),
+            },
             Kind::Ratio => match value.parse::<f64>() {
                 Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
-                _ => Err("Value must be a number from 0 to 1".to_string()),
+                Ok(ratio) if ratio < 0.0 => Err("Value must be at least 0".to_string()),
+                Ok(_) => Err("Value must be no more than 1".to_string()),
+                Err(_) => Err("Not a number of type DOUBLE".to_string()),
             },
-            Kind::OneOf(valid) => match valid.contains(&value) {
-                true => Ok(()),
-                false => Err(format!("String must be one of: {}", valid.join(", "))),
-            },
-            Kind::ListOf(valid) => {
-                match elements(value).find(|e| !valid.is_empty() && !valid.contains(e)) {
-                    None => Ok(()),
-                    Some(_) => Err(format!("List elements must be of: {}", valid.join(", "))),
-                }
-            }
+            Kind::OneOf(valid) if valid.contains(&value) => Ok(()),
+            Kind::OneOf(valid) => Err(one_of(valid)),
+            // Their elements are judged one by one.
+            Kind::ListOf(_) => Ok(()),
         }
     }
 }
 
-fn in_range(value: &str, min: i64, max: i64) -> Result<(), String> {
-    match value.parse::<i64>() {
-        Err(_) => Err("Not a number of this type".to_string()),
-        Ok(number) if number < min => Err(format!("Value must be at least {min}")),
-        Ok(number) if number > max => Err(format!("Value must be no more than {max}")),
-        Ok(_) => Ok(()),
+fn in_range(number: i64, min: i64, max: i64) -> Result<(), String> {
+    match number {
+        _ if number < min => Err(format!("Value must be at least {min}")),
+        _ if number > max => Err(format!("Value must be no more than {max}")),
+        _ => Ok(()),
     }
 }
 
@@ -280,6 +311,53 @@ mod tests {
         check("min.cleanable.dirty.ratio", "1.5", false);
         check("preallocate", "TRUE", true);
         check("no.such.config", "1", false);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_kafkas_words() {
+        for (name, value, why) in [
+            (
+                "cleanup.policy",
+                "compact,drop",
+                "Invalid value drop for configuration \
+                cleanup.policy: String must be one of: compact, delete",
+            ),
+            (
+                "cleanup.policy",
+                "compact,,delete",
+                "Configuration 'cleanup.policy' values must not \
+                be empty.",
+            ),
+            (
+                "retention.ms",
+                "x",
+                "Invalid value x for configuration retention.ms: Not a number \
+                of type LONG",
+            ),
+            (
+                "min.cleanable.dirty.ratio",
+                "1.5",
+                "Invalid value 1.5 for configuration \
+                min.cleanable.dirty.ratio: Value must be no more than 1",
+            ),
+            (
+                "max.message.bytes",
+                "3000000000",
+                "Invalid value 3000000000 for configuration \
+                max.message.bytes: Not a number of type INT",
+            ),
+        ] {
+            assert_eq!(validate(name, value), Err(why.into()));
+        }
+        let lags = |min: &str, max: &str| {
+            let lag = |name: &str, ms: &str| (name.to_string(), ms.to_string());
+            let own = [lag("min.compaction.lag.ms", min), lag("max.compaction.lag.ms", max)];
+            validate_together(&Configs::from(own), &Configs::new())
+        };
+        assert_eq!(lags("5", "5"), Ok(()));
+        let why = "conflict topic config setting min.compaction.lag.ms (10) > \
+            max.compaction.lag.ms (5)";
+        assert_eq!(lags("10", "5"), Err(why.into()));
     }
 
     #[test]

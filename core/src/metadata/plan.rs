@@ -109,6 +109,7 @@ impl<'a> Plan<'a> {
             check_config(name, value)?;
             set.insert(name.clone(), value.clone());
         }
+        self.check_together(&set)?;
         let numbers = self.take_numbers(partitions)?;
         let id = self.new_id();
         self.new_names.insert(new.name.clone());
@@ -170,6 +171,7 @@ impl<'a> Plan<'a> {
         changes: &[(String, ConfigOperation, Option<String>)],
     ) -> Result<(), Refusal> {
         let mut records = Vec::new();
+        let mut set = topic.configs.clone();
         let mut seen = BTreeSet::new();
         for (name, operation, value) in changes {
             if !seen.insert(name.as_str()) {
@@ -177,10 +179,20 @@ impl<'a> Plan<'a> {
                 return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
             }
             let value = self.altered(topic, name, *operation, value.as_deref())?;
+            match &value {
+                Some(value) => drop(set.insert(name.clone(), value.clone())),
+                None => drop(set.remove(name)),
+            }
             records.push(Record::TopicConfig { topic: topic.id, name: name.clone(), value });
         }
+        self.check_together(&set)?;
         self.records.append(&mut records);
         Ok(())
+    }
+
+    fn check_together(&self, set: &Configs) -> Result<(), Refusal> {
+        configs::validate_together(set, self.image.defaults())
+            .map_err(|why| Refusal::new(ErrorCode::INVALID_CONFIG, why))
     }
 
     /// Sets a topic's configs to these and no others (AlterConfigs, the old way).
