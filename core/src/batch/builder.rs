@@ -2,8 +2,7 @@
 //! or allocated for a record and the finished batch is that same buffer.
 
 use super::header::{CODEC_BITS, Codec, HEADER_BYTES, Header, TRANSACTIONAL};
-use super::records::Headers;
-use crate::bytes::{put_varlong, varlong_len};
+use super::records::{Headers, Record, put_record};
 use crate::types::Offset;
 use alloc::vec::Vec;
 
@@ -69,32 +68,9 @@ impl Builder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
-        let offset_delta = i64::from(self.records_count);
-        let headers_count = (kept.len() + headers.len()) as i64;
-        let mut len = 1
-            + varlong_len(timestamp_delta)
-            + varlong_len(offset_delta)
-            + nullable_len(key)
-            + nullable_len(value)
-            + varlong_len(headers_count)
-            + kept.raw().len();
-        for (key, value) in headers {
-            len += nullable_len(Some(key.as_bytes())) + nullable_len(*value);
-        }
-        let out = &mut self.batch;
-        out.reserve(len + 5);
-        put_varlong(out, len as i64);
-        out.push(0);
-        put_varlong(out, timestamp_delta);
-        put_varlong(out, offset_delta);
-        put_nullable(out, key);
-        put_nullable(out, value);
-        put_varlong(out, headers_count);
-        out.extend_from_slice(kept.raw());
-        for (key, value) in headers {
-            put_nullable(out, Some(key.as_bytes()));
-            put_nullable(out, *value);
-        }
+        let record =
+            Record { offset_delta: self.records_count, timestamp_delta, key, value, headers: kept };
+        put_record(&mut self.batch, &record, headers);
         self.records_count += 1;
     }
 
@@ -164,7 +140,7 @@ pub fn repack(batch: &[u8], codec: Codec, section: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Header {
-    fn with_codec(mut self, codec: Codec) -> Header {
+    pub(super) fn with_codec(mut self, codec: Codec) -> Header {
         self.attributes = self.attributes & !CODEC_BITS | codec as i16;
         self
     }
@@ -178,19 +154,5 @@ impl Header {
             self.attributes |= if stamp.transactional { TRANSACTIONAL } else { 0 };
         }
         self
-    }
-}
-
-fn nullable_len(bytes: Option<&[u8]>) -> usize {
-    bytes.map_or(1, |bytes| varlong_len(bytes.len() as i64) + bytes.len())
-}
-
-fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        None => put_varlong(out, -1),
-        Some(bytes) => {
-            put_varlong(out, bytes.len() as i64);
-            out.extend_from_slice(bytes);
-        }
     }
 }

@@ -7,9 +7,10 @@
 //! 12      4  partition leader epoch  stamped by the leader, outside the checksum
 //! 16      1  magic                   2
 //! 17      4  CRC-32C                 over everything after this field
-//! 21      2  attributes              0-2 codec, 3 log append time, 4 transactional, 5 control
+//! 21      2  attributes              0-2 codec, 3 log append time, 4 transactional, 5 control,
+//!                                6 delete horizon
 //! 23      4  last offset delta
-//! 27      8  base timestamp
+//! 27      8  base timestamp          or the delete horizon
 //! 35      8  max timestamp
 //! 43      8  producer id             -1: none
 //! 51      2  producer epoch
@@ -41,6 +42,7 @@ pub(super) const CODEC_BITS: i16 = 0x07;
 const LOG_APPEND_TIME: i16 = 0x08;
 pub(super) const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
+pub(super) const DELETE_HORIZON: i16 = 0x40;
 
 /// The fields of a batch's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +222,11 @@ impl Header {
     /// Whether the leader's clock gave the timestamps: then every record has `max_timestamp`.
     pub fn is_log_append_time(&self) -> bool {
         self.attributes & LOG_APPEND_TIME != 0
+    }
+
+    /// From when on tombstones in this batch may go (KIP-534), in milliseconds since 1970.
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// The sequence of the last record; sequences go on with 0 after `i32::MAX`.

@@ -15,6 +15,7 @@ pub(crate) mod flip;
 mod header;
 mod producers;
 mod records;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 
@@ -25,3 +26,4 @@ pub use header::{
 };
 pub use producers::{ActiveProducer, Producers, Sequence};
 pub use records::{Headers, Record, check_produced, records};
+pub use rewrite::{check_stored, emptied, rewrite};

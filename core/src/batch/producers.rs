@@ -132,6 +132,13 @@ impl Producers {
         producer.batches.push_back(batch).expect("one was removed from a full queue");
     }
 
+    /// Whether this is the newest batch with records of a producer that is remembered.
+    pub fn is_last(&self, header: &Header) -> bool {
+        let producer = self.by_id.get(&header.producer_id);
+        let newest = producer.and_then(|producer| producer.batches.back());
+        newest.is_some_and(|batch| batch.last_offset == header.last_offset())
+    }
+
     /// Forgets producers whose last batch is older than `before` (Kafka's
     /// `producer.id.expiration.ms`), in milliseconds of the wall clock, by what the clients' clocks
     /// said.

@@ -13,7 +13,8 @@
 //! All integers are zigzag varints. Source: Kafka's documentation, "Record".
 
 use super::header::{BatchError, Codec, HEADER_BYTES, Header};
-use crate::bytes::{Malformed, SliceReader};
+use crate::bytes::{Malformed, SliceReader, put_varlong, varlong_len};
+use alloc::vec::Vec;
 
 /// One record, borrowed from its batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +47,6 @@ impl<'a> Headers<'a> {
         let mut reader = SliceReader::new(self.raw);
         (0..self.count)
             .map(move |_| read_header(&mut reader).expect("headers are checked when they are read"))
-    }
-
-    /// The headers as they are encoded, behind their count.
-    pub(super) fn raw(&self) -> &'a [u8] {
-        self.raw
     }
 
     fn read(reader: &mut SliceReader<'a>) -> Result<Headers<'a>, Malformed> {
@@ -86,6 +82,14 @@ fn read_header<'a>(reader: &mut SliceReader<'a>) -> Result<(&'a str, Option<&'a 
 /// The records of an uncompressed records section (`batch[61..]`), or of one that was decompressed.
 /// Ends after the first error; bytes behind the last record are an error, too.
 pub fn records(section: &[u8], count: i32) -> impl Iterator<Item = Result<Record<'_>, BatchError>> {
+    raw_records(section, count).map(|read| read.map(|(record, _)| record))
+}
+
+/// As [`records`], each with its bytes.
+pub(super) fn raw_records(
+    section: &[u8],
+    count: i32,
+) -> impl Iterator<Item = Result<(Record<'_>, &[u8]), BatchError>> {
     let mut reader = SliceReader::new(section);
     let mut left = count;
     core::iter::from_fn(move || {
@@ -95,11 +99,13 @@ pub fn records(section: &[u8], count: i32) -> impl Iterator<Item = Result<Record
             return trailing.then_some(Err(BatchError::Records));
         }
         left -= 1;
+        let before = reader.rest();
         let record = read_record(&mut reader).map_err(|Malformed| BatchError::Records);
         if record.is_err() {
             (left, reader) = (0, SliceReader::new(&[]));
         }
-        Some(record)
+        let bytes = before.len() - reader.rest().len();
+        Some(record.map(|record| (record, &before[..bytes])))
     })
 }
 
@@ -117,6 +123,52 @@ fn read_record<'a>(section: &mut SliceReader<'a>) -> Result<Record<'a>, Malforme
     Ok(Record { offset_delta, timestamp_delta, key, value, headers })
 }
 
+/// Appends a record, and more headers behind its own.
+pub(super) fn put_record(
+    out: &mut Vec<u8>,
+    record: &Record<'_>,
+    headers: &[(&str, Option<&[u8]>)],
+) {
+    let headers_count = (record.headers.len() + headers.len()) as i64;
+    let mut len = 1
+        + varlong_len(record.timestamp_delta)
+        + varlong_len(record.offset_delta.into())
+        + nullable_len(record.key)
+        + nullable_len(record.value)
+        + varlong_len(headers_count)
+        + record.headers.raw.len();
+    for (key, value) in headers {
+        len += nullable_len(Some(key.as_bytes())) + nullable_len(*value);
+    }
+    out.reserve(len + 5);
+    put_varlong(out, len as i64);
+    out.push(0);
+    put_varlong(out, record.timestamp_delta);
+    put_varlong(out, record.offset_delta.into());
+    put_nullable(out, record.key);
+    put_nullable(out, record.value);
+    put_varlong(out, headers_count);
+    out.extend_from_slice(record.headers.raw);
+    for (key, value) in headers {
+        put_nullable(out, Some(key.as_bytes()));
+        put_nullable(out, *value);
+    }
+}
+
+fn nullable_len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| varlong_len(bytes.len() as i64) + bytes.len())
+}
+
+fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => put_varlong(out, -1),
+        Some(bytes) => {
+            put_varlong(out, bytes.len() as i64);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
 /// Kafka's rules for a batch that a client wrote, which are narrower than those for a batch in a
 /// log. Returns the largest timestamp of its records: if it is not the header's, the leader
 /// corrects the copy that it appends with [`super::stamp_max_timestamp`]. Compressed records are
@@ -126,7 +178,7 @@ pub fn check_produced(header: &Header, batch: &[u8]) -> Result<i64, BatchError> 
         && header.records_count > 0
         && i64::from(header.records_count) == i64::from(header.last_offset_delta) + 1;
     let sequenced = header.producer_id < 0 || header.base_sequence >= 0;
-    if !whole || !sequenced || header.is_control() {
+    if !whole || !sequenced || header.is_control() || header.delete_horizon().is_some() {
         return Err(BatchError::Header);
     }
     if header.codec() != Some(Codec::None) {
