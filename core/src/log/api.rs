@@ -172,12 +172,29 @@ impl Cleanup {
 /// How a compacted partition is compacted, by its topic's configs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compaction {
+    /// `min.cleanable.dirty.ratio`, in thousandths.
+    pub dirty_ratio_per_mille: u32,
+    /// `max.compaction.lag.ms`: the longest that a record waits.
+    pub max_lag_ms: i64,
     /// `min.compaction.lag.ms`: younger records are left alone.
     pub min_lag_ms: i64,
     /// `delete.retention.ms`: how long a tombstone stays.
     pub delete_retention_ms: i64,
     /// `compression.type`; `None`: as the producer compressed it.
     pub codec: Option<Codec>,
+}
+
+/// What key compaction has done since the start.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct CompactionStats {
+    /// Compactions of a partition that came to their end and got further.
+    pub jobs: u64,
+    /// Bytes of batches that were read for it; what was written is `rewritten_bytes`.
+    pub read_bytes: u64,
+    pub removed_records: u64,
+    /// Keys in the map of the running job or the last one, and how many it takes.
+    pub map_keys: u32,
+    pub map_keys_max: u32,
 }
 
 /// What the owner of the log decides about a partition.
@@ -420,6 +437,7 @@ pub struct Stats {
     /// Bytes of frames that cleaning and starts moved, and that key compaction wrote.
     pub cleaned_bytes: u64,
     pub rewritten_bytes: u64,
+    pub compaction: CompactionStats,
     /// Times that the wall clock jumped ahead and retention was kept from following.
     pub clock_jumps: u64,
     /// How short the disk budget is, and how many free slots its next states begin at.

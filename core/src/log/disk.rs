@@ -2,6 +2,7 @@
 
 use super::wear::programmed;
 use super::{Io, IoResult, Ticket};
+use crate::batch::Codec;
 use crate::limits::CODECS_IN_FLIGHT_MAX;
 use crate::types::OpId;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -28,11 +29,13 @@ pub(crate) enum Purpose {
     Unpacked(Ticket),
     /// A batch that the log's owner looks into.
     Owned(Ticket),
+    /// A batch that is being compacted.
+    Compaction,
 }
 
 impl Purpose {
     fn is_codec(self) -> bool {
-        matches!(self, Purpose::Unpacked(_) | Purpose::Owned(_))
+        matches!(self, Purpose::Unpacked(_) | Purpose::Owned(_) | Purpose::Compaction)
     }
 }
 
@@ -103,6 +106,11 @@ impl Disk {
     pub(crate) fn unpack(&mut self, purpose: Purpose, batch: Bytes, bytes_max: usize) {
         let op = self.ask(purpose, None);
         self.codec_queue.push_back(Io::Unpack { op, batch, bytes_max });
+    }
+
+    pub(crate) fn pack(&mut self, purpose: Purpose, batch: Bytes, codec: Codec) {
+        let op = self.ask(purpose, None);
+        self.codec_queue.push_back(Io::Pack { op, batch, codec });
     }
 
     pub(crate) fn poll(&mut self) -> Option<Io> {

@@ -20,6 +20,7 @@
 //! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
 //! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `cleaner` | which slots are cleaned, and how |
+//! | `compaction`, `compaction_job`, `compaction_map` | key compaction |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
 //! | `scrub`, `verify` | reading everything now and then, to find what rots |
@@ -33,6 +34,12 @@ mod checkpoint;
 mod checkpoint_search;
 mod cleaner;
 mod commit;
+mod compaction;
+mod compaction_job;
+mod compaction_map;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod compaction_tests;
 mod disk;
 mod fitness;
 mod footers;
@@ -74,6 +81,7 @@ use bytes::Bytes;
 use checkpoint::Checkpointer;
 use cleaner::Cleaner;
 use commit::Commit;
+use compaction::Compactor;
 use disk::{Disk, Purpose};
 use footers::Footers;
 use layout::Geometry;
@@ -113,6 +121,7 @@ pub struct Log {
     commit: Option<Commit>,
     moves: Moves,
     cleaner: Cleaner,
+    compactor: Compactor,
     unguarded: Unguarded,
     checkpointer: Checkpointer,
     tail: Tail,
@@ -144,6 +153,7 @@ impl Log {
             commit: None,
             moves: Moves::default(),
             cleaner: Cleaner::default(),
+            compactor: Compactor::default(),
             unguarded,
             checkpointer: Checkpointer::default(),
             tail: Tail::new(settings.tail_cache_bytes),
@@ -171,6 +181,7 @@ impl Log {
 
     /// The next disk operation to perform, until `None`.
     pub fn poll_io(&mut self, now: Time) -> Option<Io> {
+        self.compact(now);
         while matches!(self.phase, Phase::Running) && self.closes_at().is_some_and(|at| at <= now) {
             self.close_commit(now);
         }
@@ -189,6 +200,7 @@ impl Log {
             Purpose::Clean => self.clean_read(now, &result),
             Purpose::Footer(slot) => self.footer_done(slot, result),
             Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),
+            Purpose::Compaction => self.compaction_repacked(result),
             Purpose::Owned(ticket) => self.events.push_back(Event::Unpacked {
                 ticket,
                 batch: match result {
@@ -210,7 +222,8 @@ impl Log {
         if !matches!(self.phase, Phase::Running) {
             return None;
         }
-        self.closes_at().into_iter().chain(self.scrub_due()).min()
+        let compactor = self.compactor.deadline();
+        self.closes_at().into_iter().chain(self.scrub_due()).chain(compactor).min()
     }
 
     /// Makes a partition known, or changes its policy. After `Ready` the partitions found on flash

@@ -181,7 +181,10 @@ impl Log {
         if rewrite.left == 0 {
             let ticket = rewrite.ticket;
             self.moves.rewrites.remove(&number);
-            self.events.push_back(Event::Replaced { ticket, partition: number });
+            match self.compactor.awaits(ticket) {
+                true => self.compaction_written(),
+                false => self.events.push_back(Event::Replaced { ticket, partition: number }),
+            }
         }
     }
 }

@@ -36,6 +36,10 @@ pub(crate) struct Partition {
     pub log_start_durable: Offset,
     pub log_end: Offset,
     pub durable_end: Offset,
+    /// Up to here it was compacted.
+    pub cleaned: Offset,
+    /// Since when there is something beyond, in milliseconds since 1970.
+    pub dirty_since: Option<i64>,
     pub bytes: u64,
     pub max_timestamp: i64,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
@@ -68,6 +72,8 @@ impl Partition {
             log_start_durable: start,
             log_end: start,
             durable_end: start,
+            cleaned: Offset::ZERO,
+            dirty_since: None,
             bytes: 0,
             max_timestamp: -1,
             epochs: Vec::new(),

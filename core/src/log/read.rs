@@ -80,6 +80,15 @@ pub(super) enum Found {
     Hit(Option<TimestampHit>),
 }
 
+impl Found {
+    fn into_batches(self) -> Batches {
+        match self {
+            Found::Batches(batches) => batches,
+            Found::Hit(_) => unreachable!("a fetch is answered with batches"),
+        }
+    }
+}
+
 enum Look {
     Answer(Found),
     /// The footer of that slot is needed.
@@ -94,8 +103,7 @@ enum Look {
 impl Log {
     pub fn fetch(&mut self, spec: FetchSpec) -> Result<Answer<Batches>, FetchError> {
         match self.ask(Question::Fetch(spec))? {
-            Answer::Now(Found::Batches(batches)) => Ok(Answer::Now(batches)),
-            Answer::Now(Found::Hit(_)) => unreachable!("a fetch is answered with batches"),
+            Answer::Now(found) => Ok(Answer::Now(found.into_batches())),
             Answer::Later(ticket) => Ok(Answer::Later(ticket)),
         }
     }
@@ -176,6 +184,9 @@ impl Log {
         question: Question,
         found: Result<Found, FetchError>,
     ) {
+        if self.compactor.awaits(ticket) {
+            return self.compaction_read(found.map(Found::into_batches));
+        }
         self.events.push_back(match (question, found) {
             (Question::Fetch(_), Ok(Found::Batches(batches))) => {
                 Event::Fetched { ticket, result: Ok(batches) }

@@ -86,6 +86,7 @@ impl Log {
         }
         self.cleaner.look_again();
         self.relieve_pressure(now);
+        self.begin_compaction();
     }
 
     /// The first offset that retention keeps, if that is beyond the log start.

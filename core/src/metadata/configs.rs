@@ -252,6 +252,8 @@ impl Policy {
             false => (-1, -1),
         };
         let compact = cleanup.contains(&"compact").then(|| Compaction {
+            dirty_ratio_per_mille: per_mille(value("min.cleanable.dirty.ratio")),
+            max_lag_ms: number("max.compaction.lag.ms"),
             min_lag_ms: number("min.compaction.lag.ms"),
             delete_retention_ms: number("delete.retention.ms"),
             codec: Codec::named(value("compression.type")),
@@ -273,6 +275,10 @@ impl Policy {
     pub fn is_compacted(&self) -> bool {
         self.cleanup.compact.is_some()
     }
+}
+
+fn per_mille(ratio: &str) -> u32 {
+    ratio.parse::<f64>().map_or(1000, |ratio| (ratio * 1000.0) as u32)
 }
 
 /// The value that holds: the topic's own, the node's default, or Kafka's.

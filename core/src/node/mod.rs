@@ -202,6 +202,7 @@ impl Node {
             }
             Input::Stop => {
                 self.phase = Phase::Stopping;
+                self.log.stop_compaction();
                 self.log.checkpoint(now);
             }
         }

@@ -15,6 +15,7 @@
 //!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames
 //!          uvarint partitions; for each:
 //!            uvarint number, u8 lane, varlong log start, varlong log end, varlong largest timestamp
+//!            varlong end of what was compacted, varlong since when something is not, or -1
 //!            uvarint epochs; for each: varlong epoch, varlong first offset
 //!            uvarint damaged ranges; for each: varlong from, varlong until
 //!            uvarint bytes of producers, the producers
@@ -105,6 +106,8 @@ pub(crate) fn put_partition(number: PartitionNumber, partition: &Partition, out:
     put_varlong(out, partition.log_start.0);
     put_varlong(out, partition.log_end.0);
     put_varlong(out, partition.max_timestamp);
+    put_varlong(out, partition.cleaned.0);
+    put_varlong(out, partition.dirty_since.unwrap_or(-1));
     put_uvarint(out, partition.epochs.len() as u32);
     for (epoch, start) in &partition.epochs {
         put_varlong(out, i64::from(epoch.0));
@@ -200,6 +203,8 @@ fn parse_partition(input: &mut Reader) -> Result<Partition> {
     partition.log_end = Offset(input.varlong()?);
     partition.durable_end = partition.log_end;
     partition.max_timestamp = input.varlong()?;
+    partition.cleaned = Offset(input.varlong()?);
+    partition.dirty_since = Some(input.varlong()?).filter(|since| *since >= 0);
     for _ in 0..input.uvarint()? {
         let epoch = LeaderEpoch(i32::try_from(input.varlong()?).map_err(|_| Malformed)?);
         partition.epochs.push((epoch, Offset(input.varlong()?)));

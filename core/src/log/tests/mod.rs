@@ -2,6 +2,7 @@
 //! read.
 #![allow(clippy::unwrap_used)]
 
+mod compacting;
 mod damage;
 mod durable;
 mod keeping;

@@ -1,0 +1,146 @@
+//! Key compaction on flash: the newest record of each key stays, also when the power goes.
+
+use super::*;
+use crate::types::WallTime;
+use alloc::collections::BTreeMap;
+
+const KEYS: u64 = 40;
+
+/// A compacted partition; with `codec`, what is rewritten is packed so.
+fn compacted(codec: Option<Codec>) -> Policy {
+    let compaction = Compaction {
+        dirty_ratio_per_mille: 300,
+        max_lag_ms: i64::MAX,
+        min_lag_ms: 0,
+        delete_retention_ms: 50_000,
+        codec,
+    };
+    Policy::new(Retention::FOR_EVER, Cleanup { delete: false, compact: Some(compaction) })
+}
+
+/// What a reader of the whole partition knows at the end, and how many records it read.
+fn newest(world: &mut World, partition: PartitionNumber) -> (BTreeMap<u64, u64>, usize) {
+    let (mut newest, mut read) = (BTreeMap::new(), 0);
+    let view = world.log.partition(partition).unwrap();
+    let (mut from, end) = (view.log_start, view.durable_end);
+    while from < end {
+        let batches = world.ask(spec(partition, from)).unwrap();
+        assert!(!batches.is_empty(), "there is something at {from} or behind");
+        for batch in batches {
+            let header = BatchHeader::parse(&batch).unwrap();
+            assert!(header.last_offset() >= from);
+            let plain = match header.codec() {
+                Some(Codec::None) => batch,
+                _ => match flip::unpack(&batch) {
+                    IoResult::Read(batch) => batch,
+                    other => panic!("{other:?}"),
+                },
+            };
+            for record in crate::batch::records(&plain[61..], header.records_count) {
+                let record = record.unwrap();
+                let number = |bytes: &[u8]| u64::from_be_bytes(bytes[..8].try_into().unwrap());
+                let key = number(record.key.unwrap());
+                match record.value {
+                    Some(value) => newest.insert(key, number(value)),
+                    None => newest.remove(&key),
+                };
+                read += 1;
+            }
+            from = header.last_offset().plus(1);
+        }
+    }
+    (newest, read)
+}
+
+/// Appends a batch and says what it makes of the model.
+fn append(
+    world: &mut World,
+    rng: &mut Rng,
+    partition: PartitionNumber,
+    model: &mut BTreeMap<u64, u64>,
+) {
+    let mut builder = Builder::new();
+    let mut after = model.clone();
+    for _ in 0..=rng.below(3) {
+        let (key, value) = (rng.below(KEYS), rng.below(u64::MAX));
+        let mut padded = vec![7; 8 + rng.below(600) as usize];
+        padded[..8].copy_from_slice(&value.to_be_bytes());
+        let kept = rng.percent(80);
+        match kept {
+            true => after.insert(key, value),
+            false => after.remove(&key),
+        };
+        let value = kept.then_some(&padded[..]);
+        builder.push(1_000, Some(&key.to_be_bytes()), value, &[]);
+    }
+    let plain = builder.build(None);
+    let batch = match rng.percent(50) {
+        true => match flip::pack(&plain, Codec::Snappy) {
+            IoResult::Read(batch) => batch,
+            other => panic!("{other:?}"),
+        },
+        false => Bytes::from(plain),
+    };
+    if world.append_batch(partition, batch).is_ok() {
+        *model = after;
+    }
+}
+
+#[test]
+fn a_compacted_partition_keeps_the_newest_record_of_each_key_and_little_else() {
+    for codec in [None, Some(Codec::Lz4)] {
+        let mut rng = Rng::new(5);
+        let mut world = World::with(128 << 10, 16 << 10);
+        let a = PartitionNumber(1);
+        world.log.set_partition(a, compacted(codec));
+        let mut model = BTreeMap::new();
+        for round in 0..2_000i64 {
+            append(&mut world, &mut rng, a, &mut model);
+            world.run();
+            if round % 50 == 0 {
+                world.log.expire(world.now, Some(WallTime(round * 1_000)));
+                world.run();
+                assert_eq!(newest(&mut world, a).0, model, "round {round}");
+            }
+        }
+        let (_, read) = newest(&mut world, a);
+        assert!(read < 1_500, "{read} records are left of 4,000");
+        assert!(world.log.stats().compaction.jobs > 5);
+        let used = world.log.stats().slots - world.log.stats().slots_free;
+        assert!(used < SLOTS / 3, "{used} slots hold what fits one");
+        world.restart();
+        assert_eq!(newest(&mut world, a).0, model, "after a restart");
+    }
+}
+
+#[test]
+fn a_cut_in_the_middle_of_a_compaction_loses_no_key_and_brings_none_back() {
+    for seed in 0..60 {
+        let mut rng = Rng::new(seed);
+        let mut world = World::with(64 << 10, 0);
+        let a = PartitionNumber(1);
+        let mut model = BTreeMap::new();
+        for boot in 0..6i64 {
+            world.log.set_partition(a, compacted(None));
+            for _ in 0..150 {
+                append(&mut world, &mut rng, a, &mut model);
+                if rng.percent(30) {
+                    world.run();
+                }
+            }
+            world.run();
+            world.log.expire(world.now, Some(WallTime(boot * 40_000)));
+            // Some of the compaction's steps, then the power goes.
+            let steps = rng.below(60);
+            for _ in 0..steps {
+                match world.log.poll_io(world.now) {
+                    Some(io) => world.perform(io),
+                    None => world.now = world.log.deadline().unwrap_or(world.now).max(world.now),
+                }
+            }
+            world.cut(&mut rng);
+            world.log.set_partition(a, compacted(None));
+            assert_eq!(newest(&mut world, a).0, model, "seed {seed} boot {boot}");
+        }
+    }
+}
