@@ -3,7 +3,7 @@
 //! A group's records go to the partition that Kafka's hash of its id names, so that a group's
 //! coordinator can be the leader of a partition. A batch of the coordinator that is about several
 //! groups is split; it is durable when each part is, and since the flash log is one stream, that is
-//! in order.
+//! in order. The topic is compacted by key, as any other.
 
 use super::connections::Caller;
 use super::start::leader_epoch;
@@ -24,12 +24,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// `__consumer_offsets` is written anew when it is this many times as long as what it says, and
-/// never below the floor.
-const REWRITE_RATIO: u64 = 4;
-const REWRITE_FLOOR_BYTES: u64 = 1 << 20;
-
-/// Bytes of records after which a batch of a rewrite is closed.
+/// Bytes of records after which a batch is closed.
 const BATCH_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -39,10 +34,6 @@ pub(super) struct Coordinator {
     callers: BTreeMap<Ticket, Caller>,
     /// Batches that the coordinator asked for, in its order.
     appended: VecDeque<Appended>,
-    /// The trims that follow a rewrite, when its last batch is durable.
-    rewrite: Option<Rewrite>,
-    /// Bytes of the topic above which a rewrite is considered.
-    rewrite_above: u64,
 }
 
 /// Ends that must be durable, by partition.
@@ -54,13 +45,6 @@ struct Appended {
     ends: Ends,
 }
 
-#[derive(Debug)]
-struct Rewrite {
-    ends: Ends,
-    /// Where the new records begin.
-    starts: Ends,
-}
-
 impl Coordinator {
     pub fn new(seed: u64) -> Coordinator {
         Coordinator {
@@ -68,8 +52,6 @@ impl Coordinator {
             next_ticket: 0,
             callers: BTreeMap::new(),
             appended: VecDeque::new(),
-            rewrite: None,
-            rewrite_above: REWRITE_FLOOR_BYTES,
         }
     }
 
@@ -219,12 +201,7 @@ impl Node {
             let Some(oldest) = self.coordinator.appended.pop_front() else { break };
             self.coordinator.groups.durable(now, oldest.token);
         }
-        let rewrite = self.coordinator.rewrite.take_if(|rewrite| is_durable(&rewrite.ends));
-        for (number, start) in rewrite.into_iter().flat_map(|rewrite| rewrite.starts) {
-            self.log.trim(now, number, start);
-        }
         self.poll_groups(now);
-        self.rewrite_offsets(now);
     }
 
     fn append_offsets(&mut self, now: Time, records: &[Record]) -> Result<Ends, ErrorCode> {
@@ -245,35 +222,6 @@ impl Node {
             }
         }
         Ok(ends)
-    }
-
-    /// Writes the live records anew when the topic is several times as long.
-    fn rewrite_offsets(&mut self, now: Time) {
-        let Some(topic) = self.image.topic(CONSUMER_OFFSETS) else { return };
-        let views = topic.partitions.iter().filter_map(|number| {
-            self.log.partition(*number).map(|view| (*number, view.bytes, view.log_end))
-        });
-        let views: Vec<(PartitionNumber, u64, Offset)> = views.collect();
-        let bytes: u64 = views.iter().map(|(_, bytes, _)| bytes).sum();
-        if bytes <= self.coordinator.rewrite_above || self.coordinator.rewrite.is_some() {
-            return;
-        }
-        let live = self.coordinator.groups.live_records();
-        let live_bytes: usize = batches(&live, 0).iter().map(Bytes::len).sum();
-        let above = (REWRITE_RATIO * live_bytes as u64).max(REWRITE_FLOOR_BYTES);
-        if bytes <= above {
-            self.coordinator.rewrite_above = above;
-            return;
-        }
-        let Ok(ends) = self.append_offsets(now, &live) else { return };
-        let starts: Ends = views.iter().map(|(number, _, log_end)| (*number, *log_end)).collect();
-        // A partition without live records is trimmed when the batches before are durable.
-        let ends = match ends.is_empty() {
-            true => starts.clone(),
-            false => ends,
-        };
-        self.coordinator.rewrite_above = above;
-        self.coordinator.rewrite = Some(Rewrite { ends, starts });
     }
 
     pub(super) fn replay_offsets(&mut self, partition: PartitionNumber, batch: &[u8]) {

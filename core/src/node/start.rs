@@ -23,7 +23,8 @@ const REPLAY_BYTES: usize = 1 << 20;
 /// How often one place is read again before the start goes on without it.
 const READ_AGAIN_MAX: u32 = 3;
 
-/// Internal partitions are kept by content: no time and no pressure expires them.
+/// Internal partitions are kept by content: no time and no pressure expires them. That of the
+/// metadata is written anew by the node, those of internal topics are compacted.
 const INTERNAL: Policy = Policy::for_ever(Lane::Meta);
 
 #[derive(Debug, Default)]
@@ -192,7 +193,7 @@ impl Node {
     pub(super) fn make_known(&mut self, topic: crate::types::TopicId) {
         let Some(topic) = self.image.topic_by_id(topic) else { return };
         let policy = match metadata::is_internal(&topic.name) {
-            true => INTERNAL,
+            true => Policy { cleanup: topic.policy.cleanup, ..INTERNAL },
             false => Policy::new(topic.policy.retention, topic.policy.cleanup),
         };
         for number in &topic.partitions {
