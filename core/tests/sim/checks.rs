@@ -32,6 +32,10 @@ pub struct CommittedStays;
 /// else a loss may look like.
 pub struct DamageIsNamed;
 
+/// A reader of a compacted partition knows the newest value of each key, and sees nothing that was
+/// not written where it stands.
+pub struct CompactionKeepsLatest;
+
 /// Queues, operations in flight and bytes on the disk keep their stated limits.
 pub struct Bounded;
 
@@ -224,5 +228,47 @@ impl AlwaysStarts {
 
     pub fn fails(what: String) -> Verdict {
         Err(Violation { checker: "AlwaysStarts", what })
+    }
+}
+
+impl CompactionKeepsLatest {
+    /// `written`: batches by their ends, each with the key and value of its records; `found`: what
+    /// a reader saw.
+    pub fn check<'a>(
+        written: impl Iterator<Item = (i64, &'a [(u64, Option<u64>)])>,
+        found: &[(i64, (u64, Option<u64>))],
+    ) -> Verdict {
+        let mut all = BTreeMap::new();
+        let mut newest = BTreeMap::new();
+        for (end, records) in written {
+            for (offset, record) in (end - records.len() as i64..).zip(records) {
+                all.insert(offset, *record);
+                newest.insert(record.0, record.1);
+            }
+        }
+        let mut read = BTreeMap::new();
+        let mut next = 0;
+        for (offset, record) in found {
+            if *offset < next {
+                return Self::fails(format!("{offset} comes after {}", next - 1));
+            }
+            next = offset + 1;
+            if all.get(offset) != Some(record) {
+                let there = all.get(offset);
+                return Self::fails(format!("{record:?} is at {offset} in place of {there:?}"));
+            }
+            read.insert(record.0, record.1);
+        }
+        for (key, value) in newest {
+            let known = read.get(&key).copied().flatten();
+            if known != value {
+                return Self::fails(format!("key {key} is {value:?}, a reader knows {known:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "CompactionKeepsLatest", what })
     }
 }

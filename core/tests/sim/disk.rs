@@ -123,6 +123,7 @@ impl Disk {
                 Some((self.takes(rng, 20, 2_000), op))
             }
             Io::Pack { op, batch, codec } => {
+                let batch = if self.bug == Bug::LosePacked { without_last(batch) } else { batch };
                 self.codecs.insert(op, flip(&batch, codec));
                 Some((self.takes(rng, 20, 2_000), op))
             }
@@ -341,6 +342,16 @@ impl Disk {
         }
         Nanos((low + rng.below(high - low)) * 1_000)
     }
+}
+
+fn without_last(batch: Bytes) -> Bytes {
+    let header = batch::Header::parse(&batch).expect("the log packs whole batches");
+    let mut left = header.records_count;
+    let less = batch::rewrite(&header, &batch, None, |_| {
+        left -= 1;
+        left > 0
+    });
+    less.expect("they are records").map_or(batch, Bytes::from)
 }
 
 /// The simulation's codec turns every byte over: what matters is that the core cannot read it.

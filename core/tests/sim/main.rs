@@ -14,6 +14,7 @@ mod campaign;
 mod checks;
 mod cleaning;
 mod client;
+mod compacting;
 mod consumer;
 mod crash_points;
 mod damage;

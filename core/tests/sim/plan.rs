@@ -58,6 +58,8 @@ pub enum Bug {
     CachedScrub,
     /// A slot that is cleaned is used anew before its copies are durable.
     FreeBeforeReplace,
+    /// The driver's codec loses the last record of what it packs.
+    LosePacked,
     /// The log takes more of the disk than it was given.
     TooManySlots,
 }
