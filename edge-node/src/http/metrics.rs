@@ -186,6 +186,7 @@ fn flash(page: &mut Page, status: &Status) {
     page.gauge("weir_flash_damaged_ranges", "Ranges of offsets lost to damage.")
         .is(log.damaged_ranges);
     scrub(page, log);
+    compaction(page, log);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
 }
@@ -233,6 +234,22 @@ fn scrub(page: &mut Page, log: &Stats) {
         .is(scrub.lost_offsets);
     page.counter("weir_flash_scrub_unreadable_total", "Slots that the device could not read.")
         .is(scrub.unreadable);
+}
+
+/// What key compaction has done.
+fn compaction(page: &mut Page, log: &Stats) {
+    let compaction = &log.compaction;
+    page.counter("weir_compaction_jobs_total", "Compactions of a partition that are done.")
+        .is(compaction.jobs);
+    page.counter("weir_compaction_read_bytes_total", "Bytes of batches read to compact.")
+        .is(compaction.read_bytes);
+    page.counter("weir_compaction_written_bytes_total", "Bytes that compaction wrote anew.")
+        .is(log.rewritten_bytes);
+    page.counter("weir_compaction_removed_records_total", "Records that compaction removed.")
+        .is(compaction.removed_records);
+    let used = f64::from(compaction.map_keys) / f64::from(compaction.map_keys_max.max(1));
+    page.gauge("weir_compaction_map_ratio", "How full the map of the last compaction was.")
+        .is(used);
 }
 
 /// How short the disk budget is.
