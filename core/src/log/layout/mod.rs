@@ -15,6 +15,8 @@ pub(crate) mod frame;
 pub(crate) mod group;
 pub(crate) mod slot;
 pub(crate) mod superblock;
+#[cfg(test)]
+mod tests;
 
 use crc::{CRC_32_ISCSI, Crc};
 
