@@ -140,6 +140,11 @@ impl Lane {
     pub(crate) fn of(byte: u8) -> Option<Lane> {
         Lane::ALL.into_iter().find(|&lane| lane as u8 == byte)
     }
+
+    /// The lane of a byte that was looked at when it was read.
+    pub(crate) fn checked(byte: u8) -> Lane {
+        Lane::of(byte).expect("what names another lane is not taken from flash")
+    }
 }
 
 /// How long a partition's records are kept: Kafka's `retention.ms` and `retention.bytes`; -1 is for

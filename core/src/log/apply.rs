@@ -14,6 +14,7 @@ use super::accept::Candidate;
 use super::disk::{Disk, Purpose};
 use super::layout::footer::SlotIndex;
 use super::layout::frame_seed;
+use super::layout::group::GroupHeader;
 use super::layout::group_seed;
 use super::recovery::{Outcome, Recovery, Step};
 use super::{Lane, salvage};
@@ -25,17 +26,28 @@ use bytes::Bytes;
 const READ_BYTES: u32 = 1 << 20;
 
 /// Something to apply.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Item {
+#[derive(Debug)]
+enum Item {
     /// A slot, by its footer alone.
-    Footer(u32),
-    Group(Candidate),
+    Footer(u32, SlotIndex),
+    Stretch(Stretch),
+}
+
+/// Bytes of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    slot: u32,
+    from: u32,
+    until: u32,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Group(GroupHeader),
     /// Where acknowledged groups stood that are damaged. All of them are `later` than the
     /// checkpoint, or that is not known.
     Gap {
-        slot: u32,
-        from: u32,
-        until: u32,
         later: bool,
     },
 }
@@ -58,28 +70,24 @@ struct Chunk {
     bytes: Bytes,
 }
 
-impl Item {
-    fn place(&self) -> (u32, u32, u32) {
-        match *self {
-            Item::Footer(slot) => (slot, 0, 0),
-            Item::Group(group) => {
-                let len = group.header.padded_bytes() as u32;
-                (group.header.slot, group.at, group.at + len)
-            }
-            Item::Gap { slot, from, until, .. } => (slot, from, until),
-        }
+impl Stretch {
+    fn group(group: &Candidate) -> Stretch {
+        let (slot, from) = (group.header.slot, group.at);
+        let until = from + group.header.padded_bytes() as u32;
+        Stretch { slot, from, until, what: What::Group(group.header) }
     }
 }
 
 impl Chunk {
     /// The bytes of a place; fewer when they could not be read.
-    fn get(&self, slot: u32, from: u32, until: u32) -> Option<Bytes> {
-        if self.slot != slot || from < self.at || until > self.at + self.len {
+    fn get(&self, stretch: &Stretch) -> Option<Bytes> {
+        let begin = stretch.from.checked_sub(self.at)? as usize;
+        if self.slot != stretch.slot || stretch.until > self.at + self.len {
             return None;
         }
+        let end = (stretch.until - self.at) as usize;
         let len = self.bytes.len();
-        let range = (from - self.at) as usize..(until - self.at) as usize;
-        Some(self.bytes.slice(range.start.min(len)..range.end.min(len)))
+        Some(self.bytes.slice(begin.min(len)..end.min(len)))
     }
 }
 
@@ -93,110 +101,104 @@ impl Recovery {
             chunks: Default::default(),
         };
         let by_slots = self.replay.pieces.is_some();
-        for (&slot, visited) in &self.visited {
+        let order = |lane: u8, group_seq: u64, seg_seq: u64, at: u32| match by_slots {
+            true => (u64::from(lane == Lane::Compacted as u8), seg_seq, at),
+            false => (group_seq, seg_seq, at),
+        };
+        for (&slot, visited) in &mut self.visited {
             let Some(seg_seq) = visited.seg_seq else { continue };
+            if let Some(index) = visited.stands_alone.take() {
+                items.push((order(index.lane, 0, seg_seq, 0), Item::Footer(slot, index)));
+                continue;
+            }
             let groups =
                 visited.groups.iter().filter(|group| self.accepted.contains(&group.place()));
             let groups: Vec<Candidate> = groups.copied().collect();
-            let alone = visited.stands_alone.as_ref().map(|index| index.lane);
-            let Some(lane) = alone.or(groups.first().map(|group| group.header.lane)) else {
-                continue;
-            };
-            let order = |group_seq: u64, at: u32| match by_slots {
-                true => (u64::from(lane == Lane::Compacted as u8), seg_seq, at),
-                false => (group_seq, seg_seq, at),
-            };
-            if alone.is_some() {
-                items.push((order(0, 0), Item::Footer(slot)));
-                continue;
-            }
+            let Some(lane) = groups.first().map(|group| group.header.lane) else { continue };
             applying.indexes.insert(slot, SlotIndex::new(lane, seg_seq));
-            let gaps = salvage::places(slot, visited, &groups, &self.verdict);
-            for (from, until) in gaps {
+            let mut add = |group_seq: u64, stretch: Stretch| {
+                let end = applying.ends.entry(slot).or_default();
+                *end = stretch.until.max(*end);
+                let order = order(lane, group_seq, seg_seq, stretch.from);
+                items.push((order, Item::Stretch(stretch)));
+            };
+            for (from, until) in salvage::places(slot, visited, &groups, &self.verdict) {
                 let before = groups.iter().rev().find(|group| group.at < from);
                 let behind = groups.iter().find(|group| group.at >= until).or(before);
                 let seq = |group: Option<&Candidate>| group.map_or(0, |g| g.header.group_seq);
                 let later = seq(before) >= self.replay.covered;
-                items.push((order(seq(behind), from), Item::Gap { slot, from, until, later }));
+                add(seq(behind), Stretch { slot, from, until, what: What::Gap { later } });
             }
-            let groups = groups.into_iter();
-            items.extend(groups.map(|g| (order(g.header.group_seq, g.at), Item::Group(g))));
+            groups.iter().for_each(|group| add(group.header.group_seq, Stretch::group(group)));
         }
         items.sort_by_key(|&(order, _)| order);
-        for (_, item) in items {
-            let (slot, _, until) = item.place();
-            let end = applying.ends.entry(slot).or_default();
-            *end = until.max(*end);
-            applying.items.push_back(item);
-        }
-        self.step = Step::Apply(applying);
-        self.apply(disk)
+        applying.items = items.into_iter().map(|(_, item)| item).collect();
+        self.apply(disk, applying)
     }
 
     /// Applies until something has to be read.
-    fn apply(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        let Step::Apply(applying) = &mut self.step else { return None };
-        while let Some(&item) = applying.items.front() {
-            let (slot, from, until) = item.place();
-            if let Item::Footer(slot) = item {
-                applying.items.pop_front();
-                let visited = self.visited.get_mut(&slot).expect("it is on the list");
-                if let Some(index) = visited.stands_alone.take() {
+    fn apply(&mut self, disk: &mut Disk, mut applying: Applying) -> Option<Outcome> {
+        while let Some(item) = applying.items.pop_front() {
+            let stretch = match item {
+                Item::Footer(slot, index) => {
                     self.replay.footer(slot, &index);
                     self.indexes.push((slot, index));
+                    continue;
                 }
-                continue;
-            }
+                Item::Stretch(stretch) => stretch,
+            };
+            let Stretch { slot, from, until, .. } = stretch;
             let index = applying.indexes.get_mut(&slot).expect("slots with items have an index");
-            let chunk = &mut applying.chunks[usize::from(index.lane)];
-            let Some(bytes) = chunk.get(slot, from, until) else {
+            let lane = usize::from(index.lane);
+            let Some(bytes) = applying.chunks[lane].get(&stretch) else {
                 let end = applying.ends.get(&slot).copied().unwrap_or(until);
                 let len = (until - from).max(READ_BYTES.min(end - from));
-                *chunk = Chunk { slot, at: from, len, bytes: Bytes::new() };
-                disk.read(
-                    Purpose::Start(u32::from(index.lane)),
-                    self.geometry.place(slot, from),
-                    len,
-                );
+                applying.chunks[lane] = Chunk { slot, at: from, len, bytes: Bytes::new() };
+                applying.items.push_front(Item::Stretch(stretch));
+                disk.read(Purpose::Start(lane as u32), self.geometry.place(slot, from), len);
+                self.step = Step::Apply(applying);
                 return None;
             };
-            applying.items.pop_front();
-            let store = &self.geometry.store;
-            match item {
-                Item::Footer(_) => unreachable!("footers were applied above"),
-                Item::Gap { later, .. } => {
-                    let place = salvage::Found { store, slot, at: from, later };
-                    salvage::apply(&place, &bytes, &mut self.replay, index);
-                }
-                Item::Group(Candidate { header, at }) => {
-                    if !header.holds(&bytes, group_seed(store)) {
-                        log::error!("slot {slot}: a group at {at} cannot be read a second time");
-                        continue;
-                    }
-                    let group = bytes.slice(..header.bytes as usize);
-                    self.replay.group(store, &header, at, &group, index);
-                    for carry in &mut self.carried {
-                        carry.take((slot, at), &group, frame_seed(store, header.seg_seq));
-                    }
-                }
-            }
+            self.apply_stretch(&stretch, &bytes, index);
         }
-        let indexes = core::mem::take(&mut applying.indexes);
-        self.indexes.extend(indexes);
+        self.indexes.extend(applying.indexes);
         self.seal(disk);
         None
+    }
+
+    fn apply_stretch(&mut self, stretch: &Stretch, bytes: &Bytes, index: &mut SlotIndex) {
+        let store = &self.geometry.store;
+        let Stretch { slot, from: at, .. } = *stretch;
+        let later = match stretch.what {
+            What::Group(header) if header.holds(bytes, group_seed(store)) => {
+                let group = bytes.slice(..header.bytes as usize);
+                self.replay.group(store, &header, at, &group, index);
+                for carry in &mut self.carried {
+                    carry.take((slot, at), &group, frame_seed(store, header.seg_seq));
+                }
+                return;
+            }
+            // It was whole a moment ago. What can be had of it is taken out.
+            What::Group(header) => {
+                log::error!("slot {slot}: a group at {at} cannot be read a second time");
+                self.verdict.missing += 1;
+                header.group_seq > self.replay.covered
+            }
+            What::Gap { later } => later,
+        };
+        let place = salvage::Found { store, slot, at, later };
+        salvage::apply(&place, bytes, &mut self.replay, index);
     }
 
     pub(super) fn applied(
         &mut self,
         disk: &mut Disk,
         lane: u32,
-        bytes: Option<Bytes>,
+        bytes: Bytes,
+        mut applying: Applying,
     ) -> Option<Outcome> {
-        let Step::Apply(applying) = &mut self.step else { return None };
-        let bytes = bytes.unwrap_or_default();
         self.bytes_read += bytes.len() as u64;
         applying.chunks[lane as usize & 3].bytes = bytes;
-        self.apply(disk)
+        self.apply(disk, applying)
     }
 }

@@ -61,7 +61,7 @@ impl Log {
         if self.space.free() <= self.space.pressure() {
             return;
         }
-        let Some(lane) = Lane::of(self.space.slot(slot).lane) else { return };
+        let lane = Lane::checked(self.space.slot(slot).lane);
         for (at, frame) in frames {
             let header = &frame.header;
             let (number, base, end) = (header.partition, header.base_offset, header.end_offset());

@@ -2,14 +2,29 @@
 
 use super::checkpoint::Durable;
 use super::disk::{Disk, Purpose};
-use super::layout::checkpoint as format;
+use super::layout::checkpoint::{self as format, PartPlace};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::group::{self, Found, Place};
 use super::layout::{frame_seed, group_seed};
 use super::recovery::{Outcome, Recovery, Step};
 use super::scan;
+use super::writer::GROUP_BYTES_MAX;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
+
+/// A root does not make its group longer: it names the parts of a checkpoint, and is no longer than
+/// one of them but for that.
+const ROOT_GROUP_BYTES_MAX: u32 = GROUP_BYTES_MAX as u32;
+
+/// The parts of a checkpoint that are still to be read, the next one last, and the stream so far.
+#[derive(Debug)]
+pub(super) struct Parts {
+    as_of: u64,
+    places: Vec<PartPlace>,
+    stream: Vec<u8>,
+    last: Bytes,
+}
 
 impl Recovery {
     /// Orders the places where checkpoints may be: the newest group that says so is right, unless
@@ -33,36 +48,26 @@ impl Recovery {
         while let Some(place) = self.roots.pop() {
             let inside = place.slot < self.geometry.slots && place.at < self.geometry.slot_bytes;
             if inside && self.tried.insert(place) {
-                let len = (1 << 20).min(self.geometry.slot_bytes - place.at);
-                self.step = Step::Root { place, len };
+                let len = ROOT_GROUP_BYTES_MAX.min(self.geometry.slot_bytes - place.at);
+                self.step = Step::Root(place);
                 disk.read(Purpose::Start(0), self.geometry.place(place.slot, place.at), len);
                 return None;
             }
         }
         // Groups that name no checkpoint were written before the first: everything is replayed.
-        self.replay.whole = self.tried.is_empty();
+        self.replay.pieces = (!self.tried.is_empty()).then(BTreeMap::new);
         self.begin_visits(disk)
     }
 
-    pub(super) fn root(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Root { place, len } = self.step else { return None };
-        let bytes = bytes.unwrap_or_default();
+    pub(super) fn root(&mut self, disk: &mut Disk, bytes: &Bytes, place: Place) -> Option<Outcome> {
         let room = (self.geometry.slot_bytes - place.at) as usize;
         let seg_seq = self.headers.get(&place.slot).map(|header| header.seg_seq);
         let seed = group_seed(&self.geometry.store);
-        let (header, group) = match group::find(&bytes, room, place.slot, seg_seq, seed) {
-            Found::Group(header, group) => (header, group),
-            Found::Longer(longer) if longer > len as usize => {
-                self.step = Step::Root { place, len: longer as u32 };
-                let at = self.geometry.place(place.slot, place.at);
-                disk.read(Purpose::Start(0), at, longer as u32);
-                return None;
-            }
-            _ => return self.next_root(disk),
-        };
+        let found = group::find(bytes, room, place.slot, seg_seq, seed);
+        let Found::Group(header, group) = found else { return self.next_root(disk) };
         let seed = frame_seed(&self.geometry.store, header.seg_seq);
-        let root = scan::frames(&group, seed).find(|(frame, ..)| frame.partition == format::ROOT);
-        let parsed = root.and_then(|(_, _, body)| format::parse_root(body).ok());
+        let root = scan::root(&group, seed);
+        let parsed = root.and_then(|body| format::parse_root(body).ok());
         let Some((as_of, mut places, last)) = parsed else { return self.next_root(disk) };
         places.reverse();
         self.checkpoint = Some(Durable {
@@ -70,50 +75,53 @@ impl Recovery {
             root: place,
             slots: places.iter().map(|part| part.slot).chain([place.slot]).collect(),
         });
-        self.step = Step::Parts { as_of, places, stream: Vec::new(), last };
-        self.next_part(disk)
+        self.next_part(disk, Parts { as_of, places, stream: Vec::new(), last })
     }
 
-    fn next_part(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        let Step::Parts { as_of, places, stream, last, .. } = &mut self.step else { return None };
-        if let Some(part) = places.last() {
-            let end = part.at.checked_add(part.bytes);
-            let inside = part.slot < self.geometry.slots
-                && end.is_some_and(|end| end <= self.geometry.slot_bytes);
-            if inside {
-                let at = self.geometry.place(part.slot, part.at);
-                disk.read(Purpose::Start(0), at, part.bytes);
-                return None;
-            }
-        } else {
-            stream.extend_from_slice(last);
-            self.bytes_read += stream.len() as u64;
-            if let Ok(image) = format::parse(*as_of, Bytes::from(core::mem::take(stream))) {
-                self.image = Some(image);
-                return self.cut_short().or_else(|| self.begin_visits(disk));
-            }
+    fn next_part(&mut self, disk: &mut Disk, parts: Parts) -> Option<Outcome> {
+        let Some(part) = parts.places.last() else { return self.whole(disk, parts) };
+        let end = part.at.checked_add(part.bytes);
+        let inside = part.slot < self.geometry.slots
+            && end.is_some_and(|end| end <= self.geometry.slot_bytes);
+        if !inside {
+            return self.bad_checkpoint(disk);
         }
-        self.bad_checkpoint(disk)
+        let at = self.geometry.place(part.slot, part.at);
+        disk.read(Purpose::Start(0), at, part.bytes);
+        self.step = Step::Parts(parts);
+        None
+    }
+
+    pub(super) fn part(
+        &mut self,
+        disk: &mut Disk,
+        bytes: &Bytes,
+        mut parts: Parts,
+    ) -> Option<Outcome> {
+        let place = parts.places.pop().expect("a part is read while it is on the list");
+        let seed = frame_seed(&self.geometry.store, place.seg_seq);
+        let Some(header) = FrameHeader::verify(bytes, seed) else {
+            return self.bad_checkpoint(disk);
+        };
+        parts.stream.extend_from_slice(&bytes[FRAME_HEADER_BYTES..header.frame_bytes()]);
+        self.next_part(disk, parts)
+    }
+
+    /// All parts are there.
+    fn whole(&mut self, disk: &mut Disk, parts: Parts) -> Option<Outcome> {
+        let Parts { as_of, mut stream, last, .. } = parts;
+        stream.extend_from_slice(&last);
+        self.bytes_read += stream.len() as u64;
+        let Ok(image) = format::parse(as_of, Bytes::from(stream)) else {
+            return self.bad_checkpoint(disk);
+        };
+        self.image = Some(image);
+        self.cut_short().or_else(|| self.begin_visits(disk))
     }
 
     fn bad_checkpoint(&mut self, disk: &mut Disk) -> Option<Outcome> {
         log::warn!("a checkpoint is damaged: looking for the one before");
         self.checkpoint = None;
         self.next_root(disk)
-    }
-
-    pub(super) fn part(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Parts { places, stream, .. } = &mut self.step else { return None };
-        let place = places.pop().expect("a part is read while it is on the list");
-        let bytes = bytes.unwrap_or_default();
-        let seed = frame_seed(&self.geometry.store, place.seg_seq);
-        match FrameHeader::verify(&bytes, seed) {
-            Some(header) => {
-                let body = FRAME_HEADER_BYTES..header.frame_bytes();
-                stream.extend_from_slice(&bytes[body]);
-                self.next_part(disk)
-            }
-            None => self.bad_checkpoint(disk),
-        }
     }
 }

@@ -18,9 +18,10 @@ use super::accept::{self, Candidate, Verdict};
 use super::apply::Applying;
 use super::carry::Carry;
 use super::checkpoint::Durable;
+use super::checkpoint_search::Parts;
 use super::disk::{Disk, Purpose};
 use super::fitness::Headless;
-use super::layout::checkpoint::{self as format, Image};
+use super::layout::checkpoint::Image;
 use super::layout::footer::SlotIndex;
 use super::layout::group::{GROUP_HEADER_BYTES, Place};
 use super::layout::slot::SlotHeader;
@@ -37,38 +38,45 @@ const HEADERS_AT_ONCE: u32 = 64;
 /// The header, and behind its block the header of the first group.
 const PEEK_BYTES: u32 = BLOCK + GROUP_HEADER_BYTES as u32;
 
-#[derive(Debug)]
+/// What a start waits for. Who handles it takes it, and puts the next one in its place.
+#[derive(Debug, Default)]
 pub(super) enum Step {
-    /// Waiting for so many writes and a flush.
-    Format(u32),
+    /// So many writes and flushes, the last ones of the start.
+    Writes(u32),
+    #[default]
     Superblock,
-    /// The copies that were not read yet, and what the first superblock was.
-    Copies {
-        left: Vec<u64>,
-        reading: u64,
-        first: Result<Geometry, superblock::Bad>,
-    },
-    Headers {
-        next: u32,
-        waiting: u32,
-    },
-    /// Looking for the newest groups.
-    Newest,
-    Root {
-        place: Place,
-        len: u32,
-    },
-    Parts {
-        as_of: u64,
-        places: Vec<format::PartPlace>,
-        stream: Vec<u8>,
-        last: Bytes,
-    },
-    Visit,
+    Copies(Copies),
+    Headers(Headers),
+    Visit(Aim, Visit),
+    Root(Place),
+    Parts(Parts),
     Apply(Applying),
-    /// Waiting for the flush of what was found.
+    /// The flush of what was found.
     Settle,
-    Seal(u32),
+}
+
+/// The copies that were not read yet, and what the first superblock was.
+#[derive(Debug)]
+pub(super) struct Copies {
+    left: Vec<u64>,
+    reading: u64,
+    first: Result<Geometry, superblock::Bad>,
+}
+
+/// The next header to read, and how many are being read.
+#[derive(Debug, Default)]
+pub(super) struct Headers {
+    next: u32,
+    waiting: u32,
+}
+
+/// What slots are visited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The newest groups, which name the checkpoint.
+    Newest,
+    /// Everything that the checkpoint does not stand for.
+    All,
 }
 
 /// How a start ended.
@@ -89,7 +97,6 @@ pub(crate) struct Recovery {
     pub(super) headless: Headless,
     /// Slots still to be visited, the next one last.
     to_visit: Vec<u32>,
-    visit: Option<Visit>,
     pub visited: BTreeMap<u32, Visited>,
     /// Where checkpoints may be, the most promising last, and those that were tried.
     pub(super) roots: Vec<Place>,
@@ -117,7 +124,6 @@ impl Recovery {
             headers: BTreeMap::new(),
             headless: Headless::default(),
             to_visit: Vec::new(),
-            visit: None,
             visited: BTreeMap::new(),
             roots: Vec::new(),
             tried: BTreeSet::new(),
@@ -125,7 +131,7 @@ impl Recovery {
             checkpoint: None,
             verdict: Verdict::default(),
             accepted: BTreeSet::new(),
-            replay: Replay { whole: true, ..Replay::default() },
+            replay: Replay::default(),
             indexes: Vec::new(),
             carried: Vec::new(),
             bytes_read: 0,
@@ -144,7 +150,7 @@ impl Recovery {
                 disk.write(Purpose::Start(0), 0, block.clone());
                 disk.write(Purpose::Start(0), u64::from(slot_bytes), block);
                 disk.flush(Purpose::Start(0));
-                recovery.step = Step::Format(3);
+                recovery.step = Step::Writes(3);
             }
         }
         Ok(recovery)
@@ -152,71 +158,67 @@ impl Recovery {
 
     /// An operation of the start ended; `tag` is the slot for headers.
     pub(crate) fn done(&mut self, disk: &mut Disk, tag: u32, result: IoResult) -> Option<Outcome> {
+        let done = result != IoResult::Failed;
+        // What could not be read is nothing, and is treated as damage.
         let bytes = match result {
-            IoResult::Read(bytes) => Some(bytes),
-            IoResult::Done => Some(Bytes::new()),
-            IoResult::Failed => None,
+            IoResult::Read(bytes) => bytes,
+            IoResult::Done | IoResult::Failed => Bytes::new(),
         };
-        match self.step {
-            Step::Format(_) | Step::Seal(_) => self.written(bytes.is_some()),
-            Step::Settle => self.settled(disk, bytes.is_some()),
-            Step::Superblock => self.superblock(disk, bytes),
-            Step::Copies { .. } => self.copy(disk, bytes),
-            Step::Headers { .. } => self.header(disk, tag, bytes),
-            Step::Newest | Step::Visit => self.visited(disk, bytes),
-            Step::Root { .. } => self.root(disk, bytes),
-            Step::Parts { .. } => self.part(disk, bytes),
-            Step::Apply(_) => self.applied(disk, tag, bytes),
+        match core::mem::take(&mut self.step) {
+            Step::Writes(_) | Step::Settle if !done => Some(Outcome::Refused(OpenError::Device)),
+            Step::Writes(left) => {
+                self.step = Step::Writes(left - 1);
+                (left == 1).then_some(Outcome::Done)
+            }
+            Step::Settle => self.settled(disk),
+            Step::Superblock => self.superblock(disk, &bytes),
+            Step::Copies(copies) => self.copy(disk, &bytes, copies),
+            Step::Headers(headers) => self.header(disk, tag, &bytes, headers),
+            Step::Visit(aim, visit) => self.visited(disk, &bytes, aim, visit),
+            Step::Root(place) => self.root(disk, &bytes, place),
+            Step::Parts(parts) => self.part(disk, &bytes, parts),
+            Step::Apply(applying) => self.applied(disk, tag, bytes, applying),
         }
     }
 
-    fn written(&mut self, done: bool) -> Option<Outcome> {
-        let (Step::Format(left) | Step::Seal(left)) = &mut self.step else { return None };
-        if !done {
-            return Some(Outcome::Refused(OpenError::Device));
-        }
-        *left -= 1;
-        (*left == 0).then_some(Outcome::Done)
-    }
-
-    fn superblock(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let first = bytes.map_or(Err(superblock::Bad::Invalid), |bytes| superblock::parse(&bytes));
+    fn superblock(&mut self, disk: &mut Disk, bytes: &Bytes) -> Option<Outcome> {
+        let first = superblock::parse(bytes);
         let mut left: Vec<u64> = match first {
             Ok(geometry) => alloc::vec![u64::from(geometry.slot_bytes)],
             Err(superblock::Bad::Newer(found)) => return Some(newer(found)),
             Err(_) => superblock::copies().collect(),
         };
         let reading = left.pop().expect("there is a place for a copy");
-        self.step = Step::Copies { left, reading, first };
+        self.step = Step::Copies(Copies { left, reading, first });
         disk.read(Purpose::Start(0), reading, BLOCK);
         None
     }
 
-    fn copy(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let Step::Copies { left, reading, first } = &mut self.step else { return None };
-        let copy = bytes.map_or(Err(superblock::Bad::Invalid), |bytes| superblock::parse(&bytes));
-        let here = copy.is_ok_and(|copy| u64::from(copy.slot_bytes) == *reading);
-        match (&*first, copy) {
-            (Ok(first), Ok(copy)) if *first != copy => {
+    fn copy(&mut self, disk: &mut Disk, bytes: &Bytes, copies: Copies) -> Option<Outcome> {
+        let Copies { mut left, reading, first } = copies;
+        let copy = superblock::parse(bytes);
+        let here = copy.is_ok_and(|copy| u64::from(copy.slot_bytes) == reading);
+        match (first, copy) {
+            (Ok(first), Ok(copy)) if first != copy => {
                 return Some(Outcome::Refused(OpenError::SuperblocksDiffer));
             }
             (_, Err(superblock::Bad::Newer(found))) => return Some(newer(found)),
             (Ok(geometry), copy) => {
-                self.geometry = *geometry;
-                self.repair = copy.is_err().then_some(*reading);
+                self.geometry = geometry;
+                self.repair = copy.is_err().then_some(reading);
             }
             (Err(_), Ok(geometry)) if here => {
                 self.geometry = geometry;
                 self.repair = Some(0);
             }
             (Err(bad), _) => {
-                let blank = *bad == superblock::Bad::Blank;
-                let Some(next) = left.pop() else {
+                let blank = bad == superblock::Bad::Blank;
+                let Some(reading) = left.pop() else {
                     let error = if blank { OpenError::Blank } else { OpenError::NotALog };
                     return Some(Outcome::Refused(error));
                 };
-                *reading = next;
-                disk.read(Purpose::Start(0), next, BLOCK);
+                self.step = Step::Copies(Copies { left, reading, first });
+                disk.read(Purpose::Start(0), reading, BLOCK);
                 return None;
             }
         }
@@ -228,44 +230,46 @@ impl Recovery {
             );
             return Some(Outcome::Refused(OpenError::Settings(what)));
         }
-        self.step = Step::Headers { next: 0, waiting: 0 };
-        self.more_headers(disk)
+        self.more_headers(disk, Headers::default())
     }
 
-    fn more_headers(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        let Step::Headers { next, waiting } = &mut self.step else { return None };
+    fn more_headers(&mut self, disk: &mut Disk, mut headers: Headers) -> Option<Outcome> {
         let present = self.geometry.slots_on(self.settings.medium_bytes);
-        while *waiting < HEADERS_AT_ONCE && *next < present {
-            disk.read(Purpose::Start(*next), self.geometry.place(*next, 0), PEEK_BYTES);
-            *next += 1;
-            *waiting += 1;
+        while headers.waiting < HEADERS_AT_ONCE && headers.next < present {
+            let at = self.geometry.place(headers.next, 0);
+            disk.read(Purpose::Start(headers.next), at, PEEK_BYTES);
+            headers.next += 1;
+            headers.waiting += 1;
         }
-        if *waiting > 0 {
+        if headers.waiting > 0 {
+            self.step = Step::Headers(headers);
             return None;
         }
         self.slots_out_of_order().or_else(|| self.begin_newest(disk))
     }
 
-    fn header(&mut self, disk: &mut Disk, slot: u32, bytes: Option<Bytes>) -> Option<Outcome> {
-        if let Step::Headers { waiting, .. } = &mut self.step {
-            *waiting -= 1;
-        }
-        let bytes = bytes.unwrap_or_default();
-        match SlotHeader::parse(&bytes, &self.geometry.store, slot) {
+    fn header(
+        &mut self,
+        disk: &mut Disk,
+        slot: u32,
+        bytes: &Bytes,
+        mut headers: Headers,
+    ) -> Option<Outcome> {
+        headers.waiting -= 1;
+        match SlotHeader::parse(bytes, &self.geometry.store, slot) {
             Some(header) => {
                 self.headers.insert(slot, header);
             }
             // A slot that was never used is all zeros.
             None if bytes.is_empty() || bytes.iter().any(|&byte| byte != 0) => {
-                self.headless.note(slot, &bytes, &self.geometry.store);
+                self.headless.note(slot, bytes, &self.geometry.store);
             }
             None => {}
         }
-        self.more_headers(disk)
+        self.more_headers(disk, headers)
     }
 
     fn begin_newest(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        self.step = Step::Newest;
         let mut newest: BTreeMap<u8, (u64, u32)> = BTreeMap::new();
         for (&slot, header) in &self.headers {
             let entry = newest.entry(header.lane).or_default();
@@ -273,33 +277,32 @@ impl Recovery {
         }
         self.to_visit = newest.into_values().map(|(_, slot)| slot).collect();
         self.to_visit.extend(self.headless.slots());
-        self.next_visit(disk)
+        self.next_visit(disk, Aim::Newest)
     }
 
     /// Goes on with the next visit, or to the step after.
-    fn next_visit(&mut self, disk: &mut Disk) -> Option<Outcome> {
+    fn next_visit(&mut self, disk: &mut Disk, aim: Aim) -> Option<Outcome> {
         while let Some(slot) = self.to_visit.pop() {
             if self.visited.contains_key(&slot) {
                 continue;
             }
-            let footer_only = self.image.is_none() && !self.tried.is_empty();
-            let footer_only = footer_only && matches!(self.step, Step::Visit);
+            let by_footers = self.replay.pieces.is_some();
             let seg_seq = self.headers.get(&slot).map(|header| header.seg_seq);
-            let mut visit = Visit::new(&self.geometry, slot, seg_seq, footer_only);
+            let mut visit = Visit::new(&self.geometry, slot, seg_seq, by_footers);
             visit.unguarded = self.unguarded;
             visit.ask(disk, &self.geometry);
-            self.visit = Some(visit);
+            self.step = Step::Visit(aim, visit);
             return None;
         }
-        match self.step {
-            Step::Newest => {
+        match aim {
+            Aim::All => self.judge(disk),
+            Aim::Newest => {
                 if self.is_lane_unseen() {
-                    return self.next_visit(disk);
+                    return self.next_visit(disk, aim);
                 }
                 self.find_roots();
                 self.next_root(disk)
             }
-            _ => self.judge(disk),
         }
     }
 
@@ -324,25 +327,28 @@ impl Recovery {
         false
     }
 
-    fn visited(&mut self, disk: &mut Disk, bytes: Option<Bytes>) -> Option<Outcome> {
-        let mut visit = self.visit.take()?;
-        let bytes = bytes.unwrap_or_default();
+    fn visited(
+        &mut self,
+        disk: &mut Disk,
+        bytes: &Bytes,
+        aim: Aim,
+        mut visit: Visit,
+    ) -> Option<Outcome> {
         self.bytes_read += bytes.len() as u64;
-        match visit.feed(&self.geometry, &bytes) {
+        match visit.feed(&self.geometry, bytes) {
             None => {
                 visit.ask(disk, &self.geometry);
-                self.visit = Some(visit);
+                self.step = Step::Visit(aim, visit);
                 None
             }
             Some(visited) => {
                 self.visited.insert(visit.slot, visited);
-                self.next_visit(disk)
+                self.next_visit(disk, aim)
             }
         }
     }
 
     pub(super) fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        self.step = Step::Visit;
         let image = self.image.as_ref();
         // A slot that was used before the checkpoint and is not in it was free by then, and still
         // is.
@@ -354,7 +360,7 @@ impl Recovery {
         };
         let slots = self.headers.iter().filter(|&(&slot, header)| !is_known(slot, header));
         self.to_visit = slots.map(|(&slot, _)| slot).collect();
-        self.next_visit(disk)
+        self.next_visit(disk, Aim::All)
     }
 
     fn judge(&mut self, disk: &mut Disk) -> Option<Outcome> {
@@ -384,10 +390,8 @@ impl Recovery {
         }
         let slot_bytes = self.geometry.slot_bytes;
         self.carried = newest.into_values().map(|(_, slot)| Carry::new(slot, slot_bytes)).collect();
-        match &mut self.image {
-            Some(image) => self.replay.begin(image, &self.headers),
-            None if !self.replay.whole => self.replay.pieces = Some(BTreeMap::new()),
-            None => {}
+        if let Some(image) = &mut self.image {
+            self.replay.begin(image, &self.headers);
         }
         self.begin_apply(disk)
     }
@@ -401,10 +405,7 @@ impl Recovery {
     }
 
     /// Writes the footers that are missing.
-    fn settled(&mut self, disk: &mut Disk, done: bool) -> Option<Outcome> {
-        if !done {
-            return Some(Outcome::Refused(OpenError::Device));
-        }
+    fn settled(&mut self, disk: &mut Disk) -> Option<Outcome> {
         let mut operations = 1;
         for (slot, index) in &self.indexes {
             if self.visited.get(slot).is_some_and(|visited| visited.has_footer) {
@@ -420,7 +421,7 @@ impl Recovery {
             operations += 1;
         }
         disk.flush(Purpose::Start(0));
-        self.step = Step::Seal(operations);
+        self.step = Step::Writes(operations);
         None
     }
 }

@@ -23,9 +23,6 @@ pub(crate) struct Replay {
     pub partitions: BTreeMap<PartitionNumber, Partition>,
     /// What the checkpoint stands for.
     pub covered: u64,
-    /// Whether everything since the format, or since the checkpoint, is replayed: a partition then
-    /// begins at offset 0, and what is missing before its first frame is damage.
-    pub whole: bool,
     pub damaged_ranges: u32,
     /// Those that the checkpoint knew already.
     pub known_ranges: u32,
@@ -83,7 +80,7 @@ impl Replay {
         bytes: &Bytes,
         index: &mut SlotIndex,
     ) {
-        let Some(lane) = Lane::of(group.lane) else { return };
+        let lane = Lane::checked(group.lane);
         for (header, begin, body) in frames(bytes, frame_seed(store, group.seg_seq)) {
             let added = index.add_frame(&header, at + begin, &body);
             if group.group_seq <= self.covered {
@@ -105,38 +102,27 @@ impl Replay {
         index.add_group(group, at + group.padded_bytes() as u32);
     }
 
-    fn partition(&mut self, lane: Lane, number: PartitionNumber, base: Offset) -> &mut Partition {
-        let start = if self.whole || self.pieces.is_some() { Offset::ZERO } else { base };
-        self.partitions.entry(number).or_insert_with(|| Partition::new(lane, start))
-    }
-
-    /// The offsets from the log end up to `base` are lost.
-    fn close_gap(&mut self, number: PartitionNumber, base: Offset) {
-        let Some(partition) = self.partitions.get_mut(&number) else { return };
-        if base > partition.log_end {
-            if self.pieces.is_none() {
-                partition.lose(number, partition.log_end, base);
-            }
-            partition.log_end = base;
-        }
+    /// A partition begins at offset 0: what is missing before its first frame is damage, or trimmed.
+    fn partition(&mut self, lane: Lane, number: PartitionNumber) -> &mut Partition {
+        self.partitions.entry(number).or_insert_with(|| Partition::new(lane, Offset::ZERO))
     }
 
     /// A frame whose body is damaged and whose header says that it is the next of its partition:
     /// its offsets are lost, and are not given out again.
     pub(crate) fn note_harmed(&mut self, header: &FrameHeader) {
-        let next = self.partitions.get(&header.partition).map(|partition| partition.log_end);
+        let Some(partition) = self.partitions.get_mut(&header.partition) else { return };
         let plausible = header.kind.is_batch() && (0..1 << 20).contains(&header.last_offset_delta);
-        if plausible && next == Some(header.base_offset) {
-            self.close_gap(header.partition, header.end_offset());
+        if plausible && partition.log_end == header.base_offset {
+            let in_order = self.pieces.is_none();
+            skip_to(header.partition, partition, header.end_offset(), in_order);
         }
     }
 
     pub(crate) fn batch(&mut self, number: PartitionNumber, found: &Found) {
         let Found { lane, slot, spot, .. } = *found;
-        self.partition(lane, number, spot.base_offset);
-        self.close_gap(number, spot.base_offset);
         let out_of_order = self.pieces.is_some();
-        let partition = self.partition(lane, number, spot.base_offset);
+        let partition = self.partition(lane, number);
+        skip_to(number, partition, spot.base_offset, !out_of_order);
         let new = spot.base_offset >= partition.log_end;
         if let Some(batch) = found.batch.as_ref().filter(|_| new) {
             partition.note_epoch_anywhere(spot.leader_epoch, spot.base_offset);
@@ -168,7 +154,7 @@ impl Replay {
     }
 
     pub(crate) fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
-        let partition = self.partition(lane, number, log_start);
+        let partition = self.partition(lane, number);
         if log_start > partition.log_start {
             partition.log_end = partition.log_end.max(log_start);
             partition.set_log_start(log_start);
@@ -178,7 +164,7 @@ impl Replay {
     /// Applies a slot by its footer alone: without a checkpoint. Producers' sequences are not in
     /// it.
     pub(crate) fn footer(&mut self, slot: u32, index: &SlotIndex) {
-        let Some(lane) = Lane::of(index.lane) else { return };
+        let lane = Lane::checked(index.lane);
         for (&number, part) in &index.parts {
             if part.log_start > Offset::ZERO {
                 self.log_start(lane, number, part.log_start);
@@ -195,7 +181,7 @@ impl Replay {
                 };
                 self.lay(lane, number, extent.base_offset, piece);
             }
-            let partition = self.partition(lane, number, Offset::ZERO);
+            let partition = self.partition(lane, number);
             for &(epoch, start) in &part.epochs {
                 partition.note_epoch_anywhere(epoch, start);
             }
@@ -204,7 +190,7 @@ impl Replay {
 
     /// Puts a piece over those that were there before.
     fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, mut piece: Piece) {
-        let partition = self.partition(lane, number, base);
+        let partition = self.partition(lane, number);
         partition.log_end = partition.log_end.max(piece.end);
         partition.max_timestamp = partition.max_timestamp.max(piece.max_timestamp);
         let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
@@ -236,12 +222,11 @@ impl Replay {
 
     /// Everything that was found is durable.
     pub(crate) fn finish(&mut self) {
-        for (number, pieces) in self.pieces.take().into_iter().flatten() {
-            if let Some(partition) = self.partitions.get_mut(&number) {
-                settle(number, partition, pieces);
+        let mut pieces = self.pieces.take();
+        for (&number, partition) in &mut self.partitions {
+            if let Some(pieces) = &mut pieces {
+                settle(number, partition, pieces.remove(&number).unwrap_or_default());
             }
-        }
-        for partition in self.partitions.values_mut() {
             partition.durable_end = partition.log_end;
             partition.log_start_durable = partition.log_start;
             partition.drop_dead_runs();
@@ -260,6 +245,16 @@ impl Piece {
             max_timestamp: self.max_timestamp,
         };
         Piece { bytes: run.share(from, until, self.end), end: until, ..self }
+    }
+}
+
+/// The offsets from the log end up to `base` are lost; unless they come later, out of order.
+fn skip_to(number: PartitionNumber, partition: &mut Partition, base: Offset, in_order: bool) {
+    if base > partition.log_end {
+        if in_order {
+            partition.lose(number, partition.log_end, base);
+        }
+        partition.log_end = base;
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Found<'a> {
 /// the place of others counts only if it is later than the checkpoint, which may know better.
 pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index: &mut SlotIndex) {
     let seed = frame_seed(found.store, index.seg_seq);
-    let Some(lane) = Lane::of(index.lane) else { return };
+    let lane = Lane::checked(index.lane);
     let mut at = 0;
     while at + FRAME_HEADER_BYTES <= bytes.len() {
         let rest = &bytes[at..];

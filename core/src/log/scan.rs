@@ -1,5 +1,6 @@
 //! Walking a slot group by group, for what has no footer that can be trusted.
 
+use super::layout::checkpoint::ROOT;
 use super::layout::footer::{SlotIndex, Spot};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
@@ -98,6 +99,12 @@ pub(crate) fn frames(group: &Bytes, seed: u32) -> impl Iterator<Item = (FrameHea
         at += header.frame_bytes();
         Some((header, begin as u32, group.slice(begin + FRAME_HEADER_BYTES..at)))
     })
+}
+
+/// The body of the checkpoint's root in a group, if one is there.
+pub(crate) fn root(group: &Bytes, seed: u32) -> Option<Bytes> {
+    let is_root = |frame: &FrameHeader| frame.kind == Kind::Checkpoint && frame.partition == ROOT;
+    frames(group, seed).find(|(frame, ..)| is_root(frame)).map(|(_, _, body)| body)
 }
 
 impl SlotIndex {

@@ -1,14 +1,12 @@
 //! What a start looks for in one slot: its footer, then its groups.
 
-use super::Unguarded;
 use super::accept::Candidate;
 use super::disk::{Disk, Purpose};
-use super::layout::checkpoint::ROOT;
 use super::layout::footer::{self, SlotIndex, Tail};
-use super::layout::frame::Kind;
 use super::layout::group::{GroupHeader, Place};
 use super::layout::{Geometry, frame_seed};
 use super::scan::{self, Scan, Seen, Step};
+use super::{Lane, Unguarded};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -123,11 +121,7 @@ impl Visit {
                     }
                     found.groups.push(Candidate { header, at });
                     let seed = frame_seed(&geometry.store, header.seg_seq);
-                    let root = header.lane == 3
-                        && scan::frames(&group, seed).any(|(frame, ..)| {
-                            frame.kind == Kind::Checkpoint && frame.partition == ROOT
-                        });
-                    if root {
+                    if header.lane == Lane::Meta as u8 && scan::root(&group, seed).is_some() {
                         found.roots.push((header.group_seq, Place { slot, at }));
                     }
                 });

@@ -178,7 +178,7 @@ pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
     for _ in 0..input.uvarint()? {
         let slot = input.uvarint()?;
         let entry = SlotImage {
-            lane: input.u8()?,
+            lane: Lane::of(input.u8()?).ok_or(Malformed)? as u8,
             sealed: input.u8()? == 1,
             seg_seq: input.u64()?,
             first_seq: input.u64()?,

@@ -31,7 +31,7 @@
 //! anywhere in the partition, also where this slot has an older extent: the last one counts.
 
 use super::group::GroupHeader;
-use super::{BLOCK, Fields, checksum, head};
+use super::{BLOCK, Fields, checksum};
 use crate::bytes::{self, Reader, put_uvarint, put_varlong, varlong_len};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use ::bytes::Bytes;
@@ -334,8 +334,7 @@ pub(crate) enum Tail {
 
 /// Reads the footer of use `seg_seq` of a slot from the slot's last bytes; of any use if `None`.
 pub(crate) fn parse(end: &Bytes, store: &[u8; 16], slot: u32, seg_seq: Option<u64>) -> Tail {
-    let Some(at) = end.len().checked_sub(TRAILER_BYTES) else { return Tail::Nothing };
-    let Some(trailer) = head::<TRAILER_BYTES>(&end[at..]) else { return Tail::Nothing };
+    let Some(trailer) = end.last_chunk::<TRAILER_BYTES>() else { return Tail::Nothing };
     let fields = Fields(trailer);
     let payload_bytes = fields.u32(12) as usize;
     if trailer[..4] != MAGIC

@@ -48,10 +48,10 @@ pub(crate) fn encode(geometry: &Geometry) -> Bytes {
 }
 
 pub(crate) fn parse(block: &[u8]) -> Result<Geometry, Bad> {
+    let bytes: &[u8; BYTES] = head(block).ok_or(Bad::Invalid)?;
     if block.iter().all(|&b| b == 0) {
         return Err(Bad::Blank);
     }
-    let bytes: &[u8; BYTES] = head(block).ok_or(Bad::Invalid)?;
     let fields = Fields(bytes);
     if bytes[..8] != MAGIC {
         return Err(Bad::Invalid);
