@@ -289,7 +289,7 @@ fn single_node(mut cluster: Section, mut peer: Section, id: i32) {
         if voters.len() > 1 || voters.iter().any(|voter| !voter.starts_with(&own)) {
             cluster.fail(&format!(
                 "this version runs one gateway by itself; clusters come later. Leave voters out, \
-                 or                  name this node only, as in [\"{id}@gw1.local:9093\"]"
+                 or name this node only, as in [\"{id}@gw1.local:9093\"]"
             ));
         }
     }
