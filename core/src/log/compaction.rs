@@ -97,7 +97,7 @@ impl Log {
         let Some((_, number, settings)) = dirtiest else { return };
         let partition = &self.partitions[&number];
         let dirty = partition.cleaned.max(partition.log_start);
-        let map = OffsetMap::new(&self.geometry.store, dirty);
+        let map = OffsetMap::new(&self.geometry.store);
         log::debug!("partition {}: compaction begins, dirty from {dirty}", number.0);
         self.compactor = Compactor {
             job: Some(Box::new(Job::new(number, partition, settings, map, clock))),

@@ -11,8 +11,8 @@
 //!
 //! What stays of a partition: of each key the newest record; tombstones until `delete.retention.ms`
 //! after they were first seen here; transaction markers; of each producer the newest batch, without
-//! records if need be; records above the map. A batch that cannot be read stays whole, and so do
-//! all tombstones behind it: what they delete may be in it. Whatever is interrupted is right so
+//! records if need be; records above the map. A batch that cannot be read, or has more records than
+//! the map takes, stays whole, and so do all tombstones behind it: what they delete may be in it. Whatever is interrupted is right so
 //! far, because everything is replaced in the order of offsets: a tombstone only after what it
 //! deletes.
 //!
@@ -283,11 +283,10 @@ impl Job {
                         self.map.put(key, offset);
                     }
                 }
-            } else if self.at > self.dirty {
+            } else if !self.map.never_holds(keys) {
                 self.end = self.at;
                 return;
             }
-            // A batch with more keys than the map has room for supersedes nothing.
         }
         self.at = end;
     }
@@ -302,7 +301,8 @@ impl Job {
             self.keep(open);
             return None;
         }
-        let Some(plain) = open.records().cloned() else {
+        let unmapped = self.map.never_holds(header.records_count as usize);
+        let Some(plain) = open.records().filter(|_| !unmapped).cloned() else {
             self.keeps_tombstones = true;
             self.keep(open);
             return None;

@@ -19,7 +19,7 @@ const EMPTY: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct OffsetMap {
     key: [u64; 2],
-    /// The offset that a difference of 0 stands for.
+    /// The first offset that was put, which a difference of 0 stands for.
     base: Offset,
     hashes: Vec<u128>,
     offsets: Vec<u32>,
@@ -27,17 +27,17 @@ pub(crate) struct OffsetMap {
 }
 
 impl OffsetMap {
-    /// An empty table for offsets from `base` on.
-    pub(crate) fn new(secret: &[u8; 16], base: Offset) -> OffsetMap {
-        OffsetMap::with_entries(secret, base, ENTRIES)
+    /// An empty table.
+    pub(crate) fn new(secret: &[u8; 16]) -> OffsetMap {
+        OffsetMap::with_entries(secret, ENTRIES)
     }
 
-    pub(crate) fn with_entries(secret: &[u8; 16], base: Offset, entries: usize) -> OffsetMap {
+    pub(crate) fn with_entries(secret: &[u8; 16], entries: usize) -> OffsetMap {
         assert!(entries.is_power_of_two(), "the place of a hash is some of its bits");
         let number = u128::from_be_bytes(*secret);
         OffsetMap {
             key: [number as u64, (number >> 64) as u64],
-            base,
+            base: Offset::ZERO,
             hashes: vec![0; entries],
             offsets: vec![EMPTY; entries],
             used: 0,
@@ -50,9 +50,14 @@ impl OffsetMap {
         (self.used as u32, (self.offsets.len() / 4 * 3) as u32)
     }
 
+    /// Whether so many keys are more than fit in the empty map.
+    pub(crate) fn never_holds(&self, keys: usize) -> bool {
+        keys > self.offsets.len() / 4 * 3
+    }
+
     /// Whether so many more keys fit.
     pub(crate) fn has_room(&self, keys: usize, last: Offset) -> bool {
-        let within = last.0.saturating_sub(self.base.0) < i64::from(EMPTY);
+        let within = self.used == 0 || last.0.saturating_sub(self.base.0) < i64::from(EMPTY);
         within && self.used.saturating_add(keys) <= self.offsets.len() / 4 * 3
     }
 
@@ -60,6 +65,9 @@ impl OffsetMap {
     pub(crate) fn put(&mut self, key: &[u8], offset: Offset) {
         let hash = siphash(self.key, key);
         let at = self.find(hash);
+        if self.used == 0 {
+            self.base = offset;
+        }
         let delta = u32::try_from(offset.0 - self.base.0).expect("has_room bounds the offsets");
         if self.offsets[at] == EMPTY {
             self.used += 1;
@@ -154,7 +162,7 @@ mod tests {
     fn the_map_knows_the_newest_offset_of_each_key_until_it_is_full() {
         for seed in 0..50 {
             let mut rng = Rng::new(seed);
-            let mut map = OffsetMap::with_entries(b"a store's number", Offset(1000), 64);
+            let mut map = OffsetMap::with_entries(b"a store's number", 64);
             let mut model: BTreeMap<Vec<u8>, Offset> = BTreeMap::new();
             for offset in 1000..1200 {
                 if !map.has_room(1, Offset(offset)) {

@@ -109,8 +109,7 @@ impl World {
 
     /// One compaction, cut off after so many writes.
     fn turn(&mut self, writes: usize) {
-        let dirty = self.partition.cleaned.max(self.partition.log_start);
-        let map = OffsetMap::with_entries(&[7; 16], dirty, self.entries);
+        let map = OffsetMap::with_entries(&[7; 16], self.entries);
         let number = PartitionNumber(1);
         let mut job = Job::new(number, &self.partition, self.settings, map, Some(self.clock));
         let mut left = writes;
@@ -324,6 +323,26 @@ fn a_tombstone_stays_while_something_before_it_cannot_be_read() {
         world.partition.cleaned = Offset::ZERO;
         world.compact();
         assert!(world.batches.contains_key(&Offset(1)));
+    }
+}
+
+#[test]
+fn a_batch_with_more_keys_than_the_map_takes_deletes_for_ever() {
+    let mut world = World::new(1);
+    world.entries = 4;
+    for (keys, value) in
+        [(0..1, Some(&[7][..])), (0..4, None), (9..10, Some(&[7])), (9..10, Some(&[8]))]
+    {
+        let mut builder = Builder::new();
+        keys.for_each(|key| builder.push(0, Some(&[key]), value, &[]));
+        world.put(Bytes::from(builder.build(None)));
+    }
+    let truth = newest(&world.seen());
+    for _ in 0..3 {
+        world.compact();
+        assert_eq!(newest(&world.seen()), truth);
+        world.clock += 2 * RETENTION_MS;
+        world.partition.cleaned = Offset::ZERO;
     }
 }
 
