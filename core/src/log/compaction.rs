@@ -29,8 +29,9 @@ const PAUSE: Nanos = Nanos(2_000_000);
 pub(crate) struct Compactor {
     job: Option<Box<Job>>,
     waits: Waits,
-    /// The clock at the begin of the job.
+    /// The clock at the begin of the job, and the partition's end.
     began: Option<i64>,
+    began_end: Offset,
     /// The log is about to be closed.
     stopped: bool,
 }
@@ -78,7 +79,7 @@ impl Log {
             && !self.moves.is_rewriting(job.number)
         {
             // The partition was deleted, and what it waited for with it.
-            self.compactor = Compactor::default();
+            self.compactor.job = None;
         }
         if self.compactor.job.is_some() || self.compactor.stopped || !self.has_room_to_move() {
             return;
@@ -103,6 +104,7 @@ impl Log {
             job: Some(Box::new(Job::new(number, partition, settings, map, clock))),
             waits: NOW,
             began: clock,
+            began_end: partition.durable_end,
             stopped: false,
         };
     }
@@ -113,8 +115,8 @@ impl Log {
         if !due || !matches!(self.phase, Phase::Running) {
             return;
         }
-        let Some(mut job) = self.compactor.job.take() else { return };
         self.compactor.waits = Waits::Nothing;
+        let Some(mut job) = self.compactor.job.take() else { return };
         let number = job.number;
         loop {
             let known = self.partitions.get(&number);
@@ -188,7 +190,7 @@ impl Log {
         };
         self.compactor.waits = NOW;
         if !goes_on {
-            self.compactor = Compactor::default();
+            self.compactor.job = None;
         }
     }
 
@@ -207,7 +209,7 @@ impl Log {
     }
 
     fn end_compaction(&mut self, job: &Job) {
-        let began = self.compactor.began;
+        let Compactor { began, began_end, .. } = self.compactor;
         let Some(partition) = self.partitions.get_mut(&job.number) else { return };
         let progress = job.end() > partition.cleaned;
         partition.cleaned = partition.cleaned.max(job.end());
@@ -217,6 +219,8 @@ impl Log {
             self.stats.compaction.jobs += 1;
             // Its map may not have held all, and others may be dirty as well.
             self.begin_compaction();
+        } else {
+            partition.fruitless_end = Some(began_end);
         }
     }
 }
@@ -235,6 +239,9 @@ fn take_error(job: &mut Job, error: FetchError) -> bool {
 impl Partition {
     /// How dirty it is, in thousandths of its bytes, if it is to be compacted.
     fn dirt(&self, settings: &Compaction, clock: Option<i64>) -> Option<u64> {
+        if self.fruitless_end == Some(self.durable_end) && settings.min_lag_ms == 0 {
+            return None;
+        }
         let dirty = self.cleaned.max(self.log_start);
         let young = |timestamp: i64| match clock {
             _ if settings.min_lag_ms == 0 => false,

@@ -40,6 +40,9 @@ pub(crate) struct Partition {
     pub cleaned: Offset,
     /// Since when there is something beyond, in milliseconds since 1970.
     pub dirty_since: Option<i64>,
+    /// Where it ended when there was nothing to compact: it is not looked at again before there is
+    /// more.
+    pub fruitless_end: Option<Offset>,
     pub bytes: u64,
     pub max_timestamp: i64,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
@@ -74,6 +77,7 @@ impl Partition {
             durable_end: start,
             cleaned: Offset::ZERO,
             dirty_since: None,
+            fruitless_end: None,
             bytes: 0,
             max_timestamp: -1,
             epochs: Vec::new(),

@@ -144,3 +144,59 @@ fn a_cut_in_the_middle_of_a_compaction_loses_no_key_and_brings_none_back() {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_compacted_is_not_looked_at_again_before_there_is_more() {
+    let mut rng = Rng::new(5);
+    let mut world = World::with(128 << 10, 0);
+    let a = PartitionNumber(1);
+    let mut policy = compacted(None);
+    policy.cleanup.compact.as_mut().unwrap().max_lag_ms = 1;
+    world.log.set_partition(a, policy);
+    let mut model = BTreeMap::new();
+    let expire = |world: &mut World, second: i64| {
+        world.now = world.now.plus_ms(1_000);
+        world.log.expire(world.now, Some(WallTime(second * 1_000)));
+        world.run();
+        world.log.stats().compaction.read_bytes
+    };
+    append(&mut world, &mut rng, a, &mut model);
+    world.run();
+    assert_eq!(expire(&mut world, 1), 0);
+    let read = expire(&mut world, 2);
+    assert!(read > 0, "the last batch has waited for its time");
+    assert_eq!(expire(&mut world, 3), read);
+    append(&mut world, &mut rng, a, &mut model);
+    world.run();
+    assert!(expire(&mut world, 4) > read);
+}
+
+#[test]
+fn a_partition_that_is_deleted_while_it_is_compacted_keeps_no_other_waiting() {
+    for steps in (0..40).step_by(3) {
+        let mut rng = Rng::new(5);
+        let mut world = World::with(128 << 10, 0);
+        let [a, b] = [1, 2].map(PartitionNumber);
+        let mut model = BTreeMap::new();
+        for number in [a, b] {
+            world.log.set_partition(number, compacted(None));
+            for _ in 0..300 {
+                append(&mut world, &mut rng, number, &mut model);
+                world.run();
+            }
+        }
+        world.log.expire(world.now, Some(WallTime(1_000)));
+        for _ in 0..steps {
+            match world.log.poll_io(world.now) {
+                Some(io) => world.perform(io),
+                None => world.now = world.log.deadline().unwrap_or(world.now).max(world.now),
+            }
+        }
+        world.log.retain_partitions(|number| number == b);
+        world.run();
+        world.log.expire(world.now, Some(WallTime(2_000)));
+        world.run();
+        let view = world.log.partition(b).unwrap();
+        assert!(view.bytes < 60_000, "{steps} steps: {} bytes are left", view.bytes);
+    }
+}
