@@ -1,4 +1,5 @@
 """Brokers that the benchmarks start: Weir and its peers, each in a folder of its own, ended by process id."""
+import json
 import os
 import pathlib
 import random
@@ -7,10 +8,12 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = pathlib.Path(os.environ.get("WEIR_TESTS_CACHE", ROOT / "tests/.cache")).resolve()
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,22 +73,27 @@ class Broker:
         with open(f"/proc/{self.pid}/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) / 1024
 
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
     def stop(self):
         if self.process:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            self.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Weir(Broker):
     name = "Weir (sync before ack)"
 
-    def __init__(self, folder, delay_ms=0, settings=(), bytes_max="4GiB"):
+    def __init__(self, folder, delay_ms=0, settings=(), bytes_max="4GiB", preload=None):
         super().__init__(folder, delay_ms)
+        if preload:
+            self.environment["LD_PRELOAD"] = str(preload)
         self.kafka, self.mqtt, self.http = free_port(), free_port(), free_port()
         settings = [f"kafka.listen=127.0.0.1:{self.kafka}", f"mqtt.listen=127.0.0.1:{self.mqtt}",
                     f"http.listen=127.0.0.1:{self.http}", f"flash.bytes={bytes_max}",
@@ -93,7 +101,33 @@ class Weir(Broker):
         command = [os.environ.get("WEIR_BIN", str(ROOT / "target/release/weir")), "serve", "--data", "data"]
         for setting in settings:
             command += ["--set", setting]
+        self.command = command
         self.spawn(command, self.mqtt)
+
+    def restart(self, between):
+        self.end()
+        between()
+        self.spawn(self.command, self.mqtt)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_ready(self):
+        """Until it serves what it has."""
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/readyz", timeout=10):
+                    return
+            except OSError:  # nobody listens yet, or the answer is 503
+                time.sleep(0.002)
+
+    def log(self):
+        return self.status()["log"]
+
+    def status(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/api/v1/status", timeout=10) as answer:
+            return json.load(answer)
 
 
 class Kafka(Broker):
@@ -109,15 +143,26 @@ class Kafka(Broker):
                            WEIR_TESTS_CACHE=str(CACHE))
         if delay_ms:
             environment |= {"KAFKA_PRELOAD": str(CACHE / "delay.so"), "WEIR_SYNC_DELAY_US": str(delay_ms * 1000)}
-        self.script = str(ROOT / "tests/setup/kafka")
+        self.script, self.environment = str(ROOT / "tests/setup/kafka"), environment
         start = time.perf_counter()
-        subprocess.run([self.script, "start", self.folder, str(self.kafka)], env=environment, check=True)
+        self.start()
         self.ready_s = time.perf_counter() - start
+
+    def start(self):
+        command = [self.script, "start", self.folder, str(self.kafka)]
+        subprocess.run(command, env=self.environment, check=True)
         self.pid = int((self.folder / "pid").read_text())
 
+    def end(self, how):
+        subprocess.run([self.script, "kill", self.folder, how], env=self.environment, check=False)
+
+    def restart(self, between):
+        self.end("TERM")
+        between()
+        self.start()
+
     def stop(self):
-        environment = dict(os.environ, WEIR_TESTS_CACHE=str(CACHE))
-        subprocess.run([self.script, "kill", self.folder, "KILL"], env=environment, check=False)
+        self.end("KILL")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -4,12 +4,13 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import time
 
 import device
-from brokers import CACHE, ROOT, Kafka, KafkaSync, Mosquitto, Nats, Rumqttd, Weir, available
+import flashlog
+from brokers import CACHE, ROOT, TARGET, Kafka, KafkaSync, Mosquitto, Nats, Rumqttd, Weir, available
 
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
 def output(command):
@@ -120,6 +121,10 @@ def start(broker):
     return row
 
 
+def compaction(broker):
+    return flashlog.compaction(broker, sys.modules[__name__])
+
+
 def subjects(case, kinds, **arguments):
     rows = {}
     for kind, delay in kinds:
@@ -160,4 +165,12 @@ ALL = {
     "start": ("Start", subjects(start, [(Weir, 0), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0), (Kafka, 0)])),
     "commit": ("One durable commit of 100 partitions x 1 KiB", {
         "Weir": device.weir_commits, "a file a partition, fdatasync each": device.file_commits}),
+    "cleaning": ("Commits of 100 partitions x 1 KiB, 50/s, in a log of 256 MiB", flashlog.CLEANING),
+    "compaction": ("Key compaction, 500,000 x 200 B of 20,000 keys", subjects(
+        compaction, [(Weir, 0), (flashlog.EagerKafka, 0)])),
+    "retention": ("Write amplification of records that are kept 1 h, 1 d and 7 d, as many of each", flashlog.RETENTION),
+    "catch-up": ("Reading one partition of 100, and all, from an empty cache", flashlog.CATCH_UP),
+    "large": ("Memory and start of a log that is 88 % full, 100 partitions", flashlog.LARGE),
 }
+# Of cases that take minutes.
+ROUNDS = {"cleaning": 2, "retention": 1, "compaction": 1, "large": 1}

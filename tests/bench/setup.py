@@ -26,9 +26,9 @@ def install():
     cargo = ["cargo", "build", "--release", "--quiet"]
     if not os.environ.get("WEIR_BIN") and not step("Weir's release binary", cargo, cwd=ROOT):
         sys.exit("cargo build failed")
-    step("the MQTT load generator", [*cargo, "-p", "weir-tests", "--bin", "weir-load"], cwd=ROOT)
-    step("the sync delay", ["cc", "-O2", "-shared", "-fPIC", "-o", CACHE / "delay.so",
-                            ROOT / "tests/bench/delay.c", "-ldl"])
+    step("the load generators", [*cargo, "-p", "weir-tests", "--bin", "weir-load", "--bin", "weir-retention"], cwd=ROOT)
+    for what, name in [("the sync delay", "delay"), ("the generator of large logs", "sparse")]:
+        step(what, ["cc", "-O2", "-shared", "-fPIC", "-o", CACHE / f"{name}.so", ROOT / f"tests/bench/{name}.c", "-ldl"])
     peers = CACHE / "peers"
     if shutil.which("go"):
         step("the Kafka load generator", ["go", "build", "-o", CACHE / "gobench", "./bench"],

@@ -1,6 +1,7 @@
 // bench MODE BOOTSTRAP TOPIC ...: load with franz-go, which is no bottleneck. Prints one JSON object.
 //
 //	bench produce BOOTSTRAP TOPIC RECORDS SIZE   idempotent, acks=all, as fast as it goes
+//	bench keyed BOOTSTRAP TOPIC RECORDS SIZE KEYS  the same, each with one of so many keys
 //	bench consume BOOTSTRAP TOPIC RECORDS        from the beginning, as fast as it goes
 //	bench e2e BOOTSTRAP TOPIC RECORDS SIZE RATE  from the moment a record is due until it is read
 package main
@@ -50,7 +51,14 @@ func quantiles(ms []float64, into map[string]any) {
 	into["p50_ms"], into["p99_ms"], into["max_ms"] = ms[len(ms)/2], ms[len(ms)*99/100], ms[len(ms)-1]
 }
 
-func produce() {
+func produce() { load(func(int) []byte { return nil }) }
+
+func keyed() {
+	keys := rand.New(rand.NewSource(1))
+	load(func(int) []byte { return []byte(fmt.Sprintf("key-%08d", keys.Intn(number(6)))) })
+}
+
+func load(key func(int) []byte) {
 	n, size := number(4), number(5)
 	cl := client(kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(100_000),
 		kgo.RecordPartitioner(kgo.StickyPartitioner()))
@@ -62,7 +70,7 @@ func produce() {
 	start := time.Now()
 	for i := 0; i < n; i++ {
 		at := time.Now()
-		cl.Produce(ctx, &kgo.Record{Topic: os.Args[3], Value: value}, func(_ *kgo.Record, err error) {
+		cl.Produce(ctx, &kgo.Record{Topic: os.Args[3], Key: key(i), Value: value}, func(_ *kgo.Record, err error) {
 			check(err)
 			latency[i] = float64(time.Since(at).Microseconds()) / 1000
 			wg.Done()
@@ -124,5 +132,5 @@ func e2e() {
 }
 
 func main() {
-	map[string]func(){"produce": produce, "consume": consume, "e2e": e2e}[os.Args[1]]()
+	map[string]func(){"produce": produce, "keyed": keyed, "consume": consume, "e2e": e2e}[os.Args[1]]()
 }
