@@ -3,7 +3,7 @@
 use crate::Options;
 use crate::check::{self, Breach, Expected, Verdict, gateway};
 use crate::cut::{Harm, Replay};
-use crate::device::{Device, Shared, lock};
+use crate::device::{Device, Medium, Shared, lock};
 use crate::disk::{Disk, Event, Pages};
 use crate::load::{self, Ledger, Ledgers, Load};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,24 +29,28 @@ struct Recording {
     /// Positions right behind a flush.
     flushes: Vec<usize>,
     ledgers: BTreeMap<String, Ledger>,
+    /// Slots that weir has cleaned meanwhile.
+    cleaned: u64,
 }
 
 impl Recording {
     /// Formats, loads, stops, loads, kills and loads a gateway.
     fn new(options: Options) -> Recording {
         let disk = Arc::new(Mutex::new(Disk::new(DISK_BYTES, Pages::default())));
-        let device = Device::new("power-cut-recording", &disk).unwrap();
-        device.mkfs().unwrap();
+        let device = Device::new("power-cut-recording", &disk, Medium::Ext4).unwrap();
+        device.format().unwrap();
         let begin = lock(&disk).record();
-        let ext4 = device.mount().unwrap();
-        let mut gateway = gateway("power-cut-load", &ext4.path());
+        let place = device.open().unwrap();
+        let mut gateway = gateway("power-cut-load", &place);
         let ledgers = Ledgers::default();
+        let mut cleaned = 0;
         for round in 0..3 {
             gateway.start();
             let (from, until) = (options.records * round, options.records * (round + 1));
             let load = Load { seed: options.seed + round, from, until };
             let errors = load::run(&gateway, &disk, &ledgers, load);
             assert!(errors.is_empty(), "{errors:?}\n{}", gateway.log());
+            cleaned += gateway.status()["log"]["slots_cleaned"].as_u64().unwrap_or(0);
             if round == 0 {
                 assert!(gateway.stop().success());
             } else {
@@ -59,8 +63,8 @@ impl Recording {
             Event::Write { .. } => None,
         };
         let flushes = events.iter().enumerate().filter_map(flush).collect();
-        drop((gateway, ext4));
-        Recording { begin, events, flushes, ledgers: ledgers.closed() }
+        drop((gateway, place));
+        Recording { begin, events, flushes, ledgers: ledgers.closed(), cleaned }
     }
 
     fn describe(&self) -> String {
@@ -72,11 +76,12 @@ impl Recording {
         let acked: u64 = self.ledgers.values().map(|ledger| ledger.acked_at(usize::MAX)).sum();
         let several = self.flushes.windows(2).filter(|pair| pair[1] - pair[0] > 2).count();
         format!(
-            "{} writes ({} MiB) and {} flushes, {several} of them of several writes; {acked} \
-             acknowledgements of {} clients",
+            "{} writes ({} MiB) and {} flushes, {several} of them of several writes; {} \
+             slots cleaned; {acked} acknowledgements of {} clients",
             self.events.len() - self.flushes.len(),
             bytes >> 20,
             self.flushes.len(),
+            self.cleaned,
             self.ledgers.len(),
         )
     }
@@ -299,6 +304,6 @@ fn check_one(
 
 fn serve(pages: &Pages) -> (Shared, Device) {
     let disk = Arc::new(Mutex::new(Disk::new(DISK_BYTES, pages.clone())));
-    let device = Device::new("power-cut-image", &disk).unwrap();
+    let device = Device::new("power-cut-image", &disk, Medium::Ext4).unwrap();
     (disk, device)
 }

@@ -1,13 +1,14 @@
 //! Starts weir on an image and holds what it has against the ledgers.
 
-use crate::device::{Device, Shared, lock};
-use crate::load::{GROUP, Ledger, NUMBERED, SENSORS, client};
+use crate::device::{Device, Place, Shared, lock};
+use crate::load;
+use crate::load::{CHURN, GROUP, Ledger, NUMBERED, SENSORS};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use weir_bridge::client::{Acks, Client};
+use weir_bridge::client::{self, Acks, Client, OwnedRecord};
+use weir_core::error::ErrorCode;
 use weir_tests::numbered::{batch, try_records};
 use weir_tests::{Gateway, release_binary, tools};
 
@@ -17,11 +18,15 @@ type Found = BTreeMap<String, Vec<u64>>;
 /// Where the checker itself appends after a start.
 const AFTER: &str = "after";
 
-/// A gateway on a mounted file system, set so that a small load fills many slots.
-pub fn gateway(name: &str, ext4: &Path) -> Gateway {
-    let settings = ["flash.bytes=64MiB", "flash.slot_bytes=1MiB", "flash.flushes_per_second=0"];
-    let gateway = settings.iter().fold(Gateway::new(name), |gateway, set| gateway.set(set));
-    gateway.in_folder(&ext4.join("data"))
+/// A gateway on a disk, set so that a small load fills many slots, and that nothing which the
+/// ledgers count is expired before its time.
+pub fn gateway(name: &str, place: &Place<'_>) -> Gateway {
+    let gateway = Gateway::new(name).set("flash.flushes_per_second=0").in_folder(&place.data());
+    let gateway = gateway.set("topic_defaults.retention.ms=-1");
+    match place.log() {
+        Some(log) => gateway.set(&format!("flash.path={}", log.display())),
+        None => gateway.set("flash.bytes=64MiB").set("flash.slot_bytes=1MiB"),
+    }
 }
 
 /// What one image has shown.
@@ -95,10 +100,9 @@ pub fn second_start(
         expected.check(&found)?;
         let after = found.remove(AFTER);
         let mut broken = Vec::new();
-        if before_cut(served.position) && found != served.found {
-            let lengths = |found: &Found| format!("{:?}", lengths(found));
-            let (was, is) = (lengths(&served.found), lengths(&found));
-            broken.push(format!("the first start served {was}, the second one {is}"));
+        let (was, is) = (ends(&served.found), ends(&found));
+        if before_cut(served.position) && was != is {
+            broken.push(format!("the first start served up to {was:?}, the second one {is:?}"));
         }
         if before_cut(served.appended_at) && after.is_none_or(|numbers| numbers != [0, 1, 2]) {
             broken.push("what was appended after the first start is not there".to_string());
@@ -107,8 +111,9 @@ pub fn second_start(
     })
 }
 
-fn lengths(found: &Found) -> BTreeMap<&str, usize> {
-    found.iter().map(|(name, numbers)| (name.as_str(), numbers.len())).collect()
+/// The last number of each. Those before it are in order without a gap, as [`Expected`] has seen.
+fn ends(found: &Found) -> BTreeMap<&str, Option<u64>> {
+    found.iter().map(|(name, numbers)| (name.as_str(), numbers.last().copied())).collect()
 }
 
 /// Mounts, starts weir, asks `look`, kills weir, looks for damage, unmounts.
@@ -118,23 +123,23 @@ fn started(
     look: impl FnOnce(&Client) -> Result<(), Breach>,
 ) -> Result<(), Breach> {
     let failed = Breach::Failed;
-    let ext4 = match device.mount() {
-        Ok(ext4) => ext4,
+    let place = match device.open() {
+        Ok(place) => place,
         Err(_) => {
             device.fsck().map_err(failed)?;
             verdict.repaired = true;
-            device.mount().map_err(failed)?
+            device.open().map_err(failed)?
         }
     };
-    let mut gateway = gateway("power-cut-image", &ext4.path());
+    let mut gateway = gateway("power-cut-image", &place);
     let begin = Instant::now();
     gateway.try_start().map_err(failed)?;
     verdict.starts.push(begin.elapsed());
-    let looked = look(&client(&gateway)).map_err(|breach| breach.with_log(&gateway.log()));
+    let looked = look(&load::client(&gateway)).map_err(|breach| breach.with_log(&gateway.log()));
     gateway.kill();
     looked?;
-    let place = ext4.path().join("data");
-    let output = tools::run(Command::new(release_binary()).args(["log", "check"]).arg(place));
+    let log = place.log().unwrap_or_else(|| place.data());
+    let output = tools::run(Command::new(release_binary()).args(["log", "check"]).arg(log));
     match output.code {
         Some(0) => Ok(()),
         _ => Err(Breach::Failed(format!("{}\n{}{}", output.what, output.stdout, output.stderr))),
@@ -172,14 +177,13 @@ impl Expected<'_> {
             let acked = ledger.acked_at(self.cut_at);
             checked += acked;
             let numbers = found.get(name).map_or(&[][..], Vec::as_slice);
-            let stored = if name == GROUP {
-                numbers.first().copied().unwrap_or(0)
-            } else {
-                if let Some((at, number)) = (0..).zip(numbers).find(|(at, number)| at != *number) {
-                    broken.push(format!("{name}: {number} in the place of {at}"));
-                }
-                numbers.len() as u64
-            };
+            // Of the group there is its last number, of the churn the last ones, else all.
+            let first = numbers.first().copied().unwrap_or(0);
+            let begin = if name.starts_with(CHURN) || name == GROUP { first } else { 0 };
+            if let Some((at, number)) = (begin..).zip(numbers).find(|(at, number)| at != *number) {
+                broken.push(format!("{name}: {number} in the place of {at}"));
+            }
+            let stored = if name == GROUP { first } else { begin + numbers.len() as u64 };
             if stored < acked {
                 broken.push(format!("{name}: {acked} were acknowledged, {stored} are there"));
             }
@@ -194,14 +198,14 @@ impl Expected<'_> {
 /// Everything that the gateway serves.
 fn found(client: &Client) -> Result<Found, Breach> {
     smol::block_on(async {
-        let failed = |error: weir_bridge::client::Error| Breach::Failed(error.to_string());
+        let failed = |error: client::Error| Breach::Failed(error.to_string());
         let mut found = Found::new();
         for topic in client.cluster(None).await.map_err(failed)?.topics {
-            if ![NUMBERED, SENSORS, AFTER].contains(&topic.name.as_str()) {
+            if ![NUMBERED, SENSORS, CHURN, AFTER].contains(&topic.name.as_str()) {
                 continue;
             }
             for partition in 0..topic.partitions.len() as i32 {
-                for record in try_records(client, &topic.name, partition).await.map_err(failed)? {
+                for record in read(client, &topic.name, partition).await.map_err(failed)? {
                     let value = record.value.expect("clients of this test send values");
                     let number = value.split(|byte| *byte == b':').next().expect("a piece");
                     let number = str::from_utf8(number).ok().and_then(|text| text.parse().ok());
@@ -223,10 +227,23 @@ fn found(client: &Client) -> Result<Found, Breach> {
     })
 }
 
+/// All records of a partition, which may be trimmed meanwhile.
+async fn read(client: &Client, topic: &str, partition: i32) -> client::Result<Vec<OwnedRecord>> {
+    let mut tries = 0..3;
+    loop {
+        match try_records(client, topic, partition).await {
+            Err(error)
+                if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE)
+                    && tries.next().is_some() => {}
+            result => return result,
+        }
+    }
+}
+
 /// A topic with a few records.
 async fn append(client: &Client) -> Result<(), Breach> {
-    let failed = |error: weir_bridge::client::Error| Breach::Failed(error.to_string());
-    let topic = weir_bridge::client::NewTopic {
+    let failed = |error: client::Error| Breach::Failed(error.to_string());
+    let topic = client::NewTopic {
         name: AFTER.into(),
         partitions: 1,
         replication_factor: -1,

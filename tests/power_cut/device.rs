@@ -7,18 +7,18 @@
 
 use crate::disk::Disk;
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyWrite, Request, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    Generation, INodeNo, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData,
+    ReplyEmpty, ReplyEntry, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, UNIX_EPOCH};
-use weir_tests::folder;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weir_tests::tools::{command, run};
+use weir_tests::{folder, release_binary};
 
 pub type Shared = Arc<Mutex<Disk>>;
 
@@ -28,6 +28,8 @@ pub fn lock(disk: &Shared) -> MutexGuard<'_, Disk> {
 
 const FILE: INodeNo = INodeNo(2);
 const NAME: &str = "disk";
+/// A log without a file system around it.
+const FILE_BYTES: &str = "128MiB";
 const FOREVER: Duration = Duration::from_secs(3600);
 
 struct OneFile(Shared);
@@ -93,6 +95,34 @@ impl Filesystem for OneFile {
         reply.data(&bytes);
     }
 
+    /// A log that is formatted is cut to nothing first.
+    fn setattr(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if let Some(size) = size {
+            lock(&self.0).resize(size);
+        }
+        match self.attributes(node) {
+            Some(attributes) => reply.attr(&FOREVER, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
     fn write(
         &self,
         _: &Request,
@@ -126,18 +156,28 @@ impl Filesystem for OneFile {
 pub struct Device {
     folder: PathBuf,
     session: Option<BackgroundSession>,
+    medium: Medium,
+}
+
+/// What stands between weir and the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    Ext4,
+    /// Nothing: the disk's file is weir's log.
+    File,
 }
 
 impl Device {
     /// Serves the disk as a file.
-    pub fn new(name: &str, disk: &Shared) -> io::Result<Device> {
+    pub fn new(name: &str, disk: &Shared, medium: Medium) -> io::Result<Device> {
         let folder = folder(name);
         std::fs::create_dir(folder.join("fuse"))?;
         std::fs::create_dir(folder.join("ext4"))?;
+        std::fs::create_dir(folder.join("data"))?;
         let mut config = Config::default();
         config.mount_options.push(MountOption::FSName("weir-power-cut".into()));
         let session = fuser::spawn_mount(OneFile(disk.clone()), folder.join("fuse"), &config)?;
-        Ok(Device { folder, session: Some(session) })
+        Ok(Device { folder, session: Some(session), medium })
     }
 
     pub fn file(&self) -> PathBuf {
@@ -153,6 +193,26 @@ impl Device {
     pub fn mkfs(&self) -> Result<(), String> {
         let options = "-q -F -m 0 -b 4096 -J size=4 -E nodiscard,lazy_itable_init=0";
         done(command(&format!("mkfs.ext4 {options}")).arg(self.file()))
+    }
+
+    /// Makes it ready for a new gateway.
+    pub fn format(&self) -> Result<(), String> {
+        match self.medium {
+            Medium::Ext4 => self.mkfs(),
+            Medium::File => {
+                let mut weir = Command::new(release_binary());
+                weir.args(["log", "format", "--yes", "--yes", "--bytes", FILE_BYTES]);
+                done(weir.arg(self.file()))
+            }
+        }
+    }
+
+    /// Mounts what has to be mounted.
+    pub fn open(&self) -> Result<Place<'_>, String> {
+        match self.medium {
+            Medium::Ext4 => self.mount().map(Place::Ext4),
+            Medium::File => Ok(Place::File(self)),
+        }
     }
 
     /// `mount` picks a free loop device and lets it go with the mount.
@@ -179,6 +239,30 @@ impl Drop for Device {
             session.join().ok();
         }
         std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Where a gateway on the disk keeps its data; given back when dropped.
+pub enum Place<'a> {
+    Ext4(Ext4<'a>),
+    File(&'a Device),
+}
+
+impl Place<'_> {
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        match self {
+            Place::Ext4(ext4) => ext4.path().join("data"),
+            Place::File(device) => device.folder.join("data"),
+        }
+    }
+
+    /// The log, when it is not in the data folder.
+    pub fn log(&self) -> Option<PathBuf> {
+        match self {
+            Place::Ext4(_) => None,
+            Place::File(device) => Some(device.file()),
+        }
     }
 }
 
@@ -230,7 +314,7 @@ pub fn missing() -> Option<String> {
         return Some(format!("no loopback of its own: {error}"));
     }
     let disk = Arc::new(Mutex::new(Disk::new(16 << 20, Default::default())));
-    let device = match Device::new("power-cut-probe", &disk) {
+    let device = match Device::new("power-cut-probe", &disk, Medium::Ext4) {
         Ok(device) => device,
         Err(error) => return Some(format!("no FUSE mount (/dev/fuse, as root): {error}")),
     };

@@ -115,8 +115,15 @@ impl Disk {
             Bytes::copy_from_slice(data)
         };
         self.pages.write(at, &data);
+        self.bytes = self.bytes.max(at + data.len() as u64);
         self.events.push(Event::Write { at, data });
         Ok(())
+    }
+
+    /// Cuts it, or adds zeros.
+    pub fn resize(&mut self, bytes: u64) {
+        self.pages.0.retain(|page, _| (*page * PAGE as u64) < bytes);
+        self.bytes = bytes;
     }
 
     pub fn flush(&mut self) -> Result<(), Failed> {

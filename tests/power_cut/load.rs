@@ -12,11 +12,16 @@ use weir_core::batch::ProducerStamp;
 use weir_core::rng::Rng;
 use weir_tests::Gateway;
 use weir_tests::mqtt::{Mqtt, PUBACK, PUBCOMP, PUBREC};
-use weir_tests::numbered::{create_with, stamped_batch};
+use weir_tests::numbered::{create, create_with, stamped_batch};
 
 /// The partitioned topic of the Kafka producers.
 pub const NUMBERED: &str = "numbered";
 pub const PARTITIONS: i32 = 3;
+/// A topic that keeps its last MiB only, so that the slots which it shares with the others have to
+/// be cleaned.
+pub const CHURN: &str = "churn";
+/// How many more records it gets than the others.
+const CHURN_FACTOR: u64 = 10;
 pub const GROUP: &str = "readers";
 /// Where MQTT messages go without a rule.
 pub const SENSORS: &str = "sensors";
@@ -90,7 +95,9 @@ pub fn run(gateway: &Gateway, disk: &Shared, ledgers: &Ledgers, load: Load) -> V
     let position = || lock(disk).position();
     let kafka = client(gateway);
     if load.from == 0 {
-        smol::block_on(create_with(&kafka, NUMBERED, PARTITIONS, &[("retention.ms", "-1")]));
+        smol::block_on(create(&kafka, NUMBERED, PARTITIONS));
+        let short = [("retention.bytes", "1048576")];
+        smol::block_on(create_with(&kafka, CHURN, 1, &short));
     }
     thread::scope(|scope| {
         let mut clients = Vec::new();
@@ -100,9 +107,10 @@ pub fn run(gateway: &Gateway, disk: &Shared, ledgers: &Ledgers, load: Load) -> V
             let device = Device { name, port, qos, window };
             clients.push(scope.spawn(move || device.run(ledgers, position, load)));
         }
-        for partition in 0..PARTITIONS {
+        let numbered = (0..PARTITIONS).map(|partition| (NUMBERED, partition));
+        for to in numbered.chain([(CHURN, 0)]) {
             let kafka = &kafka;
-            let run = move || smol::block_on(produce(kafka, partition, ledgers, position, load));
+            let run = move || smol::block_on(produce(kafka, to, ledgers, position, load));
             clients.push(scope.spawn(run));
         }
         clients.push(scope.spawn(|| smol::block_on(commit(&kafka, ledgers, position, load))));
@@ -130,7 +138,7 @@ impl Device {
         for acked in load.from..load.until {
             while next < (acked + self.window).min(load.until) {
                 // Large ones, too: their commits are several writes.
-                let length_max = if rng.percent(4) { 200_000 } else { 300 };
+                let length_max = if rng.percent(4) { 100_000 } else { 300 };
                 let padding = "#".repeat(rng.below(length_max) as usize);
                 let payload = format!("{next}:{padding}");
                 ledgers.sent(self.name, next + 1);
@@ -149,30 +157,34 @@ impl Device {
     }
 }
 
-/// An idempotent producer of one partition; every seventh batch is large.
+/// An idempotent producer of one partition. Every seventh batch is large; all are where they make
+/// work for the cleaner.
 async fn produce(
     kafka: &Client,
-    partition: i32,
+    (topic, partition): (&str, i32),
     ledgers: &Ledgers,
     position: impl Fn() -> usize,
     load: Load,
 ) -> Ended {
-    let name = format!("{NUMBERED}-{partition}");
+    let name = format!("{topic}-{partition}");
+    let churn = topic == CHURN;
+    let factor = if churn { CHURN_FACTOR } else { 1 };
+    let (from, until) = ((load.from * factor) as u32, (load.until * factor) as u32);
     let mut rng = Rng::new(load.seed ^ (1 << partition));
     let producer = kafka.init_producer_id(None).await?;
-    let mut next = load.from as u32;
-    let until = load.until as u32;
+    let mut next = from;
     while next < until {
         let last = (next + 1 + rng.below(60) as u32).min(until);
         let stamp = ProducerStamp {
             producer_id: producer.producer_id,
             producer_epoch: producer.producer_epoch,
-            base_sequence: (next - load.from as u32) as i32,
+            base_sequence: (next - from) as i32,
             transactional: false,
         };
-        let batch = stamped_batch(next..last, rng.below(7) == 0, Some(stamp));
+        let large = churn || rng.below(7) == 0;
         ledgers.sent(&name, u64::from(last));
-        kafka.produce(NUMBERED, partition, batch, Acks::All).await?;
+        let batch = stamped_batch(next..last, large, Some(stamp));
+        kafka.produce(topic, partition, batch, Acks::All).await?;
         ledgers.acked(&name, position(), u64::from(last));
         next = last;
     }

@@ -53,7 +53,11 @@ struct Options {
 fn parse(mut args: impl Iterator<Item = String>) -> Option<(String, Options)> {
     let mode = args.next()?;
     let images = if mode == "lies" { 20 } else { 100 };
-    let records = if mode == "every" { 40 } else { 400 };
+    let records = match mode.as_str() {
+        "every" => 40,
+        "io-errors" => 150,
+        _ => 400,
+    };
     let mut options = Options { images, seed: 1, records, minutes: 15 };
     while let Some(name) = args.next() {
         let value: u64 = args.next()?.parse().ok()?;

@@ -19,7 +19,8 @@ pub use gateway::Gateway;
 pub use kafka::Kafka;
 pub use proxy::Proxy;
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -50,6 +51,21 @@ pub fn cache() -> PathBuf {
 /// Whether the long campaigns were asked for.
 pub fn long() -> bool {
     std::env::var_os("WEIR_TESTS_LONG").is_some()
+}
+
+/// For people, past the harness, which shows nothing of tests that pass.
+pub fn say(text: &str) {
+    writeln!(std::io::stderr(), "\n{}", text.trim_end()).ok();
+}
+
+/// Says that this machine does not allow what a test needs, to people and to `tests/run`, which
+/// repeats it at its end.
+pub fn skipped(what: &str) {
+    say(&format!("SKIPPED: {what}"));
+    if let Some(path) = std::env::var_os("WEIR_TESTS_SKIPPED") {
+        let list = File::options().append(true).create(true).open(path);
+        list.and_then(|mut list| writeln!(list, "{}", what.trim_end())).unwrap();
+    }
 }
 
 /// A new empty folder for one test, on the checkout's own file system (never a tmpfs). It is left

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use weir_bridge::client::{
-    Acks, Batch, Batches, Bootstrap, Client, Error, ErrorKind, FetchFrom, FetchLimits, LATEST,
-    NewTopic, OwnedRecord, Settings, decode_records,
+    Acks, Batch, Batches, Bootstrap, Client, EARLIEST, Error, ErrorKind, FetchFrom, FetchLimits,
+    LATEST, NewTopic, OwnedRecord, Settings, decode_records,
 };
 use weir_core::batch::{Builder, Codec, ProducerStamp, seal};
+use weir_core::error::ErrorCode;
 use weir_core::rng::Rng;
 
 /// A patient client of a broker under test.
@@ -96,8 +97,11 @@ pub async fn try_records(
     topic: &str,
     partition: i32,
 ) -> Result<Vec<OwnedRecord>, Error> {
-    let end = client.list_offsets(&[(topic.into(), partition, LATEST)]).await?[0].offset;
-    let (mut records, mut offset) = (Vec::new(), 0);
+    let at = async |which| {
+        client.list_offsets(&[(topic.into(), partition, which)]).await.map(|found| found[0].offset)
+    };
+    let (mut offset, end) = (at(EARLIEST).await?, at(LATEST).await?);
+    let mut records = Vec::new();
     let mut asked = 0;
     while offset < end {
         asked += 1;
@@ -107,6 +111,10 @@ pub async fn try_records(
         }
         let from = [FetchFrom { topic: topic.into(), partition, offset }];
         for fetched in client.fetch(&from, FetchLimits::default()).await? {
+            if fetched.error_code == ErrorCode::OFFSET_OUT_OF_RANGE {
+                let what = format!("{topic}-{partition} was trimmed beyond {offset}");
+                return Err(Error::new(ErrorKind::Code(fetched.error_code), what));
+            }
             for batch in Batches::new(&fetched) {
                 offset = match batch? {
                     Batch::Data(header, batch) => {

@@ -2,14 +2,13 @@
 //!
 //! `weir-power-cut` does the work (see `tests/power_cut`). Where there is no FUSE, no loop device
 //! or no right to mount, these tests say so on standard error, past whatever captures the output,
-//! and pass.
+//! and again at the end of `tests/run`; they pass then, and prove nothing.
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
-use weir_tests::{long, release_binary, tools};
+use weir_tests::{long, release_binary, say, skipped, tools};
 
 /// What `weir-power-cut` ends with where it cannot work.
 const MISSING: i32 = 3;
@@ -24,14 +23,9 @@ fn power_cut(args: &[&str], minutes: u64) {
     command.env("WEIR_BIN", release_binary());
     let output = tools::run_for(&mut command, Duration::from_secs(60 * (minutes + 1)));
     if output.code == Some(MISSING) {
-        return say(&format!("SKIPPED: {}", output.stdout));
+        return skipped(&format!("power cuts ({}): {}", args[0], output.stdout));
     }
     say(&output.success());
-}
-
-/// Past the harness, which shows nothing of tests that pass.
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "\n{}", text.trim_end()).ok();
 }
 
 #[test]
