@@ -25,7 +25,7 @@ pub fn gateway(name: &str, place: &Place<'_>) -> Gateway {
     let gateway = gateway.set("topic_defaults.retention.ms=-1");
     match place.log() {
         Some(log) => gateway.set(&format!("flash.path={}", log.display())),
-        None => gateway.set("flash.bytes=64MiB").set("flash.slot_bytes=1MiB"),
+        None => gateway.set("flash.bytes=48MiB").set("flash.slot_bytes=1MiB"),
     }
 }
 

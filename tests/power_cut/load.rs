@@ -21,7 +21,7 @@ pub const PARTITIONS: i32 = 3;
 /// be cleaned.
 pub const CHURN: &str = "churn";
 /// How many more records it gets than the others.
-const CHURN_FACTOR: u64 = 10;
+const CHURN_FACTOR: u64 = 30;
 pub const GROUP: &str = "readers";
 /// Where MQTT messages go without a rule.
 pub const SENSORS: &str = "sensors";
