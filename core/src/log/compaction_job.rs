@@ -12,9 +12,9 @@
 //! What stays of a partition: of each key the newest record; tombstones until `delete.retention.ms`
 //! after they were first seen here; transaction markers; of each producer the newest batch, without
 //! records if need be; records above the map. A batch that cannot be read, or has more records than
-//! the map takes, stays whole, and so do all tombstones behind it: what they delete may be in it. Whatever is interrupted is right so
-//! far, because everything is replaced in the order of offsets: a tombstone only after what it
-//! deletes.
+//! the map takes, stays whole, and so do all tombstones behind it: what they delete may be in it.
+//! Whatever is interrupted is right so far, because everything is replaced in the order of offsets:
+//! a tombstone only after what it deletes.
 //!
 //! Transactions: the map ends before the first transactional record. Until aborted records are told
 //! from committed ones, one of them must not supersede another record.
