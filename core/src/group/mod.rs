@@ -16,8 +16,8 @@
 //!   same order when it is on flash, or [`Groups::refused`] at once when the log did not take it.
 //! - At [`Groups::deadline`], `poll` again: it fires the timers that are due.
 //! - From time to time: [`Groups::expire_offsets`]; after topics were deleted
-//!   [`Groups::forget_deleted_topics`]. When the topic has grown long: append all of
-//!   [`Groups::live_records`] at once, and trim what is before when that is on flash.
+//!   [`Groups::forget_deleted_topics`]. That the topic does not grow is the matter of key
+//!   compaction: each record has a key, and what is gone gets a tombstone.
 //!
 //! Source: Apache Kafka 4.3's group coordinator, of which this keeps the rules and the error codes.
 //! Does not know KIP-848 groups. Does not write a record when a group is first heard of, as Kafka
@@ -319,7 +319,8 @@ impl Groups {
 
     /// Everything that must survive, as it will be when all batches that were polled are durable: a
     /// topic that holds just these records, and what is polled later, loads to the same groups.
-    pub fn live_records(&self) -> Vec<Record> {
+    #[cfg(test)]
+    pub(crate) fn live_records(&self) -> Vec<Record> {
         let overlay = self.outbox.overlay();
         let mut live = Vec::new();
         for group in self.groups.values() {

@@ -122,6 +122,7 @@ impl Outbox {
     }
 
     /// The last records of each key among the batches that are polled and not durable.
+    #[cfg(test)]
     pub fn overlay(&self) -> BTreeMap<Bytes, Option<Bytes>> {
         let polled = self.in_flight.iter().filter(|entry| entry.token.0 < self.polled);
         let records = polled.flat_map(|entry| &entry.records);
