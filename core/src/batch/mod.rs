@@ -10,8 +10,6 @@
 //! (Kafka's rules for what clients may write), [`Producers::check`] (the sequence, by the node).
 
 mod builder;
-#[cfg(test)]
-pub(crate) mod flip;
 mod header;
 mod producers;
 mod records;

@@ -2,9 +2,10 @@
 
 use super::compaction_job::{Job, Want};
 use super::compaction_map::OffsetMap;
+use super::flip;
 use super::partition::{Partition, Run};
 use super::{Compaction, IoResult, Lane, Replacement};
-use crate::batch::{Builder, Codec, Header, ProducerStamp, flip, records, stamp};
+use crate::batch::{Builder, Codec, Header, ProducerStamp, records, stamp};
 use crate::rng::Rng;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::{BTreeMap, BTreeSet};

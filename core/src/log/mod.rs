@@ -42,6 +42,8 @@ mod compaction_map;
 mod compaction_tests;
 mod disk;
 mod fitness;
+#[cfg(test)]
+pub(crate) mod flip;
 mod footers;
 pub mod inspect;
 mod layout;

@@ -9,7 +9,7 @@ mod keeping;
 mod scrub;
 
 use super::*;
-use crate::batch::{Builder, Codec, Header as BatchHeader, ProducerStamp, flip};
+use crate::batch::{Builder, Codec, Header as BatchHeader, ProducerStamp};
 use crate::rng::Rng;
 use crate::types::NodeId;
 use alloc::vec;

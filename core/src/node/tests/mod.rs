@@ -12,9 +12,10 @@ mod restart;
 mod topics;
 
 use super::*;
-use crate::batch::{Builder, ProducerStamp, flip};
+use crate::batch::{Builder, ProducerStamp};
 use crate::bytes::Reader;
 use crate::error::ErrorCode;
+use crate::log::flip;
 use crate::types::TopicId;
 use crate::wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use crate::wire::produce::{

@@ -1,7 +1,7 @@
 //! A codec for tests: it turns every byte over. What matters is that the core cannot read it.
 
-use super::{Codec, HEADER_BYTES, repack};
-use crate::log::IoResult;
+use super::IoResult;
+use crate::batch::{Codec, HEADER_BYTES, repack};
 use alloc::vec::Vec;
 
 pub(crate) fn pack(batch: &[u8], codec: Codec) -> IoResult {
