@@ -12,8 +12,8 @@
 //! | `io_errors` | a disk that fails for a while |
 //!
 //! It runs itself again in namespaces of its own: with its end, however that comes, its gateways,
-//! mounts and loop devices are gone, and nobody else takes its ports. It needs root, `/dev/fuse` and
-//! loop devices; where these are missing it says so and ends with 3.
+//! mounts and loop devices are gone, and nobody else takes its ports. It needs root, `/dev/fuse`
+//! and loop devices; where these are missing it says so and ends with 3.
 
 #![allow(clippy::unwrap_used)]
 

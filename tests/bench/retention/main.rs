@@ -16,7 +16,8 @@ use weir_core::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time, WallT
 
 const USAGE: &str = "\
 weir-retention [--live 85] [--slots 512] [--slot-bytes 1048576] [--rates 1,1,1]
-  --live    percent of the medium that counts at any time
+  --live    percent of the medium that are records which count at any time; their frames, padding,
+            footers and checkpoints come on top: about an eighth more
   --rates   how much of each commit goes to the partitions that keep an hour, a day, a week
 Prints one JSON object.";
 
