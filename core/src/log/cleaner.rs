@@ -14,10 +14,11 @@
 //!
 //! Live bytes are known from the runs in memory: a choice looks at each run once, and reads
 //! nothing. They are counted with the headers of their frames and without what the groups were
-//! padded with, which is what a copy takes. The best slot is the one with the largest `(1 - u) * age / (1 + u)`, `u` being its
-//! live share: what is won for what is read and written, and longer for old slots, whose records
-//! have shown that they stay. A slot whose records all expire before the free slots are used up at
-//! the present rate of writing is left to die: cleaning it would be written for nothing.
+//! padded with, which is what a copy takes. The best slot is the one with the largest
+//! `(1 - u) * age / (1 + u)`, `u` being its live share: what is won for what is read and written,
+//! and longer for old slots, whose records have shown that they stay. A slot whose records all
+//! expire before the free slots are used up at the present rate of writing is left to die: cleaning
+//! it would be written for nothing.
 //!
 //! # How hard
 //!

@@ -1,8 +1,8 @@
 //! Whether what a start finds is one whole log: a medium that was put together wrongly or cut short
 //! is refused before anything is written, because starting would give its slots away.
 //!
-//! Damage is another thing, and never stops a start: a slot header that is gone, or one that a write
-//! that went astray has put where another should be.
+//! Damage is another thing, and never stops a start: a slot header that is gone, or one that a
+//! write that went astray has put where another should be.
 
 use super::OpenError;
 use super::layout::slot::SlotHeader;

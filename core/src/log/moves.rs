@@ -20,7 +20,8 @@
 //! - Each [`Replacement`] covers whole batches of those that were read. A batch keeps the base
 //!   offset and last offset delta that it says; offsets between that have none are holes.
 //! - Offsets ascend and do not overlap, and lie below `durable_end`. The last batch of a partition
-//!   is never made a hole (Kafka keeps an empty batch there), so that a reader at the end finds one.
+//!   is never made a hole (Kafka keeps an empty batch there), so that a reader at the end finds
+//!   one.
 //! - What is left out keeps what it has.
 //!
 //! The cleaner may copy the same batches meanwhile; it drops what it has not written yet, and what

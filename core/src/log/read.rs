@@ -1,4 +1,5 @@
-//! Questions to the log: fetches, and what searches by timestamp (`search`) have in common with them.
+//! Questions to the log: fetches, and what searches by timestamp (`search`) have in common with
+//! them.
 //!
 //! A question is looked at again each time something that it waited for is there: first the footer
 //! of the slot that holds its offset, then the bytes. One answer comes from one read of one slot,

@@ -89,7 +89,8 @@ impl Window {
         self.cap
     }
 
-    /// When a commit may be closed that holds `pending` records, the first of which came at `since`.
+    /// When a commit may be closed that holds `pending` records, of which the first came at
+    /// `since`.
     pub(crate) fn closes_at(&self, since: Time, pending: usize) -> Time {
         since.max(self.company_by(since, pending)).max(self.token_at())
     }

@@ -14,7 +14,8 @@
 //!            uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest group_seq,
 //!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames
 //!          uvarint partitions; for each:
-//!            uvarint number, u8 lane, varlong log start, varlong log end, varlong largest timestamp
+//!            uvarint number, u8 lane, varlong log start, varlong log end,
+//!            varlong largest timestamp,
 //!            varlong end of what was compacted, varlong since when something is not, or -1
 //!            uvarint epochs; for each: varlong epoch, varlong first offset
 //!            uvarint damaged ranges; for each: varlong from, varlong until

@@ -17,7 +17,7 @@
 //! | 1 | batch | a RecordBatch v2, byte for byte |
 //! | 2 | truncate | reserved: the partition ends at the base offset |
 //! | 3 | log start | none |
-//! | 4 | replace | a batch that takes the place of everything at its offsets; none: they are a hole |
+//! | 4 | replace | a batch that takes the place of all at its offsets; none: they are a hole |
 //! | 5 | producer snapshot | reserved |
 //! | 6 | group record | reserved |
 //! | 7 | quorum entry | reserved |
