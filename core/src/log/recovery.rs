@@ -382,6 +382,10 @@ impl Recovery {
             found.extend(visited.groups.iter().filter(counts));
         }
         self.verdict = accept::judge(found, covered, self.unguarded);
+        // What stood at the very end and cannot be read is not a torn tail.
+        let unread = self.visited.values().filter(|visited| visited.unread);
+        let unread = unread.filter(|visited| visited.seg_seq.is_some()).count() as u64;
+        self.verdict.missing = self.verdict.missing.max(unread);
         self.accepted = self.verdict.accepted.iter().map(Candidate::place).collect();
         let mut newest: BTreeMap<u8, (u64, u32)> = BTreeMap::new();
         for group in &self.verdict.accepted {

@@ -22,6 +22,8 @@ pub(crate) struct Visited {
     pub groups: Vec<Candidate>,
     /// What looks like a group of this use and is damaged; its fields are not to be relied on.
     pub harmed: Vec<Candidate>,
+    /// Whether the device did not give all that it was asked for.
+    pub unread: bool,
     /// Where the groups end, as the footer states.
     pub data_end: Option<u32>,
     /// Checkpoints' roots: the groups' sequences and places.
@@ -105,6 +107,7 @@ impl Visit {
                 None
             }
             Stage::Walk(scan) => {
+                self.found.unread |= bytes.len() < scan.wants().1 as usize;
                 let (found, last_seq, slot) = (&mut self.found, self.last_seq, self.slot);
                 let step = scan.feed(bytes, |seen| {
                     let (header, at, group) = match seen {

@@ -2,10 +2,13 @@
 //! read.
 #![allow(clippy::unwrap_used)]
 
+mod accept;
 mod compacting;
+mod craft;
 mod damage;
 mod durable;
 mod keeping;
+mod recovery;
 mod scrub;
 
 use super::*;
@@ -28,6 +31,8 @@ struct World {
     cache: Vec<(u64, Bytes)>,
     /// Writes and flushes that fail from now on.
     failing: u32,
+    /// What the disk answers in place of performing an operation.
+    meddle: Box<dyn FnMut(&Io) -> Option<IoResult>>,
     events: Vec<Event>,
     flushes: u32,
     reads: u32,
@@ -41,7 +46,16 @@ impl World {
     }
 
     fn with(checkpoint_bytes: u64, tail_cache_bytes: usize) -> World {
-        let start = Start::Format { store: STORE, slot_bytes: SLOT_BYTES, slots: SLOTS };
+        World::shaped(SLOT_BYTES, SLOTS, checkpoint_bytes, tail_cache_bytes)
+    }
+
+    fn shaped(
+        slot_bytes: u32,
+        slots: u32,
+        checkpoint_bytes: u64,
+        tail_cache_bytes: usize,
+    ) -> World {
+        let start = Start::Format { store: STORE, slot_bytes, slots };
         let settings = settings(start, 0, checkpoint_bytes, tail_cache_bytes);
         let mut world = World {
             log: Log::open(settings),
@@ -49,6 +63,7 @@ impl World {
             flash: Vec::new(),
             cache: Vec::new(),
             failing: 0,
+            meddle: Box::new(|_| None),
             events: Vec::new(),
             flushes: 0,
             reads: 0,
@@ -89,6 +104,9 @@ impl World {
     /// Performs one operation.
     fn perform(&mut self, io: Io) {
         self.now = self.now + crate::types::Nanos(100_000);
+        if let Some(result) = (self.meddle)(&io) {
+            return self.done(io.op(), result);
+        }
         let fails = self.failing > 0 && !matches!(io, Io::Read { .. });
         self.failing -= u32::from(fails);
         let (op, result) = match io {
@@ -117,6 +135,10 @@ impl World {
                 (op, IoResult::Read(self.read(at, len)))
             }
         };
+        self.done(op, result);
+    }
+
+    fn done(&mut self, op: OpId, result: IoResult) {
         self.log.done(self.now, op, result);
         while let Some(event) = self.log.poll_event() {
             self.events.push(event);
@@ -181,6 +203,12 @@ impl World {
     }
 
     fn restart(&mut self) {
+        self.reopen();
+        assert!(matches!(self.events[..], [Event::Ready]), "{:?}", self.events);
+    }
+
+    /// Starts again, whatever comes of it.
+    fn reopen(&mut self) {
         self.cache.clear();
         self.failing = 0;
         self.events.clear();
@@ -192,7 +220,6 @@ impl World {
             self.tail_cache_bytes,
         ));
         self.run();
-        assert!(matches!(self.events[..], [Event::Ready]), "{:?}", self.events);
     }
 
     fn ask(&mut self, spec: FetchSpec) -> Result<Batches, FetchError> {
