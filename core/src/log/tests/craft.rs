@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::log::accept::Candidate;
-use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::log::layout::frame::FrameHeader;
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::log::layout::slot::SlotHeader;
 use crate::log::layout::{BLOCK, frame_seed, group_seed};
@@ -110,9 +110,4 @@ pub fn batch_frame(partition: PartitionNumber, base: i64, value: &str) -> (Frame
         body_bytes: 0,
     };
     (header, batch(&[value], base, None))
-}
-
-/// How many bytes a frame takes.
-pub fn frame_len((_, body): &(FrameHeader, Bytes)) -> usize {
-    FRAME_HEADER_BYTES + body.len()
 }
