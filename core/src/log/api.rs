@@ -328,8 +328,8 @@ pub enum Event {
     /// The answer to [`super::Log::unpack`]: the uncompressed batch; `None` if it is not what its
     /// codec writes, or too large.
     Unpacked { ticket: Ticket, batch: Option<Bytes> },
-    /// What was handed in with [`Log::replace`](super::Log::replace) is durable and counts. Not said
-    /// of a partition that was forgotten meanwhile.
+    /// What was handed in with [`Log::replace`](super::Log::replace) is durable and counts. Not
+    /// said of a partition that was forgotten meanwhile.
     Replaced { ticket: Ticket, partition: PartitionNumber },
     /// Retention or pressure moved a log start offset.
     Trimmed { partition: PartitionNumber, log_start: Offset },

@@ -102,7 +102,8 @@ impl Replay {
         index.add_group(group, at + group.padded_bytes() as u32);
     }
 
-    /// A partition begins at offset 0: what is missing before its first frame is damage, or trimmed.
+    /// A partition begins at offset 0: what is missing before its first frame is damage, or
+    /// trimmed.
     fn partition(&mut self, lane: Lane, number: PartitionNumber) -> &mut Partition {
         self.partitions.entry(number).or_insert_with(|| Partition::new(lane, Offset::ZERO))
     }

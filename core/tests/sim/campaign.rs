@@ -104,7 +104,8 @@ impl Campaign {
         let total = &state.total;
         format!(
             "campaign {:5.0} s: {} power cuts ({:.0} a second; once a day, {:.0} years; {} of them \
-             at exhaustive crash points), {} seeds, {:.1} simulated hours, {} harms, {} acknowledged",
+             at exhaustive crash points), {} seeds, {:.1} simulated hours, {} harms, \
+             {} acknowledged",
             seconds,
             total.cuts,
             total.cuts as f64 / seconds,

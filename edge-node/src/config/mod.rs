@@ -270,8 +270,8 @@ fn card(section: &mut Section, flushes: Flushes) -> Option<Card> {
     if tbw < least {
         section.fail(&format!(
             "card_tbw {tbw} in {years} years is not enough for one commit a second, which programs \
-             {TERABYTES_OF_A_YEAR_OF_COMMITS} TB a year: state at least {least:.1}, or at most {:.1} \
-             card_years",
+             {TERABYTES_OF_A_YEAR_OF_COMMITS} TB a year: state at least {least:.1}, or at most \
+             {:.1} card_years",
             tbw / TERABYTES_OF_A_YEAR_OF_COMMITS
         ));
     }

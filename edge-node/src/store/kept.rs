@@ -93,8 +93,8 @@ impl Past {
     }
 
     pub fn write(&self, folder: &Path, store: &str) -> io::Result<()> {
-        let Life { seconds, programmed_bytes, payload_bytes, written_bytes, zeroed_bytes, flushes } =
-            self.life;
+        let Life { seconds, programmed_bytes, payload_bytes, .. } = self.life;
+        let Life { written_bytes, zeroed_bytes, flushes, .. } = self.life;
         let text = format!(
             "# What the flash log has cost its medium so far; weir writes this each hour.\n\
              store = \"{store}\"\nseconds = {seconds}\nprogrammed_bytes = {programmed_bytes}\n\
