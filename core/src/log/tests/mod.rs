@@ -24,6 +24,8 @@ const STORE: [u8; 16] = *b"a store's number";
 const SLOT_BYTES: u32 = 64 << 10;
 const SLOTS: u32 = 96;
 
+type Meddle = Box<dyn FnMut(&Io) -> Option<IoResult>>;
+
 /// A log and its disk. Writes stay in a cache until they are flushed.
 struct World {
     log: Log,
@@ -33,7 +35,7 @@ struct World {
     /// Writes and flushes that fail from now on.
     failing: u32,
     /// What the disk answers in place of performing an operation.
-    meddle: Box<dyn FnMut(&Io) -> Option<IoResult>>,
+    meddle: Meddle,
     events: Vec<Event>,
     flushes: u32,
     reads: u32,
