@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import time
 
@@ -74,12 +75,13 @@ def insist(commit):
 def retention(*options):
     """The broker's log on a disk of memory that counts, and with a clock that runs through three weeks."""
     def run(_):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([TARGET / "release/weir-retention", *options], capture_output=True, text=True, check=True)
-        row = json.loads(done.stdout)
+        row, after = json.loads(done.stdout), resource.getrusage(resource.RUSAGE_CHILDREN)
         return {"amplification": row["amplification"], "% live": row["live"] * 100,
                 "% cleaned": row["cleaned_mib"] * 100 / row["payload_mib"],
                 "records expired early": row["expired_early"],
-                "flushes a commit": row["flushes"] / row["commits"], "CPU s": row["seconds"]}
+                "flushes a commit": row["flushes"] / row["commits"], "CPU s": after.ru_utime - before.ru_utime}
     return run
 
 
