@@ -224,7 +224,7 @@ impl Log {
         for (lane, frame) in again {
             let lane = match frame.header.kind {
                 Kind::Checkpoint => continue,
-                Kind::Replace => lane,
+                Kind::Replace | Kind::LogStart => lane,
                 _ => self.partitions.get(&frame.header.partition).map_or(lane, |p| p.lane),
             };
             writer.push(now, lane, frame);

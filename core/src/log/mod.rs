@@ -87,7 +87,6 @@ use compaction::Compactor;
 use disk::{Disk, Purpose};
 use footers::Footers;
 use layout::Geometry;
-use layout::frame::Kind;
 use moves::Moves;
 use partition::Partition;
 use read::Jobs;
@@ -311,9 +310,7 @@ impl Log {
         if log_start <= partition.log_start {
             return;
         }
-        partition.set_log_start(log_start);
-        let lane = partition.lane;
-        self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
+        self.move_log_start(now, number, log_start);
     }
 
     /// Asks the driver to decompress a batch that is no part of the log yet; the answer is an

@@ -141,13 +141,18 @@ impl Partition {
         self.mend(base, end);
         let first = self.runs.partition_point(|run| run.base_offset < base);
         let last = self.runs.partition_point(|run| run.base_offset < end);
+        // Of a run that begins below the log start, how much is dead is not known. All that is left is
+        // taken for it, because too much would expire what follows early; it is right again when the
+        // rest has been moved as well.
+        let dead = moved && base <= self.log_start;
         // The last of the runs concerned may go on behind.
         let rest = last.checked_sub(1).map(|index| (self.runs[index], self.run_data_end(index)));
         let rest = rest.filter(|&(_, old_end)| old_end > end).map(|(run, old_end)| Run {
             base_offset: end,
-            bytes: match moved && run.base_offset == base {
-                true => run.bytes.saturating_sub(spot.batch_bytes),
-                false => run.share(end, old_end, old_end),
+            bytes: match moved {
+                true if run.base_offset == base => run.bytes.saturating_sub(spot.batch_bytes),
+                true if dead => 0,
+                _ => run.share(end, old_end, old_end),
             },
             ..run
         });

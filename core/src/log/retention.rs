@@ -18,7 +18,7 @@ use super::layout::frame::Kind;
 use super::partition::Partition;
 use super::space::State;
 use super::writer::Pending;
-use super::{Event, Log, Phase, cleaner};
+use super::{Event, Lane, Log, Phase, cleaner};
 use crate::types::{Offset, PartitionNumber, Time, WallTime};
 use alloc::vec::Vec;
 
@@ -81,7 +81,7 @@ impl Log {
         let numbers: Vec<PartitionNumber> = self.partitions.keys().copied().collect();
         for number in numbers {
             if let Some(log_start) = self.retention_point(number, clock) {
-                self.move_log_start(now, number, log_start);
+                self.expire_to(now, number, log_start);
             }
         }
         self.cleaner.look_again();
@@ -117,7 +117,8 @@ impl Log {
         (log_start > partition.log_start).then_some(log_start)
     }
 
-    /// The first offset that is kept of a run in a slot that is still open.
+    /// The first offset that is kept of the last run, if its slot is still open. What was moved to
+    /// such a slot goes as in a sealed one.
     fn kept_in_open(
         &self,
         number: PartitionNumber,
@@ -130,13 +131,18 @@ impl Log {
         let mut open = self.writer.lanes.iter().filter_map(|lane| lane.open.as_ref());
         let open = open.find(|open| open.slot == run.slot);
         let part = open.and_then(|open| open.index.parts.get(&number));
-        let Some(part) = part else { return partition.log_start };
+        let last = index + 1 == partition.runs.len();
+        let Some(part) = part.filter(|_| last) else { return partition.log_start };
+        let appended =
+            || part.extents.iter().filter(|extent| extent.base_offset >= run.base_offset);
         let bytes_max = u64::try_from(partition.policy.retention.bytes).ok();
-        let mut dropping = bytes_max.is_some_and(|max| live_bytes(partition, part) > max + max / 8);
+        let dead = appended().filter(|extent| extent.end_offset <= partition.log_start);
+        let dead: u64 = dead.map(|extent| u64::from(extent.bytes)).sum();
+        let live = partition.bytes.saturating_sub(dead);
+        let mut dropping = bytes_max.is_some_and(|max| live > max + max / 8);
         let mut kept = partition.log_start;
-        let mut ends = part.extents.iter().skip(1).map(|next| next.base_offset);
-        for extent in &part.extents {
-            let end = ends.next().unwrap_or(part.end);
+        for extent in appended() {
+            let end = extent.end_offset;
             if end > partition.log_start {
                 let too_old = overdue.is_some_and(|overdue| extent.max_timestamp < overdue);
                 dropping &= bytes_max
@@ -144,19 +150,25 @@ impl Log {
                 if !too_old && !dropping {
                     break;
                 }
-                kept = end;
+                kept = kept.max(end);
             }
             bytes = bytes.saturating_sub(u64::from(extent.bytes));
         }
         kept
     }
 
-    fn move_log_start(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
+    fn expire_to(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
+        self.move_log_start(now, number, log_start);
+        self.events.push_back(Event::Trimmed { partition: number, log_start });
+    }
+
+    /// Logs a new log start, in the meta lane: after a start the lanes of data have no open slot, and
+    /// on a full disk one for each would be taken from the reserve. What lies below is durable
+    /// already, so the order of lanes in a commit does not matter.
+    pub(crate) fn move_log_start(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         partition.set_log_start(log_start);
-        let lane = partition.lane;
-        self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
-        self.events.push_back(Event::Trimmed { partition: number, log_start });
+        self.writer.push(now, Lane::Meta, Pending::mark(Kind::LogStart, number, log_start));
     }
 
     /// When slots are short: cleans, and where that finds nothing, expires what partitions that let
@@ -197,15 +209,8 @@ impl Log {
         for (_, number, log_start) in yielding {
             let before = self.partitions[&number].log_start;
             self.stats.expired_early_records += (log_start.0 - before.0) as u64;
-            self.move_log_start(now, number, log_start);
+            self.expire_to(now, number, log_start);
         }
         true
     }
-}
-
-/// Bytes of the partition, without those below the log start in its open slot.
-fn live_bytes(partition: &Partition, part: &super::layout::footer::Part) -> u64 {
-    let ends = part.extents.iter().skip(1).map(|next| next.base_offset).chain([part.end]);
-    let dead = part.extents.iter().zip(ends).filter(|&(_, end)| end <= partition.log_start);
-    partition.bytes.saturating_sub(dead.map(|(extent, _)| u64::from(extent.bytes)).sum())
 }

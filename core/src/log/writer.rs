@@ -190,7 +190,7 @@ impl Writer {
         batch: &Bytes,
     ) -> bool {
         let mut slots = self.lanes[lane as usize].slots_wanted(geometry, Some(batch));
-        // A slot that a trim opened from the reserve is not filled up: the next trim would open
+        // A slot that cleaning opened from the reserve is not filled up: the next step would open
         // another.
         if slots == 0 && space.free() * 2 >= space.reserve() {
             return true;

@@ -20,6 +20,7 @@ fn short_of_slots(plan: &mut Plan) {
     plan.pause_us = 2_000;
     plan.retention = true;
     plan.flush_cap = None;
+    plan.slots_cut_max = 32;
 }
 
 /// Half of the partitions keep everything, the others little; two and two share a lane.

@@ -27,6 +27,9 @@ pub struct Plan {
     /// How often a client's connection breaks, in actions of a thousand.
     pub resets: u64,
     pub operations_outstanding_max: usize,
+    /// Slots that cuts leave with little in them before the next checkpoint: one of each lane that is
+    /// in use, each.
+    pub slots_cut_max: u64,
     pub faults: Faults,
     pub bug: Bug,
 }
@@ -84,6 +87,7 @@ impl Plan {
             retention: rng.percent(60),
             resets: [0, 5, 50][rng.below(3) as usize],
             operations_outstanding_max: 64,
+            slots_cut_max: 16,
             faults: Faults::random(rng),
             bug: Bug::None,
         }
@@ -141,10 +145,10 @@ impl Plan {
     }
 
     /// Superblocks, headers of all slots, the checkpoint's root, and the slots written since: each
-    /// is read twice, and its footer once. A crash leaves two slots that are partly filled.
+    /// is read twice, and its footer once.
     pub fn start_read_bytes_max(&self) -> u64 {
         let slot = u64::from(self.slot_bytes);
-        let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + 16;
+        let visited = 2 * self.checkpoint_bytes.div_ceil(slot) + self.slots_cut_max;
         let fixed = 32 * 4096 + u64::from(self.slots) * 4608 + slot.min(1 << 20);
         fixed + visited * (2 * slot + slot.min(64 << 10))
     }

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::log::accept::Candidate;
-use crate::log::layout::frame::FrameHeader;
+use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::log::layout::slot::SlotHeader;
 use crate::log::layout::{BLOCK, frame_seed, group_seed};

@@ -5,7 +5,7 @@
 use super::craft::batch_frame;
 use super::damage::{filled, read_all};
 use super::*;
-use crate::log::layout::frame::FrameHeader;
+use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::superblock;
 use alloc::string::String;
 
