@@ -133,16 +133,22 @@ impl Log {
         let part = open.and_then(|open| open.index.parts.get(&number));
         let last = index + 1 == partition.runs.len();
         let Some(part) = part.filter(|_| last) else { return partition.log_start };
-        let appended =
-            || part.extents.iter().filter(|extent| extent.base_offset >= run.base_offset);
+        // By offset: what a start carried over may stand behind what was appended since.
+        let appended = || {
+            let mut next = run.base_offset;
+            core::iter::from_fn(move || {
+                let (found, end) = part.extent_at(next, u32::MAX)?;
+                next = end;
+                Some((&part.extents[found], end))
+            })
+        };
         let bytes_max = u64::try_from(partition.policy.retention.bytes).ok();
-        let dead = appended().filter(|extent| extent.end_offset <= partition.log_start);
-        let dead: u64 = dead.map(|extent| u64::from(extent.bytes)).sum();
+        let dead = appended().take_while(|&(_, end)| end <= partition.log_start);
+        let dead: u64 = dead.map(|(extent, _)| u64::from(extent.bytes)).sum();
         let live = partition.bytes.saturating_sub(dead);
         let mut dropping = bytes_max.is_some_and(|max| live > max + max / 8);
         let mut kept = partition.log_start;
-        for extent in appended() {
-            let end = extent.end_offset;
+        for (extent, end) in appended() {
             if end > partition.log_start {
                 let too_old = overdue.is_some_and(|overdue| extent.max_timestamp < overdue);
                 dropping &= bytes_max
@@ -150,7 +156,7 @@ impl Log {
                 if !too_old && !dropping {
                     break;
                 }
-                kept = kept.max(end);
+                kept = end;
             }
             bytes = bytes.saturating_sub(u64::from(extent.bytes));
         }

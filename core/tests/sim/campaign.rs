@@ -7,7 +7,7 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{damage, log_tests, node_tests};
+use crate::{cleaning, damage, log_tests, node_tests};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use weir_core::rng::Rng;
 const RUNS: u64 = 20;
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// Of twenty seeds, eleven are a log that is cut again and again, four a log on a medium that lies,
-/// four a node with clients, and one a small script that is cut everywhere.
+/// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
+/// cleaned meanwhile, four a log on a medium that lies, four a node with clients, and one a small
+/// script that is cut everywhere.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -26,7 +27,8 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
         plan.life_us = [1_000, 5_000, 20_000, 100_000][rng.below(4) as usize];
     };
     match seed % 20 {
-        0..11 => log_tests::random(seed, often),
+        0..8 => log_tests::random(seed, often),
+        8..11 => cleaning::random(seed, often),
         11..15 => damage::random(seed, often),
         15..19 => node_tests::random(seed, often),
         _ => log_tests::every_cut(seed, |_| {}),
