@@ -141,9 +141,9 @@ impl Partition {
         self.mend(base, end);
         let first = self.runs.partition_point(|run| run.base_offset < base);
         let last = self.runs.partition_point(|run| run.base_offset < end);
-        // Of a run that begins below the log start, how much is dead is not known. All that is left is
-        // taken for it, because too much would expire what follows early; it is right again when the
-        // rest has been moved as well.
+        // Of a run that begins below the log start, how much is dead is not known. All that is left
+        // is taken for it, because too much would expire what follows early; it is right again when
+        // the rest has been moved as well.
         let dead = moved && base <= self.log_start;
         // The last of the runs concerned may go on behind.
         let rest = last.checked_sub(1).map(|index| (self.runs[index], self.run_data_end(index)));

@@ -168,8 +168,8 @@ impl Log {
         self.events.push_back(Event::Trimmed { partition: number, log_start });
     }
 
-    /// Logs a new log start, in the meta lane: after a start the lanes of data have no open slot, and
-    /// on a full disk one for each would be taken from the reserve. What lies below is durable
+    /// Logs a new log start, in the meta lane: after a start the lanes of data have no open slot,
+    /// and on a full disk one for each would be taken from the reserve. What lies below is durable
     /// already, so the order of lanes in a commit does not matter.
     pub(crate) fn move_log_start(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };

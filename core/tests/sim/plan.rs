@@ -27,8 +27,8 @@ pub struct Plan {
     /// How often a client's connection breaks, in actions of a thousand.
     pub resets: u64,
     pub operations_outstanding_max: usize,
-    /// Slots that cuts leave with little in them before the next checkpoint: one of each lane that is
-    /// in use, each.
+    /// Slots that cuts leave with little in them before the next checkpoint: one of each lane that
+    /// is in use, each.
     pub slots_cut_max: u64,
     pub faults: Faults,
     pub bug: Bug,
