@@ -89,6 +89,10 @@ impl OrderKept {
             if history.dropped.contains(&found.id) {
                 return Self::fails(format!("{:?} was dropped and is back at {offset}", found.id));
             }
+            let elsewhere = |(base, id): (&i64, &BatchId)| *id == found.id && *base != offset;
+            if sent.attempts == 1 && history.damaged.iter().any(elsewhere) {
+                return Self::fails(format!("{:?} was damaged and is back at {offset}", found.id));
+            }
             let repeated = !seen.insert(found.id);
             if repeated && (sent.stamp.is_some() || sent.attempts == 1) {
                 return Self::fails(format!(
@@ -180,7 +184,7 @@ impl DamageIsNamed {
                     return Self::fails(what);
                 }
             }
-            history.forgive(*from, *until);
+            history.damage(*from, *until);
         }
         Ok(())
     }

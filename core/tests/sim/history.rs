@@ -80,6 +80,9 @@ pub struct History {
     pub high_watermark: i64,
     /// How far the log start offset may have moved: what was trimmed or could expire.
     pub log_start_max: i64,
+    /// What was found damaged, by base offset. It may be read again, from another copy of it, but
+    /// nowhere else.
+    pub damaged: BTreeMap<i64, BatchId>,
     /// Batches that a start has dropped and nobody has sent again.
     pub dropped: BTreeSet<BatchId>,
 }
@@ -164,6 +167,7 @@ impl History {
     pub fn learn(&mut self, audit: &Audit) {
         let there = audit.batches.iter().map(|found| found.id);
         let known = self.acked.values().chain(self.served.values()).copied();
+        let known = known.chain(self.damaged.values().copied());
         let kept: BTreeSet<BatchId> = there.chain(known).collect();
         self.dropped.extend(self.sent.keys().filter(|id| !kept.contains(id)));
         self.serve(audit.batches.iter());
@@ -172,6 +176,13 @@ impl History {
 
     pub fn serve<'a>(&mut self, batches: impl Iterator<Item = &'a Found>) {
         self.served.extend(batches.map(|found| (found.base_offset, found.id)));
+    }
+
+    /// Notes that what was acknowledged or served from `from` up to `until` is damaged.
+    pub fn damage(&mut self, from: i64, until: i64) {
+        let known = self.acked.range(from..until).chain(self.served.range(from..until));
+        self.damaged.extend(known.map(|(base, id)| (*base, *id)));
+        self.forgive(from, until);
     }
 
     /// Gives up what was acknowledged or served from `from` up to `until`.
