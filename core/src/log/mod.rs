@@ -13,35 +13,23 @@
 //! | `writer` | how pending frames become groups in slots |
 //! | `commit` | what follows when a commit is durable, or failed |
 //! | `checkpoint` | when and how a checkpoint is written |
-//! | `accept` | which of the groups found at a start count |
-//! | `fitness` | whether what a start finds is one whole log |
-//! | `recovery`, `visit`, `checkpoint_search`, `apply` | the steps of a start |
-//! | `replay`, `salvage`, `carry`, `start` | from groups back to partitions, and to a running log |
+//! | `recovery` | the start: what is found becomes a running log again |
+//! | `scan` | walking a slot that has no footer |
 //! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
 //! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
 //! | `cleaner` | which slots are cleaned, and how |
-//! | `compaction`, `compaction_job`, `compaction_map` | key compaction |
+//! | `compaction` | key compaction |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
 //! | `scrub`, `verify` | reading everything now and then, to find what rots |
 //! | `wear` | how often a card may be flushed |
 
-mod accept;
 mod api;
-mod apply;
-mod carry;
 mod checkpoint;
-mod checkpoint_search;
 mod cleaner;
 mod commit;
 mod compaction;
-mod compaction_job;
-mod compaction_map;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod compaction_tests;
 mod disk;
-mod fitness;
 #[cfg(test)]
 pub(crate) mod flip;
 mod footers;
@@ -52,19 +40,15 @@ mod partition;
 mod pressure;
 mod read;
 mod recovery;
-mod replay;
 mod retention;
-mod salvage;
 mod scan;
 mod scrub;
 mod search;
 mod space;
-mod start;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
-mod visit;
 mod wear;
 mod window;
 mod writer;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::log::Unguarded;
-use crate::log::accept::{Candidate, Verdict, judge};
+use crate::log::recovery::accept::{Candidate, Verdict, judge};
 use crate::log::layout::group::GroupHeader;
 use alloc::vec::Vec;
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::log::accept::Candidate;
+use crate::log::recovery::accept::Candidate;
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::log::layout::slot::SlotHeader;

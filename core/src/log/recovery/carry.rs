@@ -6,11 +6,11 @@
 //! holds no more than a quarter of itself; it is free after the next checkpoint. Until the copy is
 //! durable, the original counts.
 
-use super::layout::frame::{FrameHeader, Kind};
-use super::scan::frames;
-use super::writer::Pending;
-use super::{Lane, Log};
 use crate::batch::Header as BatchHeader;
+use crate::log::layout::frame::{FrameHeader, Kind};
+use crate::log::scan::frames;
+use crate::log::writer::Pending;
+use crate::log::{Lane, Log};
 use crate::types::Time;
 use alloc::vec::Vec;
 use bytes::Bytes;

@@ -4,9 +4,9 @@
 //! Damage is another thing, and never stops a start: a slot header that is gone, or one that a
 //! write that went astray has put where another should be.
 
-use super::OpenError;
-use super::layout::slot::SlotHeader;
-use super::recovery::{Outcome, Recovery};
+use super::{Outcome, Recovery};
+use crate::log::OpenError;
+use crate::log::layout::slot::SlotHeader;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -32,14 +32,14 @@ impl Headless {
 impl Recovery {
     /// Two slots of which one stands where the other should: a single write that went astray does
     /// not do that.
-    pub(super) fn slots_out_of_order(&self) -> Option<Outcome> {
+    pub(in crate::log) fn slots_out_of_order(&self) -> Option<Outcome> {
         let misplaced = &self.headless.misplaced;
         let (&slot, &holds) = misplaced.iter().find(|(_, home)| misplaced.contains_key(home))?;
         Some(Outcome::Refused(OpenError::SlotsOutOfOrder { slot, holds }))
     }
 
     /// A checkpoint that is named, or a slot that is in it, lies beyond the end of the medium.
-    pub(super) fn cut_short(&self) -> Option<Outcome> {
+    pub(in crate::log) fn cut_short(&self) -> Option<Outcome> {
         let bytes = self.settings.medium_bytes;
         let present = self.geometry.slots_on(bytes);
         let named = self.roots.iter().map(|root| root.slot);

@@ -3,16 +3,16 @@
 //! Without a checkpoint the slots come in another order (see `apply`): then what stands where is
 //! collected as [`Piece`]s, which know their ends, and what is missing is found in the end.
 
-use super::Lane;
-use super::layout::checkpoint::Image;
-use super::layout::footer::{SlotIndex, Spot};
-use super::layout::frame::{FrameHeader, Kind};
-use super::layout::frame_seed;
-use super::layout::group::GroupHeader;
-use super::layout::slot::SlotHeader;
-use super::partition::{Partition, Run};
-use super::scan::frames;
 use crate::batch::Header as BatchHeader;
+use crate::log::Lane;
+use crate::log::layout::checkpoint::Image;
+use crate::log::layout::footer::{SlotIndex, Spot};
+use crate::log::layout::frame::{FrameHeader, Kind};
+use crate::log::layout::frame_seed;
+use crate::log::layout::group::GroupHeader;
+use crate::log::layout::slot::SlotHeader;
+use crate::log::partition::{Partition, Run};
+use crate::log::scan::frames;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

@@ -1,11 +1,11 @@
 //! A compaction against a model: a map of the newest record of each key.
 
-use super::compaction_job::{Job, Want};
-use super::compaction_map::OffsetMap;
-use super::flip;
-use super::partition::{Partition, Run};
-use super::{Compaction, IoResult, Lane, Replacement};
+use super::job::{Job, Want};
+use super::map::OffsetMap;
 use crate::batch::{Builder, Codec, Header, ProducerStamp, records, stamp};
+use crate::log::flip;
+use crate::log::partition::{Partition, Run};
+use crate::log::{Compaction, IoResult, Lane, Replacement};
 use crate::rng::Rng;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -5,13 +5,13 @@
 //! group was acknowledged. What a cut tore or a later start disowned stands in no such place.
 //! Frames verify with the slot's `seg_seq` only, so nothing of an earlier use is taken.
 
-use super::Lane;
 use super::accept::{Candidate, Verdict};
-use super::layout::footer::SlotIndex;
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
-use super::layout::{BLOCK, frame_seed};
 use super::replay::{self, Replay};
 use super::visit::Visited;
+use crate::log::Lane;
+use crate::log::layout::footer::SlotIndex;
+use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use crate::log::layout::{BLOCK, frame_seed};
 use alloc::vec::Vec;
 use bytes::Bytes;
 

@@ -11,13 +11,14 @@
 //! So slots are applied in the order of `seg_seq`, those of the compacted lane last.
 
 use super::accept::Candidate;
-use super::disk::{Disk, Purpose};
-use super::layout::footer::SlotIndex;
-use super::layout::frame_seed;
-use super::layout::group::GroupHeader;
-use super::layout::group_seed;
-use super::recovery::{Outcome, Recovery, Step};
-use super::{Lane, salvage};
+use super::salvage;
+use super::{Outcome, Recovery, Step};
+use crate::log::Lane;
+use crate::log::disk::{Disk, Purpose};
+use crate::log::layout::footer::SlotIndex;
+use crate::log::layout::frame_seed;
+use crate::log::layout::group::GroupHeader;
+use crate::log::layout::group_seed;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -54,7 +55,7 @@ enum What {
 
 /// What is left to apply, and of each lane what was read last.
 #[derive(Debug)]
-pub(super) struct Applying {
+pub(in crate::log) struct Applying {
     items: VecDeque<Item>,
     /// Where the items of a slot end.
     ends: BTreeMap<u32, u32>,
@@ -92,7 +93,7 @@ impl Chunk {
 }
 
 impl Recovery {
-    pub(super) fn begin_apply(&mut self, disk: &mut Disk) -> Option<Outcome> {
+    pub(in crate::log) fn begin_apply(&mut self, disk: &mut Disk) -> Option<Outcome> {
         let mut items: Vec<((u64, u64, u32), Item)> = Vec::new();
         let mut applying = Applying {
             items: VecDeque::new(),
@@ -190,7 +191,7 @@ impl Recovery {
         salvage::apply(&place, bytes, &mut self.replay, index);
     }
 
-    pub(super) fn applied(
+    pub(in crate::log) fn applied(
         &mut self,
         disk: &mut Disk,
         lane: u32,

@@ -14,24 +14,34 @@
 //! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written
 //! after it (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
 
-use super::accept::{self, Candidate, Verdict};
-use super::apply::Applying;
-use super::carry::Carry;
-use super::checkpoint::Durable;
-use super::checkpoint_search::Parts;
-use super::disk::{Disk, Purpose};
-use super::fitness::Headless;
-use super::layout::checkpoint::Image;
-use super::layout::footer::SlotIndex;
-use super::layout::group::{GROUP_HEADER_BYTES, Place};
-use super::layout::slot::SlotHeader;
-use super::layout::{BLOCK, Geometry, superblock};
-use super::replay::Replay;
-use super::visit::{Visit, Visited};
-use super::{IoResult, OpenError, Settings, Start, Unguarded};
+pub(in crate::log) mod accept;
+mod apply;
+mod carry;
+mod checkpoint_search;
+mod fitness;
+mod replay;
+mod salvage;
+mod start;
+mod visit;
+
+use crate::log::checkpoint::Durable;
+use crate::log::disk::{Disk, Purpose};
+use crate::log::layout::checkpoint::Image;
+use crate::log::layout::footer::SlotIndex;
+use crate::log::layout::group::{GROUP_HEADER_BYTES, Place};
+use crate::log::layout::slot::SlotHeader;
+use crate::log::layout::{BLOCK, Geometry, superblock};
+use crate::log::{IoResult, OpenError, Settings, Start, Unguarded};
+use accept::{Candidate, Verdict};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use apply::Applying;
 use bytes::Bytes;
+use carry::Carry;
+use checkpoint_search::Parts;
+use fitness::Headless;
+use replay::Replay;
+use visit::{Visit, Visited};
 
 /// Slot headers that are read at the same time.
 const HEADERS_AT_ONCE: u32 = 64;
@@ -40,7 +50,7 @@ const PEEK_BYTES: u32 = BLOCK + GROUP_HEADER_BYTES as u32;
 
 /// What a start waits for. Who handles it takes it, and puts the next one in its place.
 #[derive(Debug, Default)]
-pub(super) enum Step {
+pub(in crate::log) enum Step {
     /// So many writes and flushes, the last ones of the start.
     Writes(u32),
     #[default]
@@ -57,7 +67,7 @@ pub(super) enum Step {
 
 /// The copies that were not read yet, and what the first superblock was.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(in crate::log) struct Copies {
     left: Vec<u64>,
     reading: u64,
     first: Result<Geometry, superblock::Bad>,
@@ -65,14 +75,14 @@ pub(super) struct Copies {
 
 /// The next header to read, and how many are being read.
 #[derive(Debug, Default)]
-pub(super) struct Headers {
+pub(in crate::log) struct Headers {
     next: u32,
     waiting: u32,
 }
 
 /// What slots are visited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aim {
+pub(in crate::log) enum Aim {
     /// The newest groups, which name the checkpoint.
     Newest,
     /// Everything that the checkpoint does not stand for.
@@ -88,23 +98,23 @@ pub(crate) enum Outcome {
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    pub(super) settings: Settings,
+    pub(in crate::log) settings: Settings,
     pub unguarded: Unguarded,
-    pub(super) step: Step,
+    pub(in crate::log) step: Step,
     pub geometry: Geometry,
     pub headers: BTreeMap<u32, SlotHeader>,
     /// Slots that hold something, but no header that can be read.
-    pub(super) headless: Headless,
+    pub(in crate::log) headless: Headless,
     /// Slots still to be visited, the next one last.
     to_visit: Vec<u32>,
     pub visited: BTreeMap<u32, Visited>,
     /// Where checkpoints may be, the most promising last, and those that were tried.
-    pub(super) roots: Vec<Place>,
-    pub(super) tried: BTreeSet<Place>,
+    pub(in crate::log) roots: Vec<Place>,
+    pub(in crate::log) tried: BTreeSet<Place>,
     pub image: Option<Image>,
     pub checkpoint: Option<Durable>,
     pub verdict: Verdict,
-    pub(super) accepted: BTreeSet<Place>,
+    pub(in crate::log) accepted: BTreeSet<Place>,
     pub replay: Replay,
     /// The footers of the slots that were visited.
     pub indexes: Vec<(u32, SlotIndex)>,
@@ -348,7 +358,7 @@ impl Recovery {
         }
     }
 
-    pub(super) fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
+    pub(in crate::log) fn begin_visits(&mut self, disk: &mut Disk) -> Option<Outcome> {
         let image = self.image.as_ref();
         // A slot that was used before the checkpoint and is not in it was free by then, and still
         // is.
@@ -402,7 +412,7 @@ impl Recovery {
 
     /// What was found and counts becomes durable first: it may be in the system's cache only, and a
     /// footer that outlived it would make damage of a torn tail.
-    pub(super) fn seal(&mut self, disk: &mut Disk) {
+    pub(in crate::log) fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
         self.step = Step::Settle;
         disk.flush(Purpose::Start(0));

@@ -17,8 +17,8 @@
 //! where the slot ends. Each of 1, 4 and sealing is enough alone; each covers for damage to the
 //! others.
 
-use super::Unguarded;
-use super::layout::group::{GroupHeader, Place};
+use crate::log::Unguarded;
+use crate::log::layout::group::{GroupHeader, Place};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 

@@ -1,12 +1,12 @@
 //! From a finished start to a running log.
 
-use super::checkpoint::Checkpointer;
-use super::layout::checkpoint::{LaneTail, SlotImage};
-use super::layout::footer::SlotIndex;
-use super::recovery::{Outcome, Recovery};
-use super::space::{Slot, Space, State};
-use super::writer::Writer;
-use super::{Event, IoResult, Log, Phase};
+use super::{Outcome, Recovery};
+use crate::log::checkpoint::Checkpointer;
+use crate::log::layout::checkpoint::{LaneTail, SlotImage};
+use crate::log::layout::footer::SlotIndex;
+use crate::log::space::{Slot, Space, State};
+use crate::log::writer::Writer;
+use crate::log::{Event, IoResult, Log, Phase};
 use crate::types::Time;
 
 /// A start that had to look into more slots asks for a checkpoint: four lanes, before and after a

@@ -10,14 +10,22 @@
 //! goes. How far a partition is compacted stands in the checkpoint only; what a cut makes the log
 //! forget is looked at again, and what is compacted already is not written again.
 
-use super::compaction_job::{Job, TURN_BYTES, Tally, Want};
-use super::compaction_map::OffsetMap;
-use super::disk::Purpose;
-use super::partition::Partition;
-use super::{Answer, Batches, Compaction, FetchError, FetchSpec, IoResult, Log, Phase, Ticket};
+mod job;
+mod map;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use crate::limits::UNPACKED_BYTES_MAX;
+use crate::log::disk::Purpose;
+use crate::log::partition::Partition;
+use crate::log::{
+    Answer, Batches, Compaction, FetchError, FetchSpec, IoResult, Log, Phase, Ticket,
+};
 use crate::types::{Nanos, Offset, PartitionNumber, Time};
 use alloc::boxed::Box;
+use job::{Job, TURN_BYTES, Tally, Want};
+use map::OffsetMap;
 
 /// Less is not worth the flushes.
 const DIRTY_BYTES_MIN: u64 = 64 << 10;

@@ -19,12 +19,12 @@
 //! Transactions: the map ends before the first transactional record. Until aborted records are told
 //! from committed ones, one of them must not supersede another record.
 
-use super::compaction_map::OffsetMap;
-use super::layout::frame::FRAME_HEADER_BYTES;
-use super::partition::Partition;
-use super::{Compaction, Replacement};
+use super::map::OffsetMap;
 use crate::batch::{self, Codec, Header, Record};
 use crate::limits::MESSAGE_BYTES_MAX;
+use crate::log::layout::frame::FRAME_HEADER_BYTES;
+use crate::log::partition::Partition;
+use crate::log::{Compaction, Replacement};
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

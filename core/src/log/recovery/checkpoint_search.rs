@@ -1,14 +1,14 @@
 //! The part of a start that finds the newest checkpoint that is whole, and reads it.
 
-use super::checkpoint::Durable;
-use super::disk::{Disk, Purpose};
-use super::layout::checkpoint::{self as format, PartPlace};
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use super::layout::group::{self, Found, Place};
-use super::layout::{frame_seed, group_seed};
-use super::recovery::{Outcome, Recovery, Step};
-use super::scan;
-use super::writer::GROUP_BYTES_MAX;
+use super::{Outcome, Recovery, Step};
+use crate::log::checkpoint::Durable;
+use crate::log::disk::{Disk, Purpose};
+use crate::log::layout::checkpoint::{self as format, PartPlace};
+use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::log::layout::group::{self, Found, Place};
+use crate::log::layout::{frame_seed, group_seed};
+use crate::log::scan;
+use crate::log::writer::GROUP_BYTES_MAX;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ const ROOT_GROUP_BYTES_MAX: u32 = GROUP_BYTES_MAX as u32;
 
 /// The parts of a checkpoint that are still to be read, the next one last, and the stream so far.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(in crate::log) struct Parts {
     as_of: u64,
     places: Vec<PartPlace>,
     stream: Vec<u8>,
@@ -29,7 +29,7 @@ pub(super) struct Parts {
 impl Recovery {
     /// Orders the places where checkpoints may be: the newest group that says so is right, unless
     /// that checkpoint is damaged.
-    pub(super) fn find_roots(&mut self) {
+    pub(in crate::log) fn find_roots(&mut self) {
         let mut roots: Vec<(u64, Place)> = Vec::new();
         for visited in self.visited.values() {
             for group in &visited.groups {
@@ -41,7 +41,7 @@ impl Recovery {
         self.roots = roots.into_iter().map(|(_, root)| root).collect();
     }
 
-    pub(super) fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {
+    pub(in crate::log) fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {
         if let Some(refused) = self.cut_short() {
             return Some(refused);
         }
@@ -59,7 +59,12 @@ impl Recovery {
         self.begin_visits(disk)
     }
 
-    pub(super) fn root(&mut self, disk: &mut Disk, bytes: &Bytes, place: Place) -> Option<Outcome> {
+    pub(in crate::log) fn root(
+        &mut self,
+        disk: &mut Disk,
+        bytes: &Bytes,
+        place: Place,
+    ) -> Option<Outcome> {
         let room = (self.geometry.slot_bytes - place.at) as usize;
         let seg_seq = self.headers.get(&place.slot).map(|header| header.seg_seq);
         let seed = group_seed(&self.geometry.store);
@@ -92,7 +97,7 @@ impl Recovery {
         None
     }
 
-    pub(super) fn part(
+    pub(in crate::log) fn part(
         &mut self,
         disk: &mut Disk,
         bytes: &Bytes,

@@ -1,12 +1,12 @@
 //! What a start looks for in one slot: its footer, then its groups.
 
 use super::accept::Candidate;
-use super::disk::{Disk, Purpose};
-use super::layout::footer::{self, SlotIndex, Tail};
-use super::layout::group::{GroupHeader, Place};
-use super::layout::{Geometry, frame_seed};
-use super::scan::{self, Scan, Seen, Step};
-use super::{Lane, Unguarded};
+use crate::log::disk::{Disk, Purpose};
+use crate::log::layout::footer::{self, SlotIndex, Tail};
+use crate::log::layout::group::{GroupHeader, Place};
+use crate::log::layout::{Geometry, frame_seed};
+use crate::log::scan::{self, Scan, Seen, Step};
+use crate::log::{Lane, Unguarded};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
