@@ -106,7 +106,8 @@ pub enum Lane {
     Short = 0,
     /// Records that are kept longer.
     Long = 1,
-    /// Compacted topics, and what survived the cleaning of any slot.
+    /// Compacted topics, what survived the cleaning of any slot, and records that expire within
+    /// [`Lane::MEDIUM_MS_MAX`]: beside those of a week they would leave slots half dead.
     Compacted = 2,
     /// The node's own records, and checkpoints. Appends to it may use the slots that are kept back
     /// from user data.
@@ -117,13 +118,16 @@ impl Lane {
     pub(crate) const ALL: [Lane; 4] = [Lane::Short, Lane::Long, Lane::Compacted, Lane::Meta];
     /// The longest `retention.ms` of the short lane: six hours.
     pub const SHORT_MS_MAX: i64 = 6 * 3_600_000;
+    /// The longest `retention.ms` of the lane of survivors: two days.
+    pub const MEDIUM_MS_MAX: i64 = 48 * 3_600_000;
 
     /// The lane of a topic of users.
     pub fn of_policy(retention: Retention, cleanup: Cleanup) -> Lane {
-        let short = (0..=Lane::SHORT_MS_MAX).contains(&retention.ms);
-        match cleanup {
-            Cleanup { compact: Some(_), .. } => Lane::Compacted,
-            Cleanup { delete: true, .. } if short => Lane::Short,
+        let expires = if cleanup.delete { retention.ms } else { -1 };
+        match expires {
+            _ if cleanup.compact.is_some() => Lane::Compacted,
+            0..=Lane::SHORT_MS_MAX => Lane::Short,
+            0..=Lane::MEDIUM_MS_MAX => Lane::Compacted,
             _ => Lane::Long,
         }
     }

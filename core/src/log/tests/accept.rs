@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::log::Unguarded;
-use crate::log::recovery::accept::{Candidate, Verdict, judge};
 use crate::log::layout::group::GroupHeader;
+use crate::log::recovery::accept::{Candidate, Verdict, judge};
 use alloc::vec::Vec;
 
 /// A group of the first epoch; each names the one before and knows that it is flushed.

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::log::recovery::accept::Candidate;
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::log::layout::slot::SlotHeader;
 use crate::log::layout::{BLOCK, frame_seed, group_seed};
+use crate::log::recovery::accept::Candidate;
 use crate::log::scan;
 
 impl World {

@@ -4,10 +4,10 @@
 
 use super::damage::{filled, read_all};
 use super::*;
-use crate::log::recovery::accept::Candidate;
 use crate::log::layout::checkpoint::{self as format, PartPlace};
 use crate::log::layout::frame::Kind;
 use crate::log::layout::group::Place;
+use crate::log::recovery::accept::Candidate;
 use alloc::format;
 
 fn checkpoint(world: &mut World) {
