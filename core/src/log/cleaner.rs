@@ -144,17 +144,18 @@ impl Log {
                     return true;
                 }
                 self.cleaner.state = State::Idle;
-                if self.holds_records(cleaned) {
+                if !self.holds_records(cleaned) {
+                    self.stats.slots_cleaned += 1;
+                } else if !self.winding_down {
                     self.begin_cleaning(cleaned.slot);
                     return true;
                 }
-                self.stats.slots_cleaned += 1;
             }
             State::Idle => {}
         }
         let free = self.space.free() + self.space.dead;
         let short = free <= self.space.pressure() + (self.space.count() / 50).max(1);
-        if !short || !self.has_room_to_move() {
+        if !short || self.winding_down || !self.has_room_to_move() {
             return false;
         }
         let hard = if free <= self.space.pressure() { HARD } else { SOFT };

@@ -107,6 +107,8 @@ pub struct Log {
     moves: Moves,
     cleaner: Cleaner,
     compactor: Compactor,
+    /// Nothing is begun any more that nobody asked for.
+    winding_down: bool,
     unguarded: Unguarded,
     checkpointer: Checkpointer,
     tail: Tail,
@@ -139,6 +141,7 @@ impl Log {
             moves: Moves::default(),
             cleaner: Cleaner::default(),
             compactor: Compactor::default(),
+            winding_down: false,
             unguarded,
             checkpointer: Checkpointer::default(),
             tail: Tail::new(settings.tail_cache_bytes),
@@ -207,7 +210,7 @@ impl Log {
         if !matches!(self.phase, Phase::Running) {
             return None;
         }
-        let compactor = self.compactor.deadline();
+        let compactor = self.compaction_due();
         self.closes_at().into_iter().chain(self.scrub_due()).chain(compactor).min()
     }
 
@@ -319,6 +322,12 @@ impl Log {
     pub fn expire(&mut self, now: Time, wall: Option<WallTime>) {
         self.govern(now);
         self.expire_partitions(now, wall);
+    }
+
+    /// Begins no cleaning and no compaction any more, so that the log becomes idle: what is left is
+    /// for the next start.
+    pub fn wind_down(&mut self) {
+        self.winding_down = true;
     }
 
     /// Asks for a checkpoint in the next group: at a clean stop.

@@ -202,7 +202,7 @@ impl Node {
             }
             Input::Stop => {
                 self.phase = Phase::Stopping;
-                self.log.stop_compaction();
+                self.log.wind_down();
                 self.log.checkpoint(now);
             }
         }

@@ -40,8 +40,6 @@ pub(crate) struct Compactor {
     /// The clock at the begin of the job, and the partition's end.
     began: Option<i64>,
     began_end: Offset,
-    /// The log is about to be closed.
-    stopped: bool,
 }
 
 /// What the job waits for.
@@ -64,20 +62,15 @@ impl Compactor {
     pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
         self.waits == Waits::Read(ticket) || self.waits == Waits::Flush(ticket)
     }
-
-    /// When the next turn is due.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        match self.waits {
-            Waits::Turn(at) if !self.stopped => Some(at),
-            _ => None,
-        }
-    }
 }
 
 impl Log {
-    /// Takes no further turn, so that the log becomes idle: what is left is for the next start.
-    pub fn stop_compaction(&mut self) {
-        self.compactor.stopped = true;
+    /// When the next turn is due.
+    pub(crate) fn compaction_due(&self) -> Option<Time> {
+        match self.compactor.waits {
+            Waits::Turn(at) if !self.winding_down => Some(at),
+            _ => None,
+        }
     }
 
     /// Begins to compact the partition that needs it most.
@@ -89,7 +82,7 @@ impl Log {
             // The partition was deleted, and what it waited for with it.
             self.compactor.job = None;
         }
-        if self.compactor.job.is_some() || self.compactor.stopped || !self.has_room_to_move() {
+        if self.compactor.job.is_some() || self.winding_down || !self.has_room_to_move() {
             return;
         }
         let clock = self.keeper.clock();
@@ -113,13 +106,12 @@ impl Log {
             waits: NOW,
             began: clock,
             began_end: partition.durable_end,
-            stopped: false,
         };
     }
 
     /// The next turn, if it is due.
     pub(crate) fn compact(&mut self, now: Time) {
-        let due = self.compactor.deadline().is_some_and(|at| at <= now);
+        let due = self.compaction_due().is_some_and(|at| at <= now);
         if !due || !matches!(self.phase, Phase::Running) {
             return;
         }
