@@ -123,12 +123,12 @@ impl Lane {
 
     /// The lane of a topic of users.
     pub fn of_policy(retention: Retention, cleanup: Cleanup) -> Lane {
-        let expires = if cleanup.delete { retention.ms } else { -1 };
-        match expires {
-            _ if cleanup.compact.is_some() => Lane::Compacted,
-            0..=Lane::SHORT_MS_MAX => Lane::Short,
-            0..=Lane::MEDIUM_MS_MAX => Lane::Compacted,
-            _ => Lane::Long,
+        let within = |ms_max| cleanup.delete && (0..=ms_max).contains(&retention.ms);
+        match cleanup.compact {
+            Some(_) => Lane::Compacted,
+            None if within(Lane::SHORT_MS_MAX) => Lane::Short,
+            None if within(Lane::MEDIUM_MS_MAX) => Lane::Compacted,
+            None => Lane::Long,
         }
     }
 
