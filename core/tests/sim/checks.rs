@@ -160,7 +160,7 @@ impl DamageIsNamed {
                 return Self::fails(what);
             }
         }
-        history.forgive(end, i64::MAX);
+        history.damage(end, i64::MAX);
         history.high_watermark = history.high_watermark.min(end);
         Ok(())
     }

@@ -31,6 +31,9 @@ struct Flushed {
     keys: Vec<Key>,
     groups: usize,
     hit: bool,
+    /// Written when the machine stopped, and not flushed: the next start makes durable what it
+    /// finds of it.
+    left_behind: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,6 +51,8 @@ pub struct Harm {
     /// What is in one group with something that was hit.
     near: BTreeSet<Key>,
     tail: BTreeSet<Key>,
+    /// Between a stop and the end of the next start.
+    starting: bool,
     /// Slots whose first write went elsewhere.
     headless: Vec<(u64, u64)>,
 }
@@ -134,14 +139,24 @@ impl Harm {
         }
         let open = &mut self.open;
         open.hit |= open.ranges.iter().any(|(at, len)| overlaps(*at, at + len));
+        if self.starting {
+            self.note_tail();
+        }
     }
 
     /// The machine stops: what the last flushes claimed and lost looks like a torn tail at the next
     /// start.
     pub fn stopped(&mut self) {
-        self.open = Flushed::default();
+        let open = std::mem::take(&mut self.open);
+        self.flushed.push_back(Flushed { left_behind: true, ..open });
+        self.starting = true;
+        self.note_tail();
+    }
+
+    fn note_tail(&mut self) {
         let with_groups = self.flushed.iter().rev().filter(|flushed| flushed.groups > 0);
-        for flushed in with_groups.take_while(|flushed| flushed.hit) {
+        let hit = with_groups.take_while(|flushed| flushed.hit || flushed.left_behind);
+        for flushed in hit.filter(|flushed| flushed.hit) {
             self.tail.extend(&flushed.keys);
         }
     }
@@ -149,6 +164,7 @@ impl Harm {
     /// A start has shown what is there.
     pub fn started(&mut self) {
         self.tail.clear();
+        self.starting = false;
     }
 
     pub fn any(&self) -> bool {
