@@ -186,6 +186,7 @@ fn flash(page: &mut Page, status: &Status) {
     page.gauge("weir_flash_damaged_ranges", "Ranges of offsets lost to damage.")
         .is(log.damaged_ranges);
     scrub(page, log);
+    cleaning(page, log);
     compaction(page, log);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
@@ -234,6 +235,14 @@ fn scrub(page: &mut Page, log: &Stats) {
         .is(scrub.lost_offsets);
     page.counter("weir_flash_scrub_unreadable_total", "Slots that the device could not read.")
         .is(scrub.unreadable);
+}
+
+/// What was copied to make slots free.
+fn cleaning(page: &mut Page, log: &Stats) {
+    page.counter("weir_flash_cleaned_slots_total", "Slots made free by copying what counted.")
+        .is(log.slots_cleaned);
+    page.counter("weir_flash_cleaned_bytes_total", "Bytes that cleaning copied.")
+        .is(log.cleaned_bytes);
 }
 
 /// What key compaction has done.
