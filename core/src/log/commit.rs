@@ -161,6 +161,8 @@ impl Log {
                 }
                 Kind::LogStart => {
                     partition.log_start_durable = frame.header.base_offset;
+                    // What is dead now may make a slot worth cleaning.
+                    self.cleaner.look_again();
                     moved.insert(number, true);
                 }
                 _ => {}
