@@ -38,7 +38,9 @@ func number(i int) int {
 }
 
 func client(opts ...kgo.Opt) *kgo.Client {
+	// A gateway takes requests of 16 MiB, as its socket.request.max.bytes says, and not of Kafka's 100.
 	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(strings.Split(os.Args[2], ",")...),
+		kgo.BrokerMaxWriteBytes(16 << 20),
 		kgo.ProducerBatchCompression(kgo.NoCompression())}, opts...)...)
 	check(err)
 	return cl
