@@ -262,7 +262,7 @@ pub enum Replacement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplaceError {
     UnknownPartition,
-    /// A part of the partition is being replaced already; [`Event::Replaced`] ends that.
+    /// A part of the partition is being replaced already.
     Busy,
     /// No slots are left but those of the meta lane.
     Full,
@@ -332,9 +332,6 @@ pub enum Event {
     /// The answer to [`super::Log::unpack`]: the uncompressed batch; `None` if it is not what its
     /// codec writes, or too large.
     Unpacked { ticket: Ticket, batch: Option<Bytes> },
-    /// What was handed in with [`Log::replace`](super::Log::replace) is durable and counts. Not
-    /// said of a partition that was forgotten meanwhile.
-    Replaced { ticket: Ticket, partition: PartitionNumber },
     /// Retention or pressure moved a log start offset.
     Trimmed { partition: PartitionNumber, log_start: Offset },
     /// A write or flush failed: these partitions' records that were not yet acknowledged are being

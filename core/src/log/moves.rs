@@ -15,7 +15,7 @@
 //! Read with [`Log::fetch`], from `log_start` to at most `durable_end`: reads do not go into the
 //! cache of the tail, and a hole is passed over. Then hand in what takes the place with
 //! [`Log::replace`], a part at a time, of about [`MOVE_BYTES_MAX`]: it stays in memory until it is
-//! durable, which [`Event::Replaced`] says. One part of a partition at a time. The rules:
+//! durable, when compaction hears of it. One part of a partition at a time. The rules:
 //!
 //! - Each [`Replacement`] covers whole batches of those that were read. A batch keeps the base
 //!   offset and last offset delta that it says; offsets between that have none are holes.
@@ -31,7 +31,7 @@ use super::layout::footer::Spot;
 use super::layout::frame::{FrameHeader, Kind};
 use super::layout::group::Place;
 use super::writer::Pending;
-use super::{Event, Lane, Log, Phase, ReplaceError, Replacement, Ticket};
+use super::{Lane, Log, Phase, ReplaceError, Replacement, Ticket};
 use crate::batch::Header as BatchHeader;
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -86,7 +86,7 @@ impl Moves {
 
 impl Log {
     /// Puts batches and holes in the place of what a partition has at their offsets.
-    /// [`Event::Replaced`] says when they are durable. See the module `moves`.
+    /// Compaction hears when they are durable. See the module `moves`.
     pub fn replace(
         &mut self,
         now: Time,
@@ -182,9 +182,8 @@ impl Log {
         if rewrite.left == 0 {
             let ticket = rewrite.ticket;
             self.moves.rewrites.remove(&number);
-            match self.compactor.awaits(ticket) {
-                true => self.compaction_written(),
-                false => self.events.push_back(Event::Replaced { ticket, partition: number }),
+            if self.compactor.awaits(ticket) {
+                self.compaction_written();
             }
         }
     }

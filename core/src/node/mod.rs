@@ -259,8 +259,6 @@ impl Node {
                 Event::Found { ticket, result } => self.on_found(ticket, result),
                 Event::Unpacked { ticket, batch } => self.on_unpacked(now, ticket, batch.as_ref()),
                 Event::Trimmed { partition, .. } => self.wake_fetches(partition),
-                // What it reads next is there, whether it is the old or the new.
-                Event::Replaced { .. } => {}
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");
                 }
