@@ -221,12 +221,17 @@ impl Partition {
         lost.map_or(end, |&(from, _)| from)
     }
 
+    /// The runs in `slot`, with their indexes.
+    fn in_slot(&self, slot: u32) -> impl Iterator<Item = (usize, &Run)> {
+        self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot)
+    }
+
     /// The offsets that count in `slot`, run by run.
     pub(crate) fn runs_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
-        let here = self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot);
-        here.map(|(index, run)| {
+        let bounds = |(index, run): (usize, &Run)| {
             (run.base_offset.max(self.log_start_durable), self.run_data_end(index))
-        })
+        };
+        self.in_slot(slot).map(bounds)
     }
 
     /// Which run holds `offset`: the last one that begins at or below it, or the first of all.
@@ -274,11 +279,11 @@ impl Partition {
 
     /// The offsets that this slot holds for the partition, and that are on flash.
     pub(crate) fn ranges_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
-        let here = self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot);
-        here.map(|(index, run)| {
+        let bounds = |(index, run): (usize, &Run)| {
             let end = self.run_end(index).min(self.durable_end);
             (run.base_offset.max(self.log_start), end)
-        })
+        };
+        self.in_slot(slot).map(bounds)
     }
 
     /// These offsets are lost from now on.

@@ -112,7 +112,7 @@ impl Job {
         map: OffsetMap,
         clock: Option<i64>,
     ) -> Job {
-        let dirty = partition.cleaned.max(partition.log_start);
+        let dirty = partition.first_dirty();
         Job {
             number,
             settings,

@@ -44,21 +44,25 @@ impl OffsetMap {
         }
     }
 
-    /// How many there are and how many fit. Three quarters are filled at most: beyond that,
-    /// searches become long.
+    /// How many there are and how many fit.
     pub(crate) fn keys(&self) -> (u32, u32) {
-        (self.used as u32, (self.offsets.len() / 4 * 3) as u32)
+        (self.used as u32, self.keys_max() as u32)
+    }
+
+    /// Three quarters are filled at most: beyond that, searches become long.
+    fn keys_max(&self) -> usize {
+        self.offsets.len() / 4 * 3
     }
 
     /// Whether so many keys are more than fit in the empty map.
     pub(crate) fn never_holds(&self, keys: usize) -> bool {
-        keys > self.offsets.len() / 4 * 3
+        keys > self.keys_max()
     }
 
     /// Whether so many more keys fit.
     pub(crate) fn has_room(&self, keys: usize, last: Offset) -> bool {
         let within = self.used == 0 || last.0.saturating_sub(self.base.0) < i64::from(EMPTY);
-        within && self.used.saturating_add(keys) <= self.offsets.len() / 4 * 3
+        within && self.used.saturating_add(keys) <= self.keys_max()
     }
 
     /// Remembers a record. Offsets come ascending, and there must be room.

@@ -98,7 +98,7 @@ impl Log {
         let dirtiest = self.partitions.iter().filter_map(need).max_by_key(|(dirt, ..)| *dirt);
         let Some((_, number, settings)) = dirtiest else { return };
         let partition = &self.partitions[&number];
-        let dirty = partition.cleaned.max(partition.log_start);
+        let dirty = partition.first_dirty();
         let map = OffsetMap::new(&self.geometry.store);
         log::debug!("partition {}: compaction begins, dirty from {dirty}", number.0);
         self.compactor = Compactor {
@@ -237,12 +237,17 @@ fn take_error(job: &mut Job, error: FetchError) -> bool {
 }
 
 impl Partition {
+    /// The first offset that was never compacted.
+    fn first_dirty(&self) -> Offset {
+        self.cleaned.max(self.log_start)
+    }
+
     /// How dirty it is, in thousandths of its bytes, if it is to be compacted.
     fn dirt(&self, settings: &Compaction, clock: Option<i64>) -> Option<u64> {
         if self.fruitless_end == Some(self.durable_end) && settings.min_lag_ms == 0 {
             return None;
         }
-        let dirty = self.cleaned.max(self.log_start);
+        let dirty = self.first_dirty();
         let young = |timestamp: i64| match clock {
             _ if settings.min_lag_ms == 0 => false,
             Some(clock) => timestamp > clock.saturating_sub(settings.min_lag_ms),
