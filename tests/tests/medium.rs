@@ -249,14 +249,20 @@ fn survives(mut gateway: Gateway, acked: u64, cause_gone: impl FnOnce()) {
     assert_eq!(stored(&gateway).len() as u64, next + 100);
 }
 
+/// A gateway that runs on an ext4 file system of 128 MiB, which is mounted there.
+fn on_a_small_file_system(name: &str) -> Option<(Loop, PathBuf, Gateway)> {
+    let mut medium = Loop::new(&folder(name), 128 << 20)?;
+    let mount = folder(&format!("{name}-mount"));
+    medium.mount(&mount);
+    let gateway = Gateway::new(&format!("{name}-data")).set("flash.bytes=64MiB");
+    let mut gateway = gateway.in_folder(&mount.join("data"));
+    gateway.start();
+    Some((medium, mount, gateway))
+}
+
 #[test]
 fn a_full_file_system_fences_the_gateway_and_loses_nothing() {
-    let Some(mut medium) = Loop::new(&folder("full"), 128 << 20) else { return };
-    let mount = folder("full-mount");
-    medium.mount(&mount);
-    let mut gateway =
-        Gateway::new("full-data").set("flash.bytes=64MiB").in_folder(&mount.join("data"));
-    gateway.start();
+    let Some((_medium, mount, gateway)) = on_a_small_file_system("full") else { return };
     let acked = publish(&gateway, 0, 100, 10_000);
     assert_eq!(acked, 100);
     // What the file system keeps for root is root's, as we may be.
@@ -289,12 +295,7 @@ fn a_limit_of_file_sizes_fences_the_gateway_and_loses_nothing() {
 
 #[test]
 fn a_read_only_file_system_is_named_at_the_start() {
-    let Some(mut medium) = Loop::new(&folder("ro"), 128 << 20) else { return };
-    let mount = folder("ro-mount");
-    medium.mount(&mount);
-    let mut gateway =
-        Gateway::new("ro-data").set("flash.bytes=64MiB").in_folder(&mount.join("data"));
-    gateway.start();
+    let Some((medium, mount, mut gateway)) = on_a_small_file_system("ro") else { return };
     assert_eq!(publish(&gateway, 0, 10, 10), 10);
     assert!(gateway.stop().success());
     medium.remount("ro");

@@ -4,22 +4,29 @@ use crate::checks::{AckedIsDurable, Verdict, Violation};
 use crate::faults::Faults;
 use crate::flash::SECTOR;
 use crate::log_run::LogRun;
-use crate::plan::Plan;
+use crate::plan::{Bug, Plan};
 use crate::runner::{Tally, seeds};
 use std::collections::BTreeMap;
 use weir_core::rng::Rng;
 
-/// Works, damages sectors of different slots, starts again and reads everything.
-fn damaged(seed: u64) -> Result<Tally, Violation> {
+/// A log without faults that has worked for a while and keeps everything.
+pub fn at_work(seed: u64, bug: Bug) -> Result<LogRun, Violation> {
     let mut plan = Plan::random(&mut Rng::new(seed));
     plan.faults = Faults::default();
     plan.retention = false;
+    plan.bug = bug;
     let mut run = LogRun::new(seed, plan);
     run.boot()?;
     for _ in 0..40 {
         run.work()?;
         run.quiesce()?;
     }
+    Ok(run)
+}
+
+/// Works, damages sectors of different slots, starts again and reads everything.
+fn damaged(seed: u64) -> Result<Tally, Violation> {
+    let mut run = at_work(seed, Bug::None)?;
     // The last of each partition is spared: that nothing follows it cannot be told from a torn
     // tail, and whose the groups were that are missing is not known.
     let writes = run.disk.written.len();

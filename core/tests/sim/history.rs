@@ -178,15 +178,10 @@ impl History {
         self.served.extend(batches.map(|found| (found.base_offset, found.id)));
     }
 
-    /// Notes that what was acknowledged or served from `from` up to `until` is damaged.
+    /// Gives up what was acknowledged or served from `from` up to `until`: it is damaged.
     pub fn damage(&mut self, from: i64, until: i64) {
         let known = self.acked.range(from..until).chain(self.served.range(from..until));
         self.damaged.extend(known.map(|(base, id)| (*base, *id)));
-        self.forgive(from, until);
-    }
-
-    /// Gives up what was acknowledged or served from `from` up to `until`.
-    pub fn forgive(&mut self, from: i64, until: i64) {
         self.acked.retain(|base, _| *base < from || *base >= until);
         self.served.retain(|base, _| *base < from || *base >= until);
     }

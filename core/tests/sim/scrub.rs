@@ -2,12 +2,11 @@
 //! on.
 
 use crate::checks::{Verdict, Violation};
-use crate::faults::Faults;
+use crate::damage::at_work;
 use crate::log_run::LogRun;
-use crate::plan::{Bug, Plan};
+use crate::plan::Bug;
 use crate::runner::{Tally, must_find, seeds};
 use weir_core::log::ScrubPlan;
-use weir_core::rng::Rng;
 use weir_core::types::Nanos;
 
 /// After the scrub has read everything, no reader is the first to meet damage.
@@ -25,16 +24,7 @@ impl RotIsFound {
 
 /// Works, starts again, lets bits rot, scrubs, and reads everything; then starts once more.
 fn rotten(seed: u64, bug: Bug) -> Result<Tally, Violation> {
-    let mut plan = Plan::random(&mut Rng::new(seed));
-    plan.faults = Faults::default();
-    plan.retention = false;
-    plan.bug = bug;
-    let mut run = LogRun::new(seed, plan);
-    run.boot()?;
-    for _ in 0..40 {
-        run.work()?;
-        run.quiesce()?;
-    }
+    let mut run = at_work(seed, bug)?;
     // What was open is sealed by a start, so that the scrub looks at it.
     run.kill();
     run.boot()?;
