@@ -55,6 +55,9 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions of one node. Kafka has no bound; here each costs about 1 KiB of memory.
 pub const PARTITIONS_MAX: usize = 10_000;
 
+/// Replicas of one partition: a site has three to nine gateways.
+pub const REPLICAS_MAX: usize = 9;
+
 /// Consumer groups of one node. Each costs about 1 KiB without members and offsets. Kafka has no
 /// bound; a client that makes up group ids must not fill the memory.
 pub const GROUPS_MAX: usize = 1_000;

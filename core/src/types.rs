@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A record's place in its partition. Kafka's `offset`: 0 or more; -1 means "none" on the wire
 /// only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct Offset(pub i64);
 
 impl Offset {
@@ -27,11 +29,15 @@ impl fmt::Display for Offset {
 }
 
 /// Kafka's leader epoch of a partition (KIP-101). -1 means "unknown" on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct LeaderEpoch(pub i32);
 
 /// A gateway's `[node] id`: 0 or more, unique in a cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct NodeId(pub i32);
 
 /// A partition's number in the flash log. Given out once by the metadata and never reused, so the

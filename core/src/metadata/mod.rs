@@ -7,9 +7,11 @@
 //! Knows no leaders and replicas yet: one gateway leads every partition, with epoch 0.
 
 pub mod configs;
+mod partition;
 mod plan;
 mod record;
 
+pub use partition::PartitionState;
 pub use plan::{ConfigOperation, NewTopic, Plan, Refusal, check_name};
 pub use record::{Record, decode_batch, encode_batches};
 
