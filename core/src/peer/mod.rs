@@ -1,0 +1,194 @@
+//! What gateways say to each other: frames on one TCP connection a pair.
+//!
+//! ```text
+//! at  bytes  field
+//!  0      4  bytes behind this field
+//!  4      4  CRC-32C over what follows
+//!  8      1  kind
+//!  9         payload
+//! ```
+//!
+//! | kind | payload | when |
+//! |---|---|---|
+//! | 1 hello, 2 answer, 3 proof, 4 welcome, 5 refusal | postcard | [`handshake`] |
+//! | 16 ping | none | nothing else was sent for a while |
+//! | 17 quorum | postcard, [`crate::quorum`]'s | any time |
+//! | 18 request, 19 response | channel (1 byte), a Kafka frame without its size | any time |
+//!
+//! A gateway is a client of its peers: what a follower or a broker asks for is a Kafka request, so
+//! that leader and controller answer peers with the code that answers everybody. A channel keeps
+//! Kafka's order of answers, so a fetch that waits holds nothing up but its own channel.
+//!
+//! Kinds and fields are only ever added; both sides use the lower of their newest versions.
+
+pub mod handshake;
+
+use crate::bytes::Malformed;
+use crate::limits::FRAME_BYTES_MAX;
+use crate::wire::Frame;
+use alloc::vec::Vec;
+use bytes::{Buf, Bytes};
+
+/// The newest version of this protocol that is spoken here, and the oldest.
+pub const VERSION: u16 = 1;
+pub const VERSION_MIN: u16 = 1;
+
+/// Size, checksum and kind.
+pub const HEADER_BYTES: usize = 9;
+const SIZE_BYTES: usize = 4;
+
+/// The largest frame, in bytes: a channel's byte and a Kafka frame of the largest size.
+pub const PEER_FRAME_BYTES_MAX: usize = FRAME_BYTES_MAX + 64;
+/// The same while nothing is proved yet.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+
+/// What a frame carries. Those of the handshake are its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Hello = 1,
+    Answer = 2,
+    Proof = 3,
+    Welcome = 4,
+    Refusal = 5,
+    Ping = 16,
+    Quorum = 17,
+    Request = 18,
+    Response = 19,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        use Kind::*;
+        [Hello, Answer, Proof, Welcome, Refusal, Ping, Quorum, Request, Response]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// One of the orders of requests and answers between two gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Channel {
+    /// Followers fetch.
+    Fetch = 0,
+    /// Whatever a broker asks of the controller.
+    Control = 1,
+}
+
+impl Channel {
+    pub const ALL: [Channel; 2] = [Channel::Fetch, Channel::Control];
+
+    fn of(byte: u8) -> Option<Channel> {
+        Channel::ALL.into_iter().find(|channel| *channel as u8 == byte)
+    }
+}
+
+/// What arrives once two gateways know each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Ping,
+    Quorum(Bytes),
+    /// A Kafka request without its size.
+    Request(Channel, Bytes),
+    Response(Channel, Bytes),
+}
+
+impl Message {
+    pub fn decode(kind: Kind, mut payload: Bytes) -> Result<Message, Malformed> {
+        let channel = |payload: &mut Bytes| match payload.has_remaining() {
+            true => Channel::of(payload.get_u8()).ok_or(Malformed),
+            false => Err(Malformed),
+        };
+        match kind {
+            Kind::Ping => Ok(Message::Ping),
+            Kind::Quorum => Ok(Message::Quorum(payload)),
+            Kind::Request => Ok(Message::Request(channel(&mut payload)?, payload)),
+            Kind::Response => Ok(Message::Response(channel(&mut payload)?, payload)),
+            Kind::Hello | Kind::Answer | Kind::Proof | Kind::Welcome | Kind::Refusal => {
+                Err(Malformed)
+            }
+        }
+    }
+
+    pub fn encode(self) -> Frame {
+        match self {
+            Message::Ping => frame(Kind::Ping, &[], &[]),
+            Message::Quorum(message) => frame(Kind::Quorum, &[], &[message]),
+            Message::Request(channel, request) => {
+                frame(Kind::Request, &[channel as u8], &[request])
+            }
+            Message::Response(channel, response) => {
+                frame(Kind::Response, &[channel as u8], &[response])
+            }
+        }
+    }
+}
+
+/// A response as the node makes it, with its size in front, as a frame to a peer: nothing is
+/// copied.
+pub fn response(channel: Channel, response: &Frame) -> Frame {
+    let mut pieces = response.0.clone();
+    let mut size = SIZE_BYTES;
+    for piece in &mut pieces {
+        let skipped = size.min(piece.len());
+        piece.advance(skipped);
+        size -= skipped;
+    }
+    frame(Kind::Response, &[channel as u8], &pieces)
+}
+
+/// A frame of these bytes, which are shared.
+pub fn frame(kind: Kind, head: &[u8], pieces: &[Bytes]) -> Frame {
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    let behind_size = HEADER_BYTES - SIZE_BYTES + head.len() + bytes;
+    let size = u32::try_from(behind_size).expect("a frame is far below 4 GiB");
+    let mut crc = crc32c::crc32c_append(crc32c::crc32c(&[kind as u8]), head);
+    for piece in pieces {
+        crc = crc32c::crc32c_append(crc, piece);
+    }
+    let mut first = Vec::with_capacity(HEADER_BYTES + head.len());
+    first.extend_from_slice(&size.to_be_bytes());
+    first.extend_from_slice(&crc.to_be_bytes());
+    first.push(kind as u8);
+    first.extend_from_slice(head);
+    let rest = pieces.iter().filter(|piece| !piece.is_empty()).cloned();
+    Frame(core::iter::once(Bytes::from(first)).chain(rest).collect())
+}
+
+/// Why what a peer sends is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadFrame {
+    /// It claims this many bytes.
+    Size(u32),
+    Checksum,
+    /// A kind that this version does not know.
+    Kind(u8),
+}
+
+/// How many bytes follow the size field, of a frame that may be `max` bytes at most.
+pub fn frame_len(size: [u8; SIZE_BYTES], max: usize) -> Result<usize, BadFrame> {
+    let claimed = u32::from_be_bytes(size);
+    match usize::try_from(claimed) {
+        Ok(len) if len >= HEADER_BYTES - SIZE_BYTES && len <= max => Ok(len),
+        _ => Err(BadFrame::Size(claimed)),
+    }
+}
+
+/// Kind and payload of the bytes behind a size field.
+pub fn open(mut bytes: Bytes) -> Result<(Kind, Bytes), BadFrame> {
+    let claimed = bytes.len() as u32;
+    if bytes.len() < HEADER_BYTES - SIZE_BYTES {
+        return Err(BadFrame::Size(claimed));
+    }
+    let crc = bytes.get_u32();
+    if crc32c::crc32c(&bytes) != crc {
+        return Err(BadFrame::Checksum);
+    }
+    let kind = bytes.get_u8();
+    Ok((Kind::of(kind).ok_or(BadFrame::Kind(kind))?, bytes))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
