@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | 1 hello, 2 answer, 3 proof, 4 welcome, 5 refusal | postcard | [`handshake`] |
 //! | 16 ping | none | nothing else was sent for a while |
-//! | 17 quorum | postcard, [`crate::quorum`]'s | any time |
+//! | 17 quorum | postcard, of the metadata quorum | any time |
 //! | 18 request, 19 response | channel (1 byte), a Kafka frame without its size | any time |
 //!
 //! A gateway is a client of its peers: what a follower or a broker asks for is a Kafka request, so
