@@ -12,8 +12,12 @@
 //! - Root: durable: Idle; this is the checkpoint that the next group headers point to
 //! - any: a commit fails: Idle, and due again
 //!
-//! One is due after `checkpoint_bytes` written, or sixteen times its own size, so that large
-//! indexes do not wear the card; that is the bound of what a start reads beside slot headers.
+//! A start is to read no more than `checkpoint_bytes` beside slot headers and the checkpoint: what
+//! was written since, and the rest of the slots that are open. So one is due when `checkpoint_bytes`
+//! less a slot for each open lane were written, or half of it if that is more; and as long before
+//! as a slot holds when one was sealed a moment ago, because of a slot that is open at a checkpoint
+//! the begin is read as well. But it is never due before sixteen times its own size was written, so
+//! that a large index does not wear the card: then that is the bound.
 
 use super::layout::checkpoint::{self as format, Image, PartPlace, SlotImage};
 use super::layout::frame::{FRAME_HEADER_BYTES, Kind};
@@ -69,9 +73,13 @@ impl Checkpointer {
         Checkpointer { interval_bytes, durable, written, ..Checkpointer::default() }
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        let bytes = self.interval_bytes.max(16 * self.last_bytes);
-        matches!(self.state, State::Idle) && (self.wanted || self.written >= bytes)
+    /// `open_bytes` is what the open slots hold when they are full; `sealed` is the length of a
+    /// slot that was sealed a moment ago.
+    pub(crate) fn is_due(&self, open_bytes: u64, sealed: Option<u64>) -> bool {
+        let bytes = self.interval_bytes.saturating_sub(open_bytes).max(self.interval_bytes / 2);
+        let early = bytes.saturating_sub(sealed.unwrap_or(0)).max(bytes / 2);
+        let due = self.written >= early.max(16 * self.last_bytes);
+        matches!(self.state, State::Idle) && (self.wanted || due)
     }
 
     /// Whether one is being written, or wanted.
@@ -161,13 +169,19 @@ impl Log {
                 last_seq: slot.last_seq,
                 filled: slot.filled,
                 framed: slot.framed,
+                max_timestamp: -1,
             };
             image.slots.insert(number, entry);
+        }
+        for run in self.partitions.values().flat_map(|partition| &partition.runs) {
+            if let Some(slot) = image.slots.get_mut(&run.slot) {
+                slot.max_timestamp = slot.max_timestamp.max(run.max_timestamp);
+            }
         }
         let mut stream = Vec::new();
         format::put_head(&image, self.partitions.len(), &mut stream);
         for (&number, partition) in &self.partitions {
-            format::put_partition(number, partition, &mut stream);
+            format::put_partition(&image.slots, number, partition, &mut stream);
         }
         let bytes_max = PART_BYTES_MAX.min(self.geometry.slot_bytes as usize / 4);
         self.checkpointer.start(as_of, &Bytes::from(stream), bytes_max, |frame| {

@@ -53,6 +53,10 @@ pub(crate) struct Partition {
 }
 
 impl Run {
+    /// What stands before the first one.
+    pub(crate) const NONE: Run =
+        Run { slot: 0, bytes: 0, base_offset: Offset(0), max_timestamp: 0 };
+
     /// Of the bytes of a run that ends at `end`, those from `from` to `until`, about.
     pub(crate) fn share(&self, from: Offset, until: Offset, end: Offset) -> u32 {
         let all = (end.0 - self.base_offset.0).max(1) as u128;

@@ -245,7 +245,10 @@ impl Log {
         let since = self.writer.since.take().unwrap_or(now);
         // A checkpoint holds everything of the commit that it is taken with. What is moved counts
         // only when it is durable, so it goes before or after.
-        let due = self.checkpointer.is_due();
+        let slot_bytes = u64::from(self.geometry.slot_bytes);
+        let open = self.writer.lanes.iter().filter(|lane| lane.open.is_some()).count() as u64;
+        let sealed = (!self.writer.sealed.is_empty()).then_some(slot_bytes);
+        let due = self.checkpointer.is_due(open * slot_bytes, sealed);
         let barrier = due && !self.has_moves_pending();
         if !due {
             self.take_moves(now);

@@ -12,7 +12,8 @@
 //!          4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq
 //!          uvarint slots in use; for each:
 //!            uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest group_seq,
-//!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames
+//!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames,
+//!            varlong largest timestamp
 //!          uvarint partitions; for each:
 //!            uvarint number, u8 lane, varlong log start, varlong log end,
 //!            varlong largest timestamp,
@@ -21,8 +22,9 @@
 //!            uvarint damaged ranges; for each: varlong from, varlong until
 //!            uvarint bytes of producers, the producers
 //!            uvarint runs; for each:
-//!              uvarint slot, uvarint bytes, varlong base offset less the one before,
-//!              varlong largest timestamp less the one before
+//!              varlong slot less the one before, varlong bytes less those before,
+//!              varlong base offset less the one before,
+//!              varlong its slot's largest timestamp less its own
 //! ```
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
@@ -58,6 +60,8 @@ pub(crate) struct SlotImage {
     pub last_seq: u64,
     pub filled: u32,
     pub framed: u32,
+    /// The largest timestamp of its runs, from which theirs differ little.
+    pub max_timestamp: i64,
 }
 
 /// The last group and slot of a lane.
@@ -97,11 +101,17 @@ pub(crate) fn put_head(image: &Image, partitions: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&image.last_seq.to_be_bytes());
         put_uvarint(out, image.filled);
         put_uvarint(out, image.framed);
+        put_varlong(out, image.max_timestamp);
     }
     put_uvarint(out, partitions as u32);
 }
 
-pub(crate) fn put_partition(number: PartitionNumber, partition: &Partition, out: &mut Vec<u8>) {
+pub(crate) fn put_partition(
+    slots: &BTreeMap<u32, SlotImage>,
+    number: PartitionNumber,
+    partition: &Partition,
+    out: &mut Vec<u8>,
+) {
     put_uvarint(out, number.0);
     out.push(partition.lane as u8);
     put_varlong(out, partition.log_start.0);
@@ -126,13 +136,14 @@ pub(crate) fn put_partition(number: PartitionNumber, partition: &Partition, out:
     put_uvarint(out, producers.len() as u32);
     out.extend_from_slice(&producers);
     put_uvarint(out, partition.runs.len() as u32);
-    let (mut base_offset, mut max_timestamp) = (0i64, 0i64);
+    let mut before = Run::NONE;
     for run in &partition.runs {
-        put_uvarint(out, run.slot);
-        put_uvarint(out, run.bytes);
-        put_varlong(out, run.base_offset.0.wrapping_sub(base_offset));
-        put_varlong(out, run.max_timestamp.wrapping_sub(max_timestamp));
-        (base_offset, max_timestamp) = (run.base_offset.0, run.max_timestamp);
+        let max_timestamp = slots.get(&run.slot).map_or(0, |slot| slot.max_timestamp);
+        put_varlong(out, i64::from(run.slot) - i64::from(before.slot));
+        put_varlong(out, i64::from(run.bytes) - i64::from(before.bytes));
+        put_varlong(out, run.base_offset.0.wrapping_sub(before.base_offset.0));
+        put_varlong(out, max_timestamp.wrapping_sub(run.max_timestamp));
+        before = *run;
     }
 }
 
@@ -186,18 +197,20 @@ pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
             last_seq: input.u64()?,
             filled: input.uvarint()?,
             framed: input.uvarint()?,
+            max_timestamp: input.varlong()?,
         };
         image.slots.insert(slot, entry);
     }
     for _ in 0..input.uvarint()? {
         let number = PartitionNumber(input.uvarint()?);
-        image.partitions.insert(number, parse_partition(input)?);
+        let partition = parse_partition(input, &image.slots)?;
+        image.partitions.insert(number, partition);
     }
     input.finish()?;
     Ok(image)
 }
 
-fn parse_partition(input: &mut Reader) -> Result<Partition> {
+fn parse_partition(input: &mut Reader, slots: &BTreeMap<u32, SlotImage>) -> Result<Partition> {
     let lane = Lane::of(input.u8()?).ok_or(Malformed)?;
     let log_start = Offset(input.varlong()?);
     let mut partition = Partition::new(lane, log_start);
@@ -217,14 +230,21 @@ fn parse_partition(input: &mut Reader) -> Result<Partition> {
     if producers_bytes > 0 {
         partition.producers = Producers::decode(input.slice(producers_bytes)?)?;
     }
-    let (mut base_offset, mut max_timestamp) = (0i64, 0i64);
+    let mut before = Run::NONE;
     for _ in 0..input.uvarint()? {
-        let (slot, bytes) = (input.uvarint()?, input.uvarint()?);
-        base_offset = base_offset.wrapping_add(input.varlong()?);
-        max_timestamp = max_timestamp.wrapping_add(input.varlong()?);
+        let slot = step(before.slot, input.varlong()?)?;
+        let bytes = step(before.bytes, input.varlong()?)?;
+        let base_offset = Offset(before.base_offset.0.wrapping_add(input.varlong()?));
+        let newest = slots.get(&slot).map_or(0, |slot| slot.max_timestamp);
+        let max_timestamp = newest.wrapping_sub(input.varlong()?);
+        before = Run { slot, bytes, base_offset, max_timestamp };
         partition.bytes += u64::from(bytes);
-        let base_offset = Offset(base_offset);
-        partition.runs.push_back(Run { slot, bytes, base_offset, max_timestamp });
+        partition.runs.push_back(before);
     }
     Ok(partition)
+}
+
+fn step(before: u32, difference: i64) -> Result<u32> {
+    let next = i64::from(before).checked_add(difference).ok_or(Malformed)?;
+    u32::try_from(next).map_err(|_| Malformed)
 }

@@ -329,6 +329,7 @@ fn image() -> Image {
         last_seq: 49,
         filled: 700,
         framed: 764,
+        max_timestamp: 7,
     };
     image.slots.insert(4, slot);
     image
@@ -344,7 +345,7 @@ fn stream(image: &Image) -> Vec<u8> {
     }
     let mut out = Vec::new();
     checkpoint::put_head(image, 1, &mut out);
-    checkpoint::put_partition(PartitionNumber(7), &partition, &mut out);
+    checkpoint::put_partition(&image.slots, PartitionNumber(7), &partition, &mut out);
     out
 }
 

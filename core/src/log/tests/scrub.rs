@@ -87,7 +87,7 @@ fn a_rotten_batch_is_found_without_being_asked_for_and_is_definite_from_then_on(
 
 #[test]
 fn headers_and_footers_are_written_anew_and_cost_nothing() {
-    let (mut world, a) = filled(64 << 10);
+    let (mut world, a) = filled(128 << 10);
     world.restart();
     world.flash[slot(0) + 8] ^= 1;
     world.flash[slot(2) - 40] ^= 1;
