@@ -433,7 +433,7 @@ pub struct Stats {
     /// Groups after the last acknowledged one that a cut tore: nothing that was promised is in
     /// them.
     pub torn_groups_dropped: u64,
-    /// Bytes that the start read beside slot headers and checkpoint.
+    /// Bytes that the start read.
     pub start_bytes_read: u64,
     /// Bytes of record batches that count, but for an estimate where a slot is in part expired.
     pub live_bytes: u64,

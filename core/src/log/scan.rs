@@ -6,6 +6,7 @@ use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
 use super::layout::{BLOCK, Geometry, group_seed};
 use crate::batch::Header as BatchHeader;
+use alloc::boxed::Box;
 use bytes::Bytes;
 
 /// One read of a scan; a larger group is read by itself.
@@ -101,6 +102,43 @@ pub(crate) fn frames(group: &Bytes, seed: u32) -> impl Iterator<Item = (FrameHea
     })
 }
 
+/// What a frame says of its partition, without the records.
+#[derive(Clone, Debug)]
+pub(crate) struct Outline {
+    pub header: FrameHeader,
+    /// Where in its group it begins.
+    begin: u32,
+    max_timestamp: i64,
+    /// Of a batch that came from an idempotent producer.
+    pub sequenced: Option<Box<BatchHeader>>,
+}
+
+impl Outline {
+    /// `None` if the frame says nothing about a partition, or its batch is none.
+    pub(crate) fn new(header: FrameHeader, begin: u32, body: &[u8]) -> Option<Outline> {
+        let batch = match header.kind {
+            Kind::Replace if body.is_empty() => None,
+            Kind::Batch | Kind::Replace => Some(BatchHeader::parse(body).ok()?),
+            Kind::LogStart => None,
+            _ => return None,
+        };
+        let max_timestamp = batch.as_ref().map_or(-1, |batch| batch.max_timestamp);
+        let sequenced = batch.filter(|batch| batch.producer_id >= 0).map(Box::new);
+        Some(Outline { header, begin, max_timestamp, sequenced })
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let sequenced = self.sequenced.as_ref().map_or(0, |_| size_of::<BatchHeader>() + 16);
+        size_of::<Outline>() + sequenced
+    }
+}
+
+/// The outlines of a group's frames.
+pub(crate) fn outlines(group: &Bytes, seed: u32) -> impl Iterator<Item = Outline> {
+    frames(group, seed).filter_map(|(header, begin, body)| Outline::new(header, begin, &body))
+}
+
 /// The body of the checkpoint's root in a group, if one is there.
 pub(crate) fn root(group: &Bytes, seed: u32) -> Option<Bytes> {
     let is_root = |frame: &FrameHeader| frame.kind == Kind::Checkpoint && frame.partition == ROOT;
@@ -110,42 +148,30 @@ pub(crate) fn root(group: &Bytes, seed: u32) -> Option<Bytes> {
 impl SlotIndex {
     /// Adds a group that was found at `at`.
     pub(crate) fn add_frames(&mut self, group: &GroupHeader, at: u32, bytes: &Bytes, seed: u32) {
-        for (header, begin, body) in frames(bytes, seed) {
-            self.add_frame(&header, at + begin, &body);
+        for outline in outlines(bytes, seed) {
+            self.add_frame(&outline, at);
         }
         self.add_group(group, at + group.padded_bytes() as u32);
     }
 
-    /// Adds a frame that was found at `at`; gives what it is if it is a batch, or a hole.
-    pub(crate) fn add_frame(
-        &mut self,
-        header: &FrameHeader,
-        at: u32,
-        body: &Bytes,
-    ) -> Option<(Spot, Option<BatchHeader>)> {
-        match header.kind {
-            Kind::Batch | Kind::Replace => {
-                let batch = match (header.kind, body.is_empty()) {
-                    (Kind::Replace, true) => None,
-                    _ => Some(BatchHeader::parse(body).ok()?),
-                };
-                let spot = Spot {
-                    at,
-                    frame_bytes: header.frame_bytes() as u32,
-                    batch_bytes: header.body_bytes,
-                    base_offset: header.base_offset,
-                    end_offset: header.end_offset(),
-                    leader_epoch: header.leader_epoch,
-                    max_timestamp: batch.as_ref().map_or(-1, |batch| batch.max_timestamp),
-                };
-                self.add(header.partition, spot);
-                Some((spot, batch))
-            }
-            Kind::LogStart => {
-                self.set_log_start(header.partition, header.base_offset);
-                None
-            }
-            _ => None,
+    /// Adds a frame of a group that was found at `at`; gives where it stands if it is a batch, or a
+    /// hole.
+    pub(crate) fn add_frame(&mut self, outline: &Outline, at: u32) -> Option<Spot> {
+        let header = &outline.header;
+        if header.kind == Kind::LogStart {
+            self.set_log_start(header.partition, header.base_offset);
+            return None;
         }
+        let spot = Spot {
+            at: at + outline.begin,
+            frame_bytes: header.frame_bytes() as u32,
+            batch_bytes: header.body_bytes,
+            base_offset: header.base_offset,
+            end_offset: header.end_offset(),
+            leader_epoch: header.leader_epoch,
+            max_timestamp: outline.max_timestamp,
+        };
+        self.add(header.partition, spot);
+        Some(spot)
     }
 }

@@ -6,7 +6,7 @@ use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed};
 use super::partition::Partition;
-use super::scan::{Scan, Seen, Step, frames};
+use super::scan::{Outline, Scan, Seen, Step, frames};
 use super::scrub::{Damage, Part};
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
@@ -188,7 +188,9 @@ impl Verify {
     }
 
     fn take(&mut self, frame: &FrameHeader, at: u32, body: &Bytes) {
-        self.found.add_frame(frame, at, body);
+        if let Some(outline) = Outline::new(*frame, at, body) {
+            self.found.add_frame(&outline, 0);
+        }
         if frame.kind.is_batch() {
             let ranges = self.whole.entry(frame.partition).or_default();
             match ranges.last_mut() {

@@ -1,9 +1,9 @@
 //! The part of a start that reads what counts once more and applies it.
 //!
 //! In the order of `group_seq`, over all lanes: a partition may go from one lane to another, and
-//! what a group of kind replace says holds for everything before it. Keeping the groups in memory
-//! from the visit on would cost as much as they hold; so each lane is read again, a piece at a
-//! time.
+//! what a group of kind replace says holds for everything before it. Of each group the visit has
+//! left an outline, which is all that is needed. What there was no memory for is read again, each
+//! lane a piece at a time, and so is what is written once more (see `carry`).
 //!
 //! Without a checkpoint, most slots are applied by their footers, which know no order between
 //! lanes. None is needed: outside the compacted lane an offset is written anew only by a later slot
@@ -19,6 +19,7 @@ use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::frame_seed;
 use crate::log::layout::group::GroupHeader;
 use crate::log::layout::group_seed;
+use crate::log::scan::{Outline, outlines};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -57,7 +58,7 @@ enum What {
 #[derive(Debug)]
 pub(in crate::log) struct Applying {
     items: VecDeque<Item>,
-    /// Where the items of a slot end.
+    /// Where the items of a slot end that have to be read.
     ends: BTreeMap<u32, u32>,
     indexes: BTreeMap<u32, SlotIndex>,
     chunks: [Chunk; 4],
@@ -117,9 +118,12 @@ impl Recovery {
             let groups: Vec<Candidate> = groups.copied().collect();
             let Some(lane) = groups.first().map(|group| group.header.lane) else { continue };
             applying.indexes.insert(slot, SlotIndex::new(lane, seg_seq));
+            let remembered = &visited.outlines;
             let mut add = |group_seq: u64, stretch: Stretch| {
-                let end = applying.ends.entry(slot).or_default();
-                *end = stretch.until.max(*end);
+                if !remembered.contains_key(&stretch.from) {
+                    let end = applying.ends.entry(slot).or_default();
+                    *end = stretch.until.max(*end);
+                }
                 let order = order(lane, group_seq, seg_seq, stretch.from);
                 items.push((order, Item::Stretch(stretch)));
             };
@@ -150,6 +154,12 @@ impl Recovery {
             };
             let Stretch { slot, from, until, .. } = stretch;
             let index = applying.indexes.get_mut(&slot).expect("slots with items have an index");
+            if let What::Group(header) = stretch.what
+                && let Some(outlines) = self.outlines_of(slot, from)
+            {
+                self.replay.group(&header, from, outlines.into_iter(), index);
+                continue;
+            }
             let lane = usize::from(index.lane);
             let Some(bytes) = applying.chunks[lane].get(&stretch) else {
                 let end = applying.ends.get(&slot).copied().unwrap_or(until);
@@ -167,13 +177,19 @@ impl Recovery {
         None
     }
 
+    /// What a group holds, if that was remembered when its slot was visited.
+    fn outlines_of(&mut self, slot: u32, at: u32) -> Option<Vec<Outline>> {
+        self.visited.get_mut(&slot)?.outlines.remove(&at)
+    }
+
     fn apply_stretch(&mut self, stretch: &Stretch, bytes: &Bytes, index: &mut SlotIndex) {
         let store = &self.geometry.store;
         let Stretch { slot, from: at, .. } = *stretch;
         let later = match stretch.what {
             What::Group(header) if header.holds(bytes, group_seed(store)) => {
                 let group = bytes.slice(..header.bytes as usize);
-                self.replay.group(store, &header, at, &group, index);
+                let outlines = outlines(&group, frame_seed(store, header.seg_seq));
+                self.replay.group(&header, at, outlines, index);
                 for carry in &mut self.carried {
                     carry.take((slot, at), &group, frame_seed(store, header.seg_seq));
                 }
@@ -198,7 +214,6 @@ impl Recovery {
         bytes: Bytes,
         mut applying: Applying,
     ) -> Option<Outcome> {
-        self.bytes_read += bytes.len() as u64;
         applying.chunks[lane as usize & 3].bytes = bytes;
         self.apply(disk, applying)
     }

@@ -6,6 +6,7 @@
 //! holds no more than a quarter of itself; it is free after the next checkpoint. Until the copy is
 //! durable, the original counts.
 
+use super::Recovery;
 use crate::batch::Header as BatchHeader;
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::scan::frames;
@@ -26,11 +27,6 @@ pub(crate) struct Carry {
 }
 
 impl Carry {
-    pub(crate) fn new(slot: u32, slot_bytes: u32) -> Carry {
-        let bytes_max = slot_bytes as usize / 4;
-        Carry { slot, bytes: 0, bytes_max, frames: Some(Vec::new()) }
-    }
-
     /// Takes the batches of a group that counts, which begins there in a slot.
     pub(crate) fn take(&mut self, (slot, at): (u32, u32), group: &Bytes, seed: u32) {
         if slot != self.slot {
@@ -51,6 +47,21 @@ impl Carry {
             let body = Bytes::copy_from_slice(&body);
             frames.push((at + begin, Pending { header, max_timestamp, rewrite: false, body }));
         }
+    }
+}
+
+impl Recovery {
+    /// Carries a slot over, unless it is known to hold too much. Its batches are read again for it.
+    pub(in crate::log) fn begin_carry(&mut self, slot: u32) -> Option<Carry> {
+        let bytes_max = self.geometry.slot_bytes as usize / 4;
+        let outlines = &mut self.visited.get_mut(&slot)?.outlines;
+        let frames = outlines.values().flatten().map(|outline| &outline.header);
+        let batches = frames.filter(|header| header.kind.is_batch());
+        if batches.map(FrameHeader::frame_bytes).sum::<usize>() > bytes_max {
+            return None;
+        }
+        outlines.retain(|_, group| !group.iter().any(|outline| outline.header.kind.is_batch()));
+        Some(Carry { slot, bytes: 0, bytes_max, frames: Some(Vec::new()) })
     }
 }
 

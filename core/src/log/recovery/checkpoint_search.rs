@@ -116,7 +116,6 @@ impl Recovery {
     fn whole(&mut self, disk: &mut Disk, parts: Parts) -> Option<Outcome> {
         let Parts { as_of, mut stream, last, .. } = parts;
         stream.extend_from_slice(&last);
-        self.bytes_read += stream.len() as u64;
         let Ok(image) = format::parse(as_of, Bytes::from(stream)) else {
             return self.bad_checkpoint(disk);
         };

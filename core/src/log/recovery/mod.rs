@@ -11,8 +11,10 @@
 //! - Seal: a flush; slots without a footer get one, rebuilt; a flush; done. Nothing is ever
 //!   appended to them.
 //!
-//! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and twice what was written
-//! after it (a checkpoint is due every `checkpoint_bytes`), whatever the size of the log.
+//! Reads: superblocks, 4.2 KiB a slot on the medium, the checkpoint, and the slots in which
+//! something was written after it: see `checkpoint` for how much that is, whatever the size of the
+//! log. Each is read once, but for what is written once more (see `carry`), and for what is left
+//! when the memory for outlines is used up: then that is read a second time.
 
 pub(in crate::log) mod accept;
 mod apply;
@@ -121,6 +123,9 @@ pub(crate) struct Recovery {
     /// What the newest slots of lanes hold, if it is little.
     pub carried: Vec<Carry>,
     pub bytes_read: u64,
+    /// Bytes of memory for what groups hold, so that they are not read a second time: as much as
+    /// footers may take, none of which is in memory yet.
+    outlines_left: usize,
     repair: Option<u64>,
 }
 
@@ -145,6 +150,7 @@ impl Recovery {
             indexes: Vec::new(),
             carried: Vec::new(),
             bytes_read: 0,
+            outlines_left: settings.footer_cache_bytes,
             repair: None,
         };
         match settings.start {
@@ -174,6 +180,7 @@ impl Recovery {
             IoResult::Read(bytes) => bytes,
             IoResult::Done | IoResult::Failed => Bytes::new(),
         };
+        self.bytes_read += bytes.len() as u64;
         match core::mem::take(&mut self.step) {
             Step::Writes(_) | Step::Settle if !done => Some(Outcome::Refused(OpenError::Device)),
             Step::Writes(left) => {
@@ -300,6 +307,7 @@ impl Recovery {
             let seg_seq = self.headers.get(&slot).map(|header| header.seg_seq);
             let mut visit = Visit::new(&self.geometry, slot, seg_seq, by_footers);
             visit.unguarded = self.unguarded;
+            visit.outlines_left = self.outlines_left;
             visit.ask(disk, &self.geometry);
             self.step = Step::Visit(aim, visit);
             return None;
@@ -344,7 +352,6 @@ impl Recovery {
         aim: Aim,
         mut visit: Visit,
     ) -> Option<Outcome> {
-        self.bytes_read += bytes.len() as u64;
         match visit.feed(&self.geometry, bytes) {
             None => {
                 visit.ask(disk, &self.geometry);
@@ -352,6 +359,7 @@ impl Recovery {
                 None
             }
             Some(visited) => {
+                self.outlines_left = visit.outlines_left;
                 self.visited.insert(visit.slot, visited);
                 self.next_visit(disk, aim)
             }
@@ -402,8 +410,8 @@ impl Recovery {
             let entry = newest.entry(group.header.lane).or_default();
             *entry = (*entry).max((group.header.seg_seq, group.header.slot));
         }
-        let slot_bytes = self.geometry.slot_bytes;
-        self.carried = newest.into_values().map(|(_, slot)| Carry::new(slot, slot_bytes)).collect();
+        let newest = newest.into_values().filter_map(|(_, slot)| self.begin_carry(slot));
+        self.carried = newest.collect();
         if let Some(image) = &mut self.image {
             self.replay.begin(image, &self.headers);
         }

@@ -3,20 +3,17 @@
 //! Without a checkpoint the slots come in another order (see `apply`): then what stands where is
 //! collected as [`Piece`]s, which know their ends, and what is missing is found in the end.
 
-use crate::batch::Header as BatchHeader;
 use crate::log::Lane;
 use crate::log::layout::checkpoint::Image;
 use crate::log::layout::footer::{SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
-use crate::log::layout::frame_seed;
 use crate::log::layout::group::GroupHeader;
 use crate::log::layout::slot::SlotHeader;
 use crate::log::partition::{Partition, Run};
-use crate::log::scan::frames;
+use crate::log::scan::Outline;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use bytes::Bytes;
 
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
@@ -41,16 +38,11 @@ pub(crate) struct Piece {
     max_timestamp: i64,
 }
 
-/// A batch and where it stands.
-pub(crate) struct Found {
+/// Where a frame was found.
+pub(crate) struct Home {
     pub lane: Lane,
     pub slot: u32,
-    pub spot: Spot,
-    /// `None`: the offsets are a hole.
-    pub batch: Option<BatchHeader>,
     pub group_seq: u64,
-    /// It takes the place of what was there.
-    pub moved: bool,
 }
 
 impl Replay {
@@ -74,32 +66,29 @@ impl Replay {
     /// Applies a group that counts, and adds it to the index of its slot.
     pub(crate) fn group(
         &mut self,
-        store: &[u8; 16],
         group: &GroupHeader,
         at: u32,
-        bytes: &Bytes,
+        outlines: impl Iterator<Item = Outline>,
         index: &mut SlotIndex,
     ) {
-        let lane = Lane::checked(group.lane);
-        for (header, begin, body) in frames(bytes, frame_seed(store, group.seg_seq)) {
-            let added = index.add_frame(&header, at + begin, &body);
-            if group.group_seq <= self.covered {
-                continue;
-            }
-            match (header.kind, added) {
-                (Kind::Batch | Kind::Replace, Some((spot, batch))) => {
-                    let (slot, group_seq) = (group.slot, group.group_seq);
-                    let moved = header.kind == Kind::Replace;
-                    let found = Found { lane, slot, spot, batch, group_seq, moved };
-                    self.batch(header.partition, &found);
-                }
-                (Kind::LogStart, _) => {
-                    self.log_start(lane, header.partition, header.base_offset);
-                }
-                _ => {}
+        let GroupHeader { slot, group_seq, .. } = *group;
+        let home = Home { lane: Lane::checked(group.lane), slot, group_seq };
+        for outline in outlines {
+            let spot = index.add_frame(&outline, at);
+            if group_seq > self.covered {
+                self.frame(&home, &outline, spot);
             }
         }
         index.add_group(group, at + group.padded_bytes() as u32);
+    }
+
+    /// Applies a frame; `spot` is where it stands, if it is a batch or a hole.
+    pub(crate) fn frame(&mut self, home: &Home, outline: &Outline, spot: Option<Spot>) {
+        let header = &outline.header;
+        match spot {
+            Some(spot) => self.batch(home, outline, &spot),
+            None => self.log_start(home.lane, header.partition, header.base_offset),
+        }
     }
 
     /// A partition begins at offset 0: what is missing before its first frame is damage, or
@@ -119,14 +108,17 @@ impl Replay {
         }
     }
 
-    pub(crate) fn batch(&mut self, number: PartitionNumber, found: &Found) {
-        let Found { lane, slot, spot, .. } = *found;
+    fn batch(&mut self, home: &Home, outline: &Outline, spot: &Spot) {
+        let Home { lane, slot, .. } = *home;
+        let number = outline.header.partition;
         let out_of_order = self.pieces.is_some();
         let partition = self.partition(lane, number);
         skip_to(number, partition, spot.base_offset, !out_of_order);
         let new = spot.base_offset >= partition.log_end;
-        if let Some(batch) = found.batch.as_ref().filter(|_| new) {
+        if new && !spot.is_hole() {
             partition.note_epoch_anywhere(spot.leader_epoch, spot.base_offset);
+        }
+        if let Some(batch) = outline.sequenced.as_ref().filter(|_| new) {
             partition.producers.apply(batch, spot.base_offset);
         }
         if new {
@@ -141,12 +133,12 @@ impl Replay {
             };
             self.lay(lane, number, spot.base_offset, piece);
         } else if new {
-            partition.add_to_run(slot, &spot);
-        } else if found.moved {
-            for (slot, more) in partition.replace_runs(slot, &spot, true) {
+            partition.add_to_run(slot, spot);
+        } else if outline.header.kind == Kind::Replace {
+            for (slot, more) in partition.replace_runs(slot, spot, true) {
                 if more <= 0 {
                     let moved = self.moved.entry(slot).or_default();
-                    *moved = found.group_seq.max(*moved);
+                    *moved = home.group_seq.max(*moved);
                 }
             }
         }

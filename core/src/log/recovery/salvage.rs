@@ -12,6 +12,7 @@ use crate::log::Lane;
 use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use crate::log::layout::{BLOCK, frame_seed};
+use crate::log::scan::Outline;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -81,16 +82,12 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
             continue;
         };
         let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
-        match (header.kind, index.add_frame(&header, found.at + at as u32, &body)) {
-            (Kind::Replace, _) if !found.later => {}
-            (Kind::Batch | Kind::Replace, Some((spot, batch))) => {
-                let group_seq = index.last_seq;
-                let moved = header.kind == Kind::Replace;
-                let found = replay::Found { lane, slot: found.slot, spot, batch, group_seq, moved };
-                replay.batch(header.partition, &found);
+        if let Some(outline) = Outline::new(header, at as u32, &body) {
+            let spot = index.add_frame(&outline, found.at);
+            if header.kind != Kind::Replace || found.later {
+                let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
+                replay.frame(&home, &outline, spot);
             }
-            (Kind::LogStart, _) => replay.log_start(lane, header.partition, header.base_offset),
-            _ => {}
         }
         at += header.frame_bytes();
     }

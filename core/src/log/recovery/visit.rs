@@ -5,8 +5,9 @@ use crate::log::disk::{Disk, Purpose};
 use crate::log::layout::footer::{self, SlotIndex, Tail};
 use crate::log::layout::group::{GroupHeader, Place};
 use crate::log::layout::{Geometry, frame_seed};
-use crate::log::scan::{self, Scan, Seen, Step};
+use crate::log::scan::{self, Outline, Scan, Seen, Step};
 use crate::log::{Lane, Unguarded};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -28,6 +29,8 @@ pub(crate) struct Visited {
     pub data_end: Option<u32>,
     /// Checkpoints' roots: the groups' sequences and places.
     pub roots: Vec<(u64, Place)>,
+    /// What the groups hold, by where they begin, as long as there was memory for it.
+    pub outlines: BTreeMap<u32, Vec<Outline>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub(crate) struct Visit {
     pub slot: u32,
     footer_only: bool,
     pub unguarded: Unguarded,
+    /// Bytes of memory that are left for outlines.
+    pub outlines_left: usize,
     stage: Stage,
     found: Visited,
     /// The highest group that the footer knows.
@@ -63,6 +68,7 @@ impl Visit {
             slot,
             footer_only,
             unguarded: Unguarded::default(),
+            outlines_left: 0,
             stage: Stage::Tail(TAIL_BYTES.min(geometry.slot_bytes)),
             found: Visited { seg_seq, ..Visited::default() },
             last_seq: u64::MAX,
@@ -109,6 +115,7 @@ impl Visit {
             Stage::Walk(scan) => {
                 self.found.unread |= bytes.len() < scan.wants().1 as usize;
                 let (found, last_seq, slot) = (&mut self.found, self.last_seq, self.slot);
+                let outlines_left = &mut self.outlines_left;
                 let step = scan.feed(bytes, |seen| {
                     let (header, at, group) = match seen {
                         Seen::Group(header, at, group) => (header, at, group),
@@ -126,6 +133,13 @@ impl Visit {
                     let seed = frame_seed(&geometry.store, header.seg_seq);
                     if header.lane == Lane::Meta as u8 && scan::root(&group, seed).is_some() {
                         found.roots.push((header.group_seq, Place { slot, at }));
+                    }
+                    let outlines: Vec<Outline> = scan::outlines(&group, seed).collect();
+                    let bytes: usize = outlines.iter().map(Outline::memory_bytes).sum();
+                    let bytes = bytes + size_of::<(u32, Vec<Outline>)>();
+                    if let Some(left) = outlines_left.checked_sub(bytes) {
+                        *outlines_left = left;
+                        found.outlines.insert(at, outlines);
                     }
                 });
                 (step == Step::End).then(|| finish(core::mem::take(&mut self.found)))
