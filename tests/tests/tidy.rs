@@ -15,11 +15,12 @@ const CRATES_MAX: usize = 260;
 const BINARY_BYTES_MAX: u64 = 8_000_000;
 
 /// The rooms of `core`, from the vocabulary up: a room imports only rooms of lower layers.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["types", "bytes", "error", "limits", "rng"],
     &["wire", "batch"],
     &["log"],
     &["metadata", "group"],
+    &["replica"],
     &["node"],
     &[],
 ];
