@@ -55,6 +55,13 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions of one node. Kafka has no bound; here each costs about 1 KiB of memory.
 pub const PARTITIONS_MAX: usize = 10_000;
 
+/// Gateways of one cluster, witnesses included.
+pub const BROKERS_MAX: usize = 32;
+
+/// Partitions that go back to their preferred leaders in one decision: Kafka's
+/// `MAX_ELECTIONS_PER_IMBALANCE`.
+pub const GIVEN_BACK_MAX: usize = 1_000;
+
 /// Replicas of one partition: a site has three to nine gateways.
 pub const REPLICAS_MAX: usize = 9;
 

@@ -40,6 +40,13 @@ pub struct LeaderEpoch(pub i32);
 )]
 pub struct NodeId(pub i32);
 
+/// A registration of a gateway (KIP-903): the position of its record in the metadata's log, so that
+/// a later one is greater.
+#[derive(
+    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+pub struct BrokerEpoch(pub u64);
+
 /// A partition's number in the flash log. Given out once by the metadata and never reused, so the
 /// frames of a deleted topic are dead for ever.
 #[derive(

@@ -229,6 +229,7 @@ fn settings(
         footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         topic_defaults: config.topic_defaults.clone(),
         num_partitions: config.kafka.num_partitions,
+        default_replication_factor: config.kafka.default_replication_factor,
         auto_create_topics: config.kafka.auto_create_topics,
         seed: u64::from_be_bytes(seed),
     };

@@ -56,6 +56,8 @@ macro_rules! definitions {
     };
 }
 
+pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
+
 /// All topic configs, by name.
 pub static DEFINITIONS: &[Definition] = definitions! {
     "cleanup.policy" "log.cleanup.policy" Kind::ListOf(&["compact", "delete"]), "delete",
@@ -125,7 +127,7 @@ pub static DEFINITIONS: &[Definition] = definitions! {
     "segment.ms" "log.roll.ms" Kind::Long { min: 1 }, "604800000",
         "No effect: all partitions share the slots of one flash log.";
     "unclean.leader.election.enable" "unclean.leader.election.enable" Kind::Boolean, "false",
-        "No effect: an unclean leader would lose acknowledged records.";
+        "Whether a replica that lacks acknowledged records leads when no other one is left.";
 };
 
 pub fn definition(name: &str) -> Option<&'static Definition> {
@@ -239,6 +241,8 @@ pub struct Policy {
     pub log_append_time: bool,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    pub min_insync_replicas: usize,
+    pub unclean_leader_election: bool,
 }
 
 impl Policy {
@@ -266,6 +270,9 @@ impl Policy {
             log_append_time: value("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
+            min_insync_replicas: number(MIN_INSYNC_REPLICAS).clamp(1, 1 << 15) as usize,
+            unclean_leader_election: value("unclean.leader.election.enable")
+                .eq_ignore_ascii_case("true"),
         }
     }
 }

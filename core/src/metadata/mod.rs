@@ -4,19 +4,24 @@
 //! [`Image::apply`] only, at the start and while running alike. A [`Plan`] judges a wish against
 //! the image and says which records would fulfil it; it changes nothing.
 //!
-//! Knows no leaders and replicas yet: one gateway leads every partition, with epoch 0.
+//! What clients and operators wish is judged by a [`Plan`]; what happens to gateways and partitions
+//! is decided by the [`controller`].
 
+mod brokers;
 pub mod configs;
+pub mod controller;
 mod partition;
+mod placement;
 mod plan;
 mod record;
 
+pub use brokers::Broker;
 pub use partition::PartitionState;
-pub use plan::{ConfigOperation, NewTopic, Plan, Refusal, check_name};
+pub use plan::{ConfigOperation, CreatedTopic, NewTopic, Plan, Refusal, TopicDefaults, check_name};
 pub use record::{Record, decode_batch, encode_batches};
 
-use crate::types::{PartitionNumber, TopicId};
-use alloc::collections::BTreeMap;
+use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use configs::{Configs, Policy};
@@ -61,6 +66,11 @@ pub struct Image {
     topics: BTreeMap<TopicId, Topic>,
     names: BTreeMap<String, TopicId>,
     partitions: BTreeMap<PartitionNumber, PartitionOf>,
+    states: BTreeMap<PartitionNumber, PartitionState>,
+    /// By replica: what `states` say, for whoever asks by gateway.
+    replicas: BTreeMap<NodeId, BTreeSet<PartitionNumber>>,
+    brokers: BTreeMap<NodeId, Broker>,
+    voters: BTreeMap<NodeId, [u8; 16]>,
     /// The lowest partition number that was never given out.
     next_partition: u32,
     /// The lowest producer id that was never given out.
@@ -74,8 +84,10 @@ impl Image {
         Image { defaults, next_partition, ..Image::default() }
     }
 
-    /// The only way in which the image changes. Applying a record again changes nothing.
-    pub fn apply(&mut self, record: &Record) {
+    /// The only way in which the image changes. `index` is the record's position in the metadata's
+    /// log, which becomes the epoch of a gateway that registers. Applying all records again changes
+    /// nothing.
+    pub fn apply(&mut self, record: &Record, index: u64) {
         match record {
             Record::Cluster { id } => self.cluster_id = Some(*id),
             Record::Topic { id, name, configs } => self.apply_topic(*id, name, configs),
@@ -85,20 +97,66 @@ impl Image {
             Record::TopicConfig { topic, name, value } => {
                 self.apply_config(*topic, name, value.as_deref());
             }
-            Record::TopicDeleted { id } => {
-                if let Some(topic) = self.topics.remove(id) {
-                    self.names.remove(&topic.name);
-                    for number in topic.partitions {
-                        self.partitions.remove(&number);
-                    }
-                }
-            }
+            Record::TopicDeleted { id } => self.apply_topic_deleted(*id),
             Record::NextPartition { number } => {
                 self.next_partition = self.next_partition.max(*number);
             }
             Record::NextProducerId { id } => {
                 self.next_producer_id = self.next_producer_id.max(*id);
             }
+            Record::Partition { topic, index, state } => {
+                let topic = self.topics.get(topic);
+                if let Some(number) = topic.and_then(|topic| topic.partition(*index)) {
+                    self.set_state(number, state.clone());
+                }
+            }
+            Record::Broker { .. }
+            | Record::BrokerEpoch { .. }
+            | Record::BrokerState { .. }
+            | Record::BrokerRemoved { .. } => self.apply_broker(record, index),
+            Record::Voter { node, directory } => drop(self.voters.insert(*node, *directory)),
+            Record::VoterRemoved { node } => drop(self.voters.remove(node)),
+        }
+    }
+
+    fn apply_broker(&mut self, record: &Record, index: u64) {
+        match record.clone() {
+            Record::Broker { node, directory, incarnation, rack, kafka, peer, broker } => {
+                let broker = Broker {
+                    node,
+                    epoch: BrokerEpoch(index),
+                    directory,
+                    incarnation,
+                    rack,
+                    kafka,
+                    peer,
+                    holds_partitions: broker,
+                    fenced: true,
+                    draining: false,
+                };
+                self.brokers.insert(node, broker);
+            }
+            Record::BrokerEpoch { node, epoch } => {
+                if let Some(broker) = self.brokers.get_mut(&node) {
+                    broker.epoch = epoch;
+                }
+            }
+            Record::BrokerState { node, fenced, draining } => {
+                if let Some(broker) = self.brokers.get_mut(&node) {
+                    (broker.fenced, broker.draining) = (fenced, draining);
+                }
+            }
+            Record::BrokerRemoved { node } => drop(self.brokers.remove(&node)),
+            _ => {}
+        }
+    }
+
+    fn apply_topic_deleted(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.remove(&id) else { return };
+        self.names.remove(&topic.name);
+        for number in topic.partitions {
+            self.partitions.remove(&number);
+            self.remove_state(number);
         }
     }
 
@@ -136,6 +194,9 @@ impl Image {
         records.extend(self.cluster_id.map(|id| Record::Cluster { id }));
         records.push(Record::NextPartition { number: self.next_partition });
         records.push(Record::NextProducerId { id: self.next_producer_id });
+        let voters = self.voters();
+        records.extend(voters.map(|(node, directory)| Record::Voter { node, directory }));
+        records.extend(self.brokers().flat_map(Broker::records));
         for topic in self.topics.values() {
             records.push(Record::Topic {
                 id: topic.id,
@@ -147,6 +208,11 @@ impl Image {
                 first_index: 0,
                 numbers: topic.partitions.clone(),
             });
+            for (index, number) in (0..).zip(&topic.partitions) {
+                let state = self.state(*number).cloned();
+                let record = |state| Record::Partition { topic: topic.id, index, state };
+                records.extend(state.map(record));
+            }
         }
         records
     }

@@ -3,9 +3,10 @@
 //! postcard writes a variant as its number, so variants are only ever added at the end and their
 //! fields never change; a changed meaning is a new variant.
 
+use super::PartitionState;
 use crate::batch;
 use crate::bytes::Malformed;
-use crate::types::{PartitionNumber, TopicId};
+use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -47,6 +48,50 @@ pub enum Record {
     /// Producer ids below this one were given out.
     NextProducerId {
         id: i64,
+    },
+    /// A gateway has registered: it is fenced until it has shown that it follows the metadata. Its
+    /// broker epoch is the position of this record in the metadata's log.
+    Broker {
+        node: NodeId,
+        /// The store that its log is in (KIP-858). Another one than before: what it had is gone.
+        directory: [u8; 16],
+        /// Of the process: another one at each start.
+        incarnation: [u8; 16],
+        rack: Option<String>,
+        /// Where clients are told to connect.
+        kafka: (String, u16),
+        /// Where the other gateways connect.
+        peer: (String, u16),
+        /// Whether it holds partitions; a witness does not.
+        broker: bool,
+    },
+    /// The broker epoch that a gateway has, in a snapshot, where the position of its registration
+    /// says nothing.
+    BrokerEpoch {
+        node: NodeId,
+        epoch: BrokerEpoch,
+    },
+    BrokerState {
+        node: NodeId,
+        fenced: bool,
+        draining: bool,
+    },
+    BrokerRemoved {
+        node: NodeId,
+    },
+    /// The whole state of one partition, in place of the one before.
+    Partition {
+        topic: TopicId,
+        index: i32,
+        state: PartitionState,
+    },
+    /// A voter of the metadata quorum, and the store that it votes with.
+    Voter {
+        node: NodeId,
+        directory: [u8; 16],
+    },
+    VoterRemoved {
+        node: NodeId,
     },
 }
 

@@ -14,7 +14,7 @@ fn change<T>(image: &mut Image, seed: u64, wish: impl FnOnce(&mut Plan<'_>) -> T
     let mut plan = Plan::new(&before, NODE, &mut rng);
     let answer = wish(&mut plan);
     for record in plan.into_records() {
-        image.apply(&record);
+        image.apply(&record, seed);
     }
     answer
 }
@@ -23,9 +23,11 @@ fn new_topic(name: &str, partitions: i32) -> NewTopic {
     NewTopic { name: name.into(), partitions, replication_factor: -1, ..NewTopic::default() }
 }
 
-fn create(image: &mut Image, name: &str, partitions: i32) -> Result<(TopicId, i32), ErrorCode> {
+const DEFAULTS: TopicDefaults = TopicDefaults { partitions: 3, replication_factor: None };
+
+fn create(image: &mut Image, name: &str, partitions: i32) -> Result<CreatedTopic, ErrorCode> {
     let seed = u64::from(image.next_partition);
-    change(image, seed, |plan| plan.create_topic(&new_topic(name, partitions), 3))
+    change(image, seed, |plan| plan.create_topic(&new_topic(name, partitions), DEFAULTS))
         .map_err(|refusal| refusal.code)
 }
 
@@ -43,7 +45,7 @@ fn a_snapshot_builds_the_same_image() {
     change(&mut image, 4, |plan| plan.take_producer_ids(1000));
     let mut copy = Image::new(Configs::new());
     for _ in 0..2 {
-        image.snapshot().iter().for_each(|record| copy.apply(record));
+        image.snapshot().iter().for_each(|record| copy.apply(record, 9));
         assert_eq!(copy, image);
     }
 }
@@ -89,7 +91,7 @@ fn topic_names_are_judged_as_kafka_judges_them() {
 fn what_a_lone_gateway_cannot_do_is_refused_with_kafkas_codes() {
     let mut image = Image::new(Configs::new());
     let mut check = |new: NewTopic, code| {
-        let said = change(&mut image, 9, |plan| plan.create_topic(&new, 1));
+        let said = change(&mut image, 9, |plan| plan.create_topic(&new, DEFAULTS));
         assert_eq!(said.unwrap_err().code, code);
     };
     check(new_topic("a", 0), ErrorCode::INVALID_PARTITIONS);

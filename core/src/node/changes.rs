@@ -167,14 +167,14 @@ impl Node {
                 {
                     // Whoever cannot have the topic is told by the answer, which looks at the
                     // image.
-                    let _ = plan.create_topic(&wanted(name, -1), settings.num_partitions);
+                    let _ = plan.create_topic(&wanted(name, -1), settings.new_topics());
                 }
                 Then::Metadata(caller, request)
             }
             Change::Coordinator(caller, request) => {
                 let mut new = wanted(CONSUMER_OFFSETS, limits::OFFSETS_PARTITIONS);
                 new.configs.push(("cleanup.policy".into(), Some("compact".into())));
-                let _ = plan.create_topic(&new, settings.num_partitions);
+                let _ = plan.create_topic(&new, settings.new_topics());
                 Then::Coordinator(caller, request)
             }
             Change::ProducerIds => {
@@ -216,11 +216,12 @@ impl Node {
             return;
         };
         let mut deleted = Vec::new();
-        for record in &in_flight.records {
+        let first = in_flight.end.0 - in_flight.records.len() as i64;
+        for (record, offset) in in_flight.records.iter().zip(first..) {
             if let Record::TopicDeleted { id } = record {
                 deleted.extend(self.image.topic_by_id(*id).cloned());
             }
-            self.image.apply(record);
+            self.image.apply(record, metadata_index(Offset(offset)));
             match record {
                 Record::Partitions { topic, .. } | Record::TopicConfig { topic, .. } => {
                     self.make_known(*topic);
@@ -270,6 +271,11 @@ impl Node {
         self.propose(now, records, Then::Trim(log_end));
         self.changes.in_flight.is_some()
     }
+}
+
+/// Raft counts from 1.
+pub(super) fn metadata_index(offset: Offset) -> u64 {
+    offset.0.saturating_add(1).unsigned_abs()
 }
 
 fn wanted(name: &str, partitions: i32) -> NewTopic {

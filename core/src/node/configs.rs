@@ -185,7 +185,7 @@ impl Node {
             let message = format!("Unexpected broker id, expected {node}.");
             return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
         }
-        let known = broker_configs(&self.settings);
+        let known = broker_configs(&self.settings, &self.image);
         let wanted = known.into_iter().filter(|config| is_wanted(resource, &config.name));
         Ok(wanted.collect())
     }
@@ -217,24 +217,25 @@ fn synonyms(
 }
 
 /// Kafka's broker configs, as far as a gateway has what they are about.
-fn broker_configs(settings: &Settings) -> Vec<DescribeConfigsResourceResult> {
+fn broker_configs(settings: &Settings, image: &Image) -> Vec<DescribeConfigsResourceResult> {
     const BOOLEAN: i8 = 1;
     const STRING: i8 = 2;
     const INT: i8 = 3;
     let listener = format!("PLAINTEXT://{}:{}", settings.advertised_host, settings.advertised_port);
+    let factor = image.default_replication_factor(settings.default_replication_factor).to_string();
     let own = [
         ("advertised.listeners", listener, STRING),
         ("auto.create.topics.enable", settings.auto_create_topics.to_string(), BOOLEAN),
         ("broker.id", settings.node.0.to_string(), INT),
         ("broker.rack", settings.rack.clone().unwrap_or_default(), STRING),
-        ("default.replication.factor", "1".into(), INT),
+        ("default.replication.factor", factor.clone(), INT),
         ("delete.topic.enable", "true".into(), BOOLEAN),
         ("fetch.max.bytes", limits::FETCH_BYTES_MAX.to_string(), INT),
         ("node.id", settings.node.0.to_string(), INT),
         ("num.partitions", settings.num_partitions.to_string(), INT),
         ("offset.metadata.max.bytes", limits::OFFSET_METADATA_MAX.to_string(), INT),
         ("offsets.topic.num.partitions", limits::OFFSETS_PARTITIONS.to_string(), INT),
-        ("offsets.topic.replication.factor", "1".into(), INT),
+        ("offsets.topic.replication.factor", factor, INT),
         ("process.roles", "broker,controller".into(), STRING),
         ("socket.request.max.bytes", limits::FRAME_BYTES_MAX.to_string(), INT),
     ];

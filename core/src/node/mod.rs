@@ -33,7 +33,7 @@ pub use status::{
 };
 
 use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start, Upkeep};
-use crate::metadata::{CONSUMER_OFFSETS, Image};
+use crate::metadata::{CONSUMER_OFFSETS, Image, TopicDefaults};
 use crate::rng::Rng;
 use crate::types::{ConnId, NodeId, OpId, PartitionNumber, Time, WallTime};
 use crate::wire::{Frame, Message};
@@ -61,11 +61,20 @@ pub struct Settings {
     /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them. Whoever
     /// reads them from a user checks them with [`crate::metadata::configs::validate`].
     pub topic_defaults: BTreeMap<String, String>,
-    /// Kafka's `num.partitions` and `auto.create.topics.enable`.
+    /// Kafka's `num.partitions`, `default.replication.factor` (`None`: as many as there are
+    /// gateways, 3 at most) and `auto.create.topics.enable`.
     pub num_partitions: i32,
+    pub default_replication_factor: Option<i16>,
     pub auto_create_topics: bool,
     /// Seed of the node's random numbers: topic ids, member ids.
     pub seed: u64,
+}
+
+impl Settings {
+    fn new_topics(&self) -> TopicDefaults {
+        let (partitions, factor) = (self.num_partitions, self.default_replication_factor);
+        TopicDefaults { partitions, replication_factor: factor }
+    }
 }
 
 #[derive(Clone, Debug)]

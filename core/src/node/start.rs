@@ -10,8 +10,9 @@
 //! What must be read is bounded: an internal partition is written anew when it is several times as
 //! long as what it says (`changes`).
 
-use super::changes::Change;
+use super::changes::{Change, metadata_index};
 use super::{LEADER_EPOCH, Node, Output, Phase};
+use crate::batch;
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Lane, Policy, Ticket};
 use crate::metadata::{self, CONSUMER_OFFSETS};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
@@ -115,10 +116,10 @@ impl Node {
         match result {
             Ok(batches) => {
                 let mut next = reading.end;
-                for batch in &batches {
-                    let Ok(header) = crate::batch::Header::parse(batch) else { continue };
+                for bytes in &batches {
+                    let Ok(header) = batch::Header::parse(bytes) else { continue };
                     next = header.last_offset().plus(1);
-                    self.replay_batch(partition, batch);
+                    self.replay_batch(partition, bytes);
                 }
                 reading.from = next.max(reading.from);
             }
@@ -141,12 +142,17 @@ impl Node {
         self.start.reading = Some(reading);
     }
 
-    fn replay_batch(&mut self, partition: PartitionNumber, batch: &[u8]) {
+    fn replay_batch(&mut self, partition: PartitionNumber, bytes: &[u8]) {
         if partition != PartitionNumber::METADATA {
-            return self.replay_offsets(partition, batch);
+            return self.replay_offsets(partition, bytes);
         }
-        match metadata::decode_batch(batch) {
-            Ok(records) => records.iter().for_each(|record| self.image.apply(record)),
+        match metadata::decode_batch(bytes) {
+            Ok(records) => {
+                let base = batch::Header::parse(bytes).map_or(0, |header| header.base_offset.0);
+                for (record, offset) in records.iter().zip(base..) {
+                    self.image.apply(record, metadata_index(Offset(offset)));
+                }
+            }
             Err(_) => {
                 self.start.metadata_damaged = true;
                 log::error!("a record of the metadata is of a newer release, or of none: left out");
@@ -163,7 +169,8 @@ impl Node {
             damaged || number == PartitionNumber::METADATA || image.partition_of(number).is_some()
         });
         // Numbers that the damaged records gave out must not be given out again.
-        self.image.apply(&metadata::Record::NextPartition { number: highest.0.saturating_add(1) });
+        let number = highest.0.saturating_add(1);
+        self.image.apply(&metadata::Record::NextPartition { number }, 0);
         let topics: alloc::vec::Vec<_> = self.image.topics().map(|topic| topic.id).collect();
         for topic in topics {
             self.make_known(topic);

@@ -82,7 +82,7 @@ fn create_topic(
             .collect(),
         configs: topic.configs.iter().map(|c| (c.name.clone(), c.value.clone())).collect(),
     };
-    let (topic_id, num_partitions) = plan.create_topic(&new, settings.num_partitions)?;
+    let created = plan.create_topic(&new, settings.new_topics())?;
     let set: Configs = new.configs.into_iter().filter_map(|(n, v)| Some((n, v?))).collect();
     let configs = DEFINITIONS.iter().map(|definition| {
         let (value, source) = topic_config(definition, &set, &settings.topic_defaults);
@@ -94,9 +94,9 @@ fn create_topic(
         }
     });
     Ok(CreatableTopicResult {
-        topic_id,
-        num_partitions,
-        replication_factor: 1,
+        topic_id: created.id,
+        num_partitions: created.partitions,
+        replication_factor: created.replication_factor,
         configs: Some(configs.collect()),
         ..CreatableTopicResult::default()
     })

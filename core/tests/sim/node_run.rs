@@ -158,6 +158,7 @@ impl NodeRun {
             footer_cache_bytes: self.plan.footer_cache_bytes,
             topic_defaults: BTreeMap::new(),
             num_partitions: 2,
+            default_replication_factor: None,
             auto_create_topics: false,
             seed: self.world.rng.next_u64(),
         };

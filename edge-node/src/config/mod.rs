@@ -43,6 +43,8 @@ pub struct Kafka {
     pub connections_max: usize,
     pub idle_max: Duration,
     pub num_partitions: i32,
+    /// `None`: as many as there are gateways, 3 at most.
+    pub default_replication_factor: Option<i16>,
     pub auto_create_topics: bool,
 }
 
@@ -212,6 +214,9 @@ fn kafka(mut section: Section) -> Kafka {
             .duration("idle_max", Duration::from_secs(10)..=24 * hour)
             .unwrap_or(Duration::from_secs(600)),
         num_partitions: section.integer("num_partitions", 1..=1_000).unwrap_or(1) as i32,
+        default_replication_factor: section
+            .integer("default_replication_factor", 1..=9)
+            .map(|factor| factor as i16),
         auto_create_topics: section.boolean("auto_create_topics").unwrap_or(true),
     };
     section.finish();

@@ -84,6 +84,7 @@ impl World {
             footer_cache_bytes: 1 << 20,
             topic_defaults: BTreeMap::new(),
             num_partitions: 1,
+            default_replication_factor: None,
             auto_create_topics: true,
             seed: 7,
         };

@@ -1,13 +1,18 @@
 //! What a client wishes of the metadata, judged against the image: the records that would fulfil
 //! it.
 
-use super::configs::{self, Configs, Kind};
-use super::{Image, Record, Topic, is_internal};
+mod alter;
+
+pub use alter::ConfigOperation;
+
+use super::configs::{Configs, MIN_INSYNC_REPLICAS};
+use super::placement::Placement;
+use super::{Image, PartitionState, Record, Topic, is_internal};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::rng::Rng;
 use crate::types::{NodeId, PartitionNumber, TopicId};
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -39,41 +44,61 @@ pub struct NewTopic {
     pub configs: Vec<(String, Option<String>)>,
 }
 
-/// How one config is to change: IncrementalAlterConfigs' operations (KIP-339).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfigOperation {
-    Set = 0,
-    Delete = 1,
-    Append = 2,
-    Subtract = 3,
+/// What a topic gets that does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicDefaults {
+    /// Kafka's `num.partitions`.
+    pub partitions: i32,
+    /// Kafka's `default.replication.factor`; `None`: as many as there are gateways, 3 at most.
+    pub replication_factor: Option<i16>,
 }
 
-impl ConfigOperation {
-    pub fn from_code(code: i8) -> Option<ConfigOperation> {
-        use ConfigOperation::*;
-        [Set, Delete, Append, Subtract].into_iter().find(|operation| *operation as i8 == code)
-    }
+/// A topic that is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    pub id: TopicId,
+    pub partitions: i32,
+    pub replication_factor: i16,
 }
 
 /// The records of one decision, as far as it is made.
 #[derive(Debug)]
 pub struct Plan<'a> {
     image: &'a Image,
-    node: NodeId,
     rng: &'a mut Rng,
+    placement: Placement,
     records: Vec<Record>,
     next_partition: u32,
     partitions_count: usize,
     new_names: BTreeSet<String>,
 }
 
+/// Where new partitions shall be.
+#[derive(Debug)]
+enum Wanted {
+    Placed { partitions: i32, factor: usize },
+    Chosen(Vec<Vec<NodeId>>),
+}
+
+impl Wanted {
+    /// Partitions, and the replicas of each.
+    fn size(&self) -> (i32, i16) {
+        match self {
+            Wanted::Placed { partitions, factor } => (*partitions, *factor as i16),
+            Wanted::Chosen(chosen) => {
+                (chosen.len() as i32, chosen.first().map_or(0, Vec::len) as i16)
+            }
+        }
+    }
+}
+
 impl<'a> Plan<'a> {
-    /// `node` is the only gateway that there is to place partitions on.
+    /// `node` is the only gateway that there is to place partitions on while none has registered.
     pub fn new(image: &'a Image, node: NodeId, rng: &'a mut Rng) -> Plan<'a> {
         Plan {
             image,
-            node,
             rng,
+            placement: Placement::new(image, node),
             records: Vec::new(),
             next_partition: image.next_partition,
             partitions_count: image.partitions_count(),
@@ -91,32 +116,39 @@ impl<'a> Plan<'a> {
         self.records.push(Record::Cluster { id });
     }
 
-    /// Plans a topic, and says its id and how many partitions it gets.
+    /// Plans a topic, and says what it gets.
     pub fn create_topic(
         &mut self,
         new: &NewTopic,
-        default_partitions: i32,
-    ) -> Result<(TopicId, i32), Refusal> {
+        defaults: TopicDefaults,
+    ) -> Result<CreatedTopic, Refusal> {
         check_name(&new.name)?;
         self.check_collision(&new.name)?;
-        let partitions = self.partitions_wanted(new, default_partitions)?;
+        let wanted = self.wanted(new, defaults)?;
         let mut set = Configs::new();
         for (name, value) in &new.configs {
             let Some(value) = value else {
                 let message = format!("Null value not supported for topic configs: {name}");
                 return Err(Refusal::new(ErrorCode::INVALID_CONFIG, message));
             };
-            check_config(name, value)?;
+            alter::check_config(name, value)?;
             set.insert(name.clone(), value.clone());
         }
         self.check_together(&set)?;
+        // The controller and the leaders have to agree on it, and gateways may differ in their
+        // defaults.
+        if let Some(replicas) = self.image.defaults().get(MIN_INSYNC_REPLICAS) {
+            set.entry(MIN_INSYNC_REPLICAS.into()).or_insert_with(|| replicas.clone());
+        }
+        let (partitions, replication_factor) = wanted.size();
         let numbers = self.take_numbers(partitions)?;
+        let states = self.place(wanted)?;
         let id = self.new_id();
         self.new_names.insert(new.name.clone());
         let configs = set.into_iter().collect();
         self.records.push(Record::Topic { id, name: new.name.clone(), configs });
-        self.records.push(Record::Partitions { topic: id, first_index: 0, numbers });
-        Ok((id, partitions))
+        self.push_partitions(id, 0, numbers, states);
+        Ok(CreatedTopic { id, partitions, replication_factor })
     }
 
     pub fn delete_topic(&mut self, topic: &Topic) -> Result<(), Refusal> {
@@ -145,70 +177,29 @@ impl<'a> Plan<'a> {
             };
             return Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
         }
-        if let Some(assignments) = assignments {
-            if assignments.len() as i64 != i64::from(total - current) {
-                let message = format!(
-                    "Attempted to add {} additional partition(s), but only {} assignment(s) were \
-                     specified.",
-                    total - current,
-                    assignments.len()
-                );
-                return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+        let factor = self.factor_of(topic);
+        let wanted = match assignments {
+            None => Wanted::Placed { partitions: total - current, factor },
+            Some(assignments) => {
+                if assignments.len() as i64 != i64::from(total - current) {
+                    let message = format!(
+                        "Attempted to add {} additional partition(s), but only {} assignment(s) \
+                         were specified.",
+                        total - current,
+                        assignments.len()
+                    );
+                    return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+                }
+                self.assigned(assignments.iter().map(Vec::as_slice), Some(factor))?
             }
-            for (index, replicas) in (current..).zip(assignments) {
-                self.check_assignment(index, replicas)?;
-            }
+        };
+        if assignments.is_none() {
+            self.placement.check_factor(factor)?;
         }
         let numbers = self.take_numbers(total - current)?;
-        self.records.push(Record::Partitions { topic: topic.id, first_index: current, numbers });
+        let states = self.place(wanted)?;
+        self.push_partitions(topic.id, current, numbers, states);
         Ok(())
-    }
-
-    /// Changes configs of a topic one by one; all of them or none.
-    pub fn alter_configs(
-        &mut self,
-        topic: &Topic,
-        changes: &[(String, ConfigOperation, Option<String>)],
-    ) -> Result<(), Refusal> {
-        let mut records = Vec::new();
-        let mut set = topic.configs.clone();
-        let mut seen = BTreeSet::new();
-        for (name, operation, value) in changes {
-            if !seen.insert(name.as_str()) {
-                let message = format!("Error due to duplicate config keys: {name}");
-                return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
-            }
-            let value = self.altered(topic, name, *operation, value.as_deref())?;
-            match &value {
-                Some(value) => drop(set.insert(name.clone(), value.clone())),
-                None => drop(set.remove(name)),
-            }
-            records.push(Record::TopicConfig { topic: topic.id, name: name.clone(), value });
-        }
-        self.check_together(&set)?;
-        self.records.append(&mut records);
-        Ok(())
-    }
-
-    fn check_together(&self, set: &Configs) -> Result<(), Refusal> {
-        configs::validate_together(set, self.image.defaults())
-            .map_err(|why| Refusal::new(ErrorCode::INVALID_CONFIG, why))
-    }
-
-    /// Sets a topic's configs to these and no others (AlterConfigs, the old way).
-    pub fn replace_configs(
-        &mut self,
-        topic: &Topic,
-        configs: &[(String, Option<String>)],
-    ) -> Result<(), Refusal> {
-        let gone = topic.configs.keys().filter(|name| !configs.iter().any(|(n, _)| n == *name));
-        let deletes = gone.map(|name| (name.clone(), ConfigOperation::Delete, None));
-        let sets = configs.iter().map(|(name, value)| match value {
-            Some(value) => (name.clone(), ConfigOperation::Set, Some(value.clone())),
-            None => (name.clone(), ConfigOperation::Delete, None),
-        });
-        let changes: Vec<_> = deletes.chain(sets).collect();
-        self.alter_configs(topic, &changes)
     }
 
     /// Takes a block of producer ids and says where it begins.
@@ -218,72 +209,36 @@ impl<'a> Plan<'a> {
         first
     }
 
-    fn altered(
-        &self,
-        topic: &Topic,
-        name: &str,
-        operation: ConfigOperation,
-        value: Option<&str>,
-    ) -> Result<Option<String>, Refusal> {
-        let Some(definition) = configs::definition(name) else {
-            let message = format!("Unknown topic config name: {name}");
-            return Err(Refusal::new(ErrorCode::INVALID_CONFIG, message));
-        };
-        let is_list = matches!(definition.kind, Kind::ListOf(_));
-        let operand = || {
-            value.ok_or_else(|| {
-                let message = format!("Null value not supported for : {name}");
-                Refusal::new(ErrorCode::INVALID_REQUEST, message)
-            })
-        };
-        if matches!(operation, ConfigOperation::Append | ConfigOperation::Subtract) && !is_list {
-            let message = format!("Config value append is not allowed for config key: {name}");
-            return Err(Refusal::new(ErrorCode::INVALID_CONFIG, message));
-        }
-        let current = configs::effective(name, &topic.configs, self.image.defaults());
-        let mut elements: Vec<&str> = configs::elements(current).collect();
-        let new = match operation {
-            ConfigOperation::Delete => return Ok(None),
-            ConfigOperation::Set => operand()?.to_string(),
-            ConfigOperation::Append => {
-                let more: Vec<&str> = configs::elements(operand()?).collect();
-                elements.extend(more.into_iter().filter(|e| !current.split(',').any(|c| c == *e)));
-                elements.join(",")
-            }
-            ConfigOperation::Subtract => {
-                let less: Vec<&str> = configs::elements(operand()?).collect();
-                elements.retain(|element| !less.contains(element));
-                elements.join(",")
-            }
-        };
-        check_config(name, &new)?;
-        Ok(Some(new))
-    }
-
-    fn partitions_wanted(&self, new: &NewTopic, default_partitions: i32) -> Result<i32, Refusal> {
+    fn wanted(&self, new: &NewTopic, defaults: TopicDefaults) -> Result<Wanted, Refusal> {
         if !new.assignments.is_empty() {
             if new.partitions != -1 || new.replication_factor != -1 {
                 let message = "A manual partition assignment was specified, but numPartitions or \
                     replicationFactor was not set to -1.";
                 return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
             }
-            return self.assigned(&new.assignments);
+            let by_index: BTreeMap<i32, &[i32]> =
+                new.assignments.iter().map(|(index, all)| (*index, all.as_slice())).collect();
+            let consecutive = by_index.keys().zip(0..).all(|(index, expected)| *index == expected);
+            if by_index.len() != new.assignments.len() || !consecutive {
+                let message = "partitions should be a consecutive 0-based integer sequence";
+                return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+            }
+            return self.assigned(by_index.into_values(), None);
         }
-        if new.replication_factor < -1 || new.replication_factor == 0 {
-            let message =
-                "Replication factor must be larger than 0, or -1 to use the default value.";
-            return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
-        }
-        if new.replication_factor > 1 {
-            let message = format!(
-                "Unable to replicate the partition {} time(s): only 1 broker(s) are registered.",
-                new.replication_factor
-            );
-            return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
-        }
+        let default = self.image.default_replication_factor(defaults.replication_factor);
+        let factor = match new.replication_factor {
+            -1 => usize::from(default),
+            1.. => new.replication_factor as usize,
+            _ => {
+                let message =
+                    "Replication factor must be larger than 0, or -1 to use the default value.";
+                return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
+            }
+        };
+        self.placement.check_factor(factor)?;
         match new.partitions {
-            -1 => Ok(default_partitions),
-            1.. => Ok(new.partitions),
+            -1 => Ok(Wanted::Placed { partitions: defaults.partitions, factor }),
+            1.. => Ok(Wanted::Placed { partitions: new.partitions, factor }),
             _ => {
                 let message =
                     "Number of partitions was set to an invalid non-positive value.".to_string();
@@ -292,29 +247,68 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn assigned(&self, assignments: &[(i32, Vec<i32>)]) -> Result<i32, Refusal> {
-        let indexes: BTreeSet<i32> = assignments.iter().map(|(index, _)| *index).collect();
-        let consecutive = indexes.iter().zip(0..).all(|(index, expected)| *index == expected);
-        if indexes.len() != assignments.len() || !consecutive {
-            let message = "partitions should be a consecutive 0-based integer sequence";
-            return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+    /// Replicas by partition, as somebody has chosen them: all partitions have equally many.
+    fn assigned<'r>(
+        &self,
+        assignments: impl Iterator<Item = &'r [i32]>,
+        mut factor: Option<usize>,
+    ) -> Result<Wanted, Refusal> {
+        let mut chosen = Vec::new();
+        for replicas in assignments {
+            let replicas = self.placement.check_replicas(replicas)?;
+            let expected = *factor.get_or_insert(replicas.len());
+            if replicas.len() != expected {
+                let message = format!(
+                    "The manual partition assignment includes a partition with {} replica(s), but \
+                     this is not consistent with previous partitions, which have {expected} \
+                     replica(s).",
+                    replicas.len()
+                );
+                return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+            }
+            chosen.push(replicas);
         }
-        for (index, replicas) in assignments {
-            self.check_assignment(*index, replicas)?;
-        }
-        Ok(assignments.len() as i32)
+        Ok(Wanted::Chosen(chosen))
     }
 
-    fn check_assignment(&self, index: i32, replicas: &[i32]) -> Result<(), Refusal> {
-        if replicas == [self.node.0] {
-            return Ok(());
+    fn place(&mut self, wanted: Wanted) -> Result<Vec<PartitionState>, Refusal> {
+        let (placement, rng) = (&mut self.placement, &mut *self.rng);
+        match wanted {
+            Wanted::Placed { partitions, factor } => {
+                Ok((0..partitions).map(|_| placement.place(factor, rng)).collect())
+            }
+            Wanted::Chosen(chosen) => chosen
+                .into_iter()
+                .enumerate()
+                .map(|(at, replicas)| {
+                    placement.assign(replicas).ok_or_else(|| {
+                        let message = format!(
+                            "All brokers specified in the manual partition assignment for \
+                             partition {at} are fenced or in controlled shutdown."
+                        );
+                        Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message)
+                    })
+                })
+                .collect(),
         }
-        let message = format!(
-            "The manual partition assignment for partition {index} must be exactly broker {}, the \
-             only one that is registered.",
-            self.node.0
-        );
-        Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message))
+    }
+
+    /// As many replicas as the first partition of the topic has, or will have.
+    fn factor_of(&self, topic: &Topic) -> usize {
+        let state = topic.partition(0).and_then(|number| self.image.state(number));
+        state.map_or(1, |state| state.replicas.len() - state.removing.len())
+    }
+
+    fn push_partitions(
+        &mut self,
+        topic: TopicId,
+        first_index: i32,
+        numbers: Vec<PartitionNumber>,
+        states: Vec<PartitionState>,
+    ) {
+        self.records.push(Record::Partitions { topic, first_index, numbers });
+        let record = |(index, state)| Record::Partition { topic, index, state };
+        self.records.extend((first_index..).zip(states).map(record));
     }
 
     /// Kafka's rule: names that differ only in `.` and `_` would share a metric.
@@ -391,8 +385,4 @@ fn check_not_internal(name: &str) -> Result<(), Refusal> {
     }
     let message = format!("Topic {name} is internal and is not changed by clients.");
     Err(Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message))
-}
-
-fn check_config(name: &str, value: &str) -> Result<(), Refusal> {
-    configs::validate(name, value).map_err(|why| Refusal::new(ErrorCode::INVALID_CONFIG, why))
 }
