@@ -85,7 +85,17 @@ impl Node {
             | OffsetFetch(_) | OffsetDelete(_) | DescribeGroups(_) | ListGroups(_)
             | DeleteGroups(_) => self.on_group_request(now, caller, request),
             // Only our client speaks these; `served_api` lets none of them in.
-            AddPartitionsToTxn(_) | AddOffsetsToTxn(_) | EndTxn(_) | TxnOffsetCommit(_) => {
+            AddPartitionsToTxn(_)
+            | AddOffsetsToTxn(_)
+            | EndTxn(_)
+            | TxnOffsetCommit(_)
+            | ElectLeaders(_)
+            | AlterPartitionReassignments(_)
+            | ListPartitionReassignments(_)
+            | DescribeQuorum(_)
+            | UnregisterBroker(_)
+            | AddRaftVoter(_)
+            | RemoveRaftVoter(_) => {
                 self.close(caller);
             }
         }

@@ -26,6 +26,8 @@ pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod producers;
+pub mod quorum;
+pub mod replicas;
 pub mod schema;
 #[cfg(test)]
 mod tests;

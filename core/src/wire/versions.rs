@@ -7,7 +7,8 @@
 use super::schema::Message;
 use super::{Request, Writer};
 use super::{api_versions::*, cluster::*, configs::*, fetch::*, group::*, list_offsets::*};
-use super::{log_dirs::*, metadata::*, offsets::*, produce::*, producers::*, topics::*, txn::*};
+use super::{log_dirs::*, metadata::*, offsets::*, produce::*, producers::*, quorum::*};
+use super::{replicas::*, topics::*, txn::*};
 use crate::bytes::{Malformed, Reader, Result};
 
 /// Versions of an API, both ends included.
@@ -206,5 +207,15 @@ apis! {
         AddOffsetsToTxn = 25: 0..=4, flexible 3, AddOffsetsToTxnRequest => AddOffsetsToTxnResponse;
         EndTxn = 26: 0..=5, flexible 3, EndTxnRequest => EndTxnResponse;
         TxnOffsetCommit = 28: 0..=5, flexible 3, TxnOffsetCommitRequest => TxnOffsetCommitResponse;
+        ElectLeaders = 43: 0..=2, flexible 2, ElectLeadersRequest => ElectLeadersResponse;
+        AlterPartitionReassignments = 45: 0..=1, flexible 0,
+            AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
+        ListPartitionReassignments = 46: 0..=0, flexible 0,
+            ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
+        DescribeQuorum = 55: 0..=2, flexible 0, DescribeQuorumRequest => DescribeQuorumResponse;
+        UnregisterBroker = 64: 0..=0, flexible 0,
+            UnregisterBrokerRequest => UnregisterBrokerResponse;
+        AddRaftVoter = 80: 0..=1, flexible 0, AddRaftVoterRequest => AddRaftVoterResponse;
+        RemoveRaftVoter = 81: 0..=0, flexible 0, RemoveRaftVoterRequest => RemoveRaftVoterResponse;
     }
 }

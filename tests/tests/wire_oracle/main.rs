@@ -66,6 +66,10 @@ impl Ours {
             Ours::Response(AnyResponse::DescribeLogDirs(response)) => {
                 response.results.iter_mut().for_each(|result| result.is_cordoned = true);
             }
+            Ours::Request(AnyRequest::AddRaftVoter(request)) => {
+                request.ack_when_committed = rng.percent(50);
+            }
+            Ours::Response(AnyResponse::AddRaftVoter(_)) => {}
             // Version 11 changes only the meaning of a timestamp.
             Ours::Request(AnyRequest::ListOffsets(_))
             | Ours::Response(AnyResponse::ListOffsets(_)) => {}
@@ -198,6 +202,15 @@ fn three_implementations_agree_on_every_message_and_version() {
         AddOffsetsToTxn AddOffsetsToTxnRequest AddOffsetsToTxnResponse
         EndTxn EndTxnRequest EndTxnResponse
         TxnOffsetCommit TxnOffsetCommitRequest TxnOffsetCommitResponse
+        ElectLeaders ElectLeadersRequest ElectLeadersResponse
+        AlterPartitionReassignments
+            AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse
+        ListPartitionReassignments
+            ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse
+        DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse
+        UnregisterBroker UnregisterBrokerRequest UnregisterBrokerResponse
+        AddRaftVoter AddRaftVoterRequest AddRaftVoterResponse
+        RemoveRaftVoter RemoveRaftVoterRequest RemoveRaftVoterResponse
     };
     let checked: Vec<ApiKey> = compared.iter().map(|(key, _)| *key).collect();
     let spoken: Vec<ApiKey> = CLIENT.iter().map(|range| range.key).collect();
