@@ -146,7 +146,9 @@ impl Log {
         }
         self.zero_ahead(written as u32);
         self.govern(now);
+        self.expire_when_short(now);
         self.relieve_pressure(now);
+        self.compact_when_dirty();
     }
 
     fn move_durable_ends(&mut self, commit: &Commit) -> Vec<PartitionNumber> {
@@ -157,6 +159,9 @@ impl Log {
             match frame.header.kind {
                 Kind::Batch => {
                     partition.durable_end = partition.durable_end.max(frame.end_offset());
+                    let compacted = partition.policy.cleanup.compact.is_some();
+                    self.compactor.fresh_bytes +=
+                        u64::from(compacted) * u64::from(frame.header.body_bytes);
                     moved.entry(number).or_insert(false);
                 }
                 Kind::LogStart => {

@@ -169,6 +169,7 @@ impl Log {
 
     /// The next disk operation to perform, until `None`.
     pub fn poll_io(&mut self, now: Time) -> Option<Io> {
+        self.follow_policies(now);
         self.compact(now);
         while matches!(self.phase, Phase::Running) && self.closes_at().is_some_and(|at| at <= now) {
             self.close_commit(now);
@@ -217,10 +218,12 @@ impl Log {
     /// Makes a partition known, or changes its policy. After `Ready` the partitions found on flash
     /// are known already, and kept for ever.
     pub fn set_partition(&mut self, number: PartitionNumber, policy: Policy) {
-        self.partitions
-            .entry(number)
-            .or_insert_with(|| Partition::new(policy.lane, Offset::ZERO))
-            .policy = policy;
+        let known = self.partitions.entry(number);
+        let partition = known.or_insert_with(|| Partition::new(policy.lane, Offset::ZERO));
+        if partition.policy != policy && partition.log_end > partition.log_start {
+            self.keeper.look_again();
+        }
+        partition.policy = policy;
     }
 
     /// Forgets every partition but these: their topics were deleted.

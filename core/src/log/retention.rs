@@ -32,6 +32,12 @@ pub(crate) struct Keeper {
     /// Retention's clock, and when it was set.
     clock: Option<(i64, Time)>,
     jumped: bool,
+    /// What was expired by last: the clock, or `None` when it was not trusted.
+    went_by: Option<i64>,
+    /// A policy has changed.
+    wanted: bool,
+    /// The next `seg_seq` when slots were short and retention was applied for it.
+    short_at: u64,
 }
 
 impl Keeper {
@@ -54,6 +60,12 @@ impl Keeper {
 }
 
 impl Keeper {
+    /// Asks for a look at what policies let go, without waiting for the owner's next one; but not
+    /// before its first, which tells the time.
+    pub(crate) fn look_again(&mut self) {
+        self.wanted = self.clock.is_some();
+    }
+
     /// Retention's clock as it was set last.
     pub(crate) fn clock(&self) -> Option<i64> {
         self.clock.map(|(clock, _)| clock)
@@ -78,15 +90,42 @@ impl Log {
             self.cleaner.observe(self.disk.written_bytes, clock);
             clock
         });
-        let numbers: Vec<PartitionNumber> = self.partitions.keys().copied().collect();
-        for number in numbers {
-            if let Some(log_start) = self.retention_point(number, clock) {
-                self.expire_to(now, number, log_start);
-            }
+        self.keeper.went_by = clock;
+        self.apply_policies(now);
+    }
+
+    /// Looks at all partitions when a policy has changed: a topic that is compacted from now on, or
+    /// keeps less, does not wait.
+    pub(crate) fn follow_policies(&mut self, now: Time) {
+        if core::mem::take(&mut self.keeper.wanted) && matches!(self.phase, Phase::Running) {
+            self.apply_policies(now);
         }
+    }
+
+    /// Each time that a slot was opened while slots are short, retention is applied: a small disk
+    /// budget is filled within seconds.
+    pub(crate) fn expire_when_short(&mut self, now: Time) {
+        let opened = self.space.next_seg_seq;
+        if self.space.free() <= self.space.low() && self.keeper.short_at != opened {
+            self.keeper.short_at = opened;
+            self.apply_retention(now);
+        }
+    }
+
+    fn apply_policies(&mut self, now: Time) {
+        self.apply_retention(now);
         self.cleaner.look_again();
         self.relieve_pressure(now);
         self.begin_compaction();
+    }
+
+    fn apply_retention(&mut self, now: Time) {
+        let numbers: Vec<PartitionNumber> = self.partitions.keys().copied().collect();
+        for number in numbers {
+            if let Some(log_start) = self.retention_point(number, self.keeper.went_by) {
+                self.expire_to(now, number, log_start);
+            }
+        }
     }
 
     /// The first offset that retention keeps, if that is beyond the log start.

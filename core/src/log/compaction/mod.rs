@@ -30,6 +30,9 @@ use map::OffsetMap;
 /// Less is not worth the flushes.
 const DIRTY_BYTES_MIN: u64 = 64 << 10;
 
+/// So much that is new in compacted partitions is worth a look at them between the owner's.
+const FRESH_BYTES: u64 = 1 << 20;
+
 /// Between two turns others have theirs.
 const PAUSE: Nanos = Nanos(2_000_000);
 
@@ -40,6 +43,8 @@ pub(crate) struct Compactor {
     /// The clock at the begin of the job, and the partition's end.
     began: Option<i64>,
     began_end: Offset,
+    /// Bytes of batches that compacted partitions got since they were looked at.
+    pub fresh_bytes: u64,
 }
 
 /// What the job waits for.
@@ -73,6 +78,13 @@ impl Log {
         }
     }
 
+    /// Looks for something to compact when there is enough that is new.
+    pub(crate) fn compact_when_dirty(&mut self) {
+        if self.compactor.fresh_bytes >= FRESH_BYTES && self.keeper.clock().is_some() {
+            self.begin_compaction();
+        }
+    }
+
     /// Begins to compact the partition that needs it most.
     pub(crate) fn begin_compaction(&mut self) {
         if let Some(job) = &self.compactor.job
@@ -85,6 +97,7 @@ impl Log {
         if self.compactor.job.is_some() || self.winding_down || !self.has_room_to_move() {
             return;
         }
+        self.compactor.fresh_bytes = 0;
         let clock = self.keeper.clock();
         for partition in self.partitions.values_mut() {
             let dirty = partition.policy.cleanup.compact.is_some()
@@ -106,6 +119,7 @@ impl Log {
             waits: NOW,
             began: clock,
             began_end: partition.durable_end,
+            fresh_bytes: 0,
         };
     }
 
