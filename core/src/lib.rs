@@ -3,7 +3,8 @@
 //! The crate is `no_std`, so the compiler itself keeps clocks, files, sockets, threads and random
 //! numbers out of it: time and the seed are arguments, disk and network are [`node::Output`] and
 //! come back as [`node::Input`]. The modules stand in data-flow order; imports point down only:
-//! vocabulary < `wire`, `batch`, `peer` < `log` < `metadata`, `group` < `replica` < `node`.
+//! vocabulary < `wire`, `batch`, `peer` < `log` < `quorum`, `metadata`, `group` < `replica` <
+//! `node`.
 
 #![no_std]
 
@@ -18,6 +19,7 @@ pub mod log;
 pub mod metadata;
 pub mod node;
 pub mod peer;
+pub mod quorum;
 pub mod replica;
 pub mod rng;
 pub mod types;

@@ -109,3 +109,32 @@ pub const FETCH_PARTITIONS_MAX: usize = 200_000;
 
 /// Fetch sessions that are remembered: Kafka's `max.incremental.fetch.session.cache.slots`.
 pub const FETCH_SESSIONS_MAX: usize = 1_000;
+
+/// Voters of the metadata quorum, or those that it is changed to. Kafka advises 3 or 5.
+pub const VOTERS_MAX: usize = 9;
+
+/// Observers of the metadata quorum: a site has nine gateways at most, and room to replace them.
+pub const OBSERVERS_MAX: usize = 32;
+
+/// Bytes of one payload of the metadata log: it goes into one batch of the flash log.
+pub const QUORUM_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the entries in one message of the quorum, unless the first one alone is larger. Larger
+/// ones would hold up heartbeats on a slow link.
+pub const QUORUM_ENTRIES_BYTES_MAX: usize = 64 << 10;
+
+/// Entries in one message of the quorum.
+pub const QUORUM_ENTRIES_MAX: usize = 1_024;
+
+/// Bytes of payloads that a leader has taken and that are not committed.
+pub const QUORUM_UNCOMMITTED_BYTES_MAX: u64 = 8 << 20;
+
+/// Messages of the quorum that wait until something is durable; beyond it they are dropped, as a
+/// network would.
+pub const QUORUM_OUTBOX_MAX: usize = 1_024;
+
+/// Bytes of a snapshot of the metadata: 10,000 partitions take about 1 MB.
+pub const QUORUM_SNAPSHOT_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a snapshot that go into one message.
+pub const QUORUM_CHUNK_BYTES_MAX: usize = 256 << 10;

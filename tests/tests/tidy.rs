@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 7] = [
     &["types", "bytes", "error", "limits", "rng"],
     &["wire", "batch"],
     &["log"],
-    &["metadata", "group"],
+    &["quorum", "metadata", "group"],
     &["replica"],
     &["node"],
     &[],

@@ -1,0 +1,149 @@
+//! Before there is a cluster: how a new store finds the others, and when they begin.
+//!
+//! Unanimity, in two steps that survive restarts and wipes at any moment. A node that has heard all
+//! configured voters, each with a new store, *proposes* the cluster that follows from their
+//! directory ids. A node that has heard all others propose the same cluster persists it: it has
+//! *formed*. So two different clusters cannot both begin: each would need the proposals of all. A
+//! node that was not quick enough learns from one that has formed; it may take that over because
+//! its own store is named in it.
+//!
+//! | state | event | next state |
+//! |---|---|---|
+//! | alone in its list | start | formed |
+//! | hears | all others were heard, with the same list, at most one with entries | proposes |
+//! | proposes | all others propose the same | formed |
+//! | hears, proposes | a formed node names this store as voter or member | formed |
+//! | hears, proposes | a formed node does not | waits until it is added through the log |
+
+use super::message::Hello;
+use super::types::{ClusterId, Directory, Formation, Member};
+use crate::rng::Rng;
+use crate::types::NodeId;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+#[derive(Clone, Debug)]
+pub(super) struct Forming {
+    me: Member,
+    /// As configured, ascending.
+    voters: Vec<NodeId>,
+    /// This store holds entries of a time without quorum.
+    old: bool,
+    heard: BTreeMap<NodeId, Hello>,
+    /// The cluster of a peer that does not know this store.
+    elsewhere: Option<ClusterId>,
+}
+
+impl Forming {
+    pub fn new(me: Member, voters: &[NodeId], old: bool) -> Forming {
+        let mut voters = voters.to_vec();
+        voters.sort();
+        voters.dedup();
+        Forming { me, voters, old, heard: BTreeMap::new(), elsewhere: None }
+    }
+
+    /// Whom to ask.
+    pub fn others(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.iter().copied().filter(|node| *node != self.me.node)
+    }
+
+    pub fn hello(&self) -> Hello {
+        Hello {
+            directory: self.me.directory,
+            voters: self.voters.clone(),
+            old: self.old,
+            proposes: self.proposal().map(|formation| formation.cluster),
+        }
+    }
+
+    /// Says whether that was news.
+    pub fn hear(&mut self, from: NodeId, hello: Hello) -> bool {
+        if hello.voters != self.voters {
+            log::warn!("node {} is configured with other voters than this node", from.0);
+        }
+        if !self.others().any(|node| node == from) {
+            return false;
+        }
+        let news = self.heard.get(&from) != Some(&hello);
+        self.heard.insert(from, hello);
+        news
+    }
+
+    /// A peer has formed. Entries of this node's own time are not given up for it.
+    pub fn may_join(&self, formation: &Formation, member: bool) -> bool {
+        (member || formation.voters.contains(&self.me))
+            && (!self.old || formation.founder == Some(self.me.node))
+    }
+
+    /// A peer has formed, and does not know this store.
+    pub fn refused(&mut self, from: NodeId, cluster: ClusterId) {
+        self.heard.remove(&from);
+        if self.elsewhere != Some(cluster) {
+            log::warn!(
+                "node {} belongs to cluster {cluster:?}, which does not know the store of this \
+                 node: add it, if it is new or was cleared",
+                from.0
+            );
+        }
+        self.elsewhere = Some(cluster);
+    }
+
+    pub fn elsewhere(&self) -> Option<ClusterId> {
+        self.elsewhere
+    }
+
+    /// Voters that this node waits for: not heard, or configured differently.
+    pub fn missing(&self) -> Vec<NodeId> {
+        let agrees =
+            |node: &NodeId| self.heard.get(node).is_some_and(|hello| hello.voters == self.voters);
+        self.others().filter(|node| !agrees(node)).collect()
+    }
+
+    /// What all voters would form, if all have been heard and could.
+    pub fn proposal(&self) -> Option<Formation> {
+        if !self.voters.contains(&self.me.node) || !self.missing().is_empty() {
+            return None;
+        }
+        let heard = |node: NodeId| match self.heard.get(&node) {
+            Some(hello) => (Member { node, directory: hello.directory }, hello.old),
+            None => (self.me, self.old),
+        };
+        let all: Vec<(Member, bool)> = self.voters.iter().map(|node| heard(*node)).collect();
+        let mut old = all.iter().filter(|(_, old)| *old).map(|(member, _)| member.node);
+        let (founder, second) = (old.next(), old.next());
+        if let (Some(one), Some(other)) = (founder, second) {
+            log::error!(
+                "nodes {} and {} both have metadata of their own: clear the data folder of one",
+                one.0,
+                other.0
+            );
+            return None;
+        }
+        let voters: Vec<Member> = all.into_iter().map(|(member, _)| member).collect();
+        let cluster = cluster_id(&voters)?;
+        Some(Formation { cluster, voters, founder })
+    }
+
+    /// What all others propose as this node does.
+    pub fn agreed(&self) -> Option<Formation> {
+        let proposal = self.proposal()?;
+        let agree = self.heard.values().all(|hello| hello.proposes == Some(proposal.cluster));
+        agree.then_some(proposal)
+    }
+}
+
+/// From the sorted directory ids. `None` if a store stands there twice: somebody has copied it.
+fn cluster_id(voters: &[Member]) -> Option<ClusterId> {
+    let mut directories: Vec<Directory> = voters.iter().map(|voter| voter.directory).collect();
+    directories.sort();
+    if directories.windows(2).any(|two| two[0] == two[1]) {
+        log::error!("two nodes have the same store: one was copied from the other");
+        return None;
+    }
+    let halves = directories.iter().flat_map(|directory| directory.0.chunks(8));
+    let seed = halves.fold(0, |state, half| {
+        let half = half.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        Rng::new(state ^ half).next_u64()
+    });
+    Some(ClusterId(Rng::new(seed).uuid()))
+}
