@@ -364,8 +364,9 @@ fn part(
         return Some(Content::OutOfRange);
     }
     if let Some(last) = fetch.last_epoch {
-        // Without an epoch that old in our log, all of that epoch lies below its start.
-        let (epoch, end) = epoch_end(last).unwrap_or((last, log.start));
+        // Without an epoch that old nobody can say where the logs part: some epochs may have begun
+        // and been trimmed since. Kafka lets the follower keep what is below our log's start.
+        let Some((epoch, end)) = epoch_end(last) else { return Some(Content::OutOfRange) };
         if epoch < last || end < fetch.fetch_offset {
             return Some(Content::Diverging { epoch, end });
         }

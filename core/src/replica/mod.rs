@@ -46,7 +46,10 @@ use serde::{Deserialize, Serialize};
 pub struct LogState {
     pub start: Offset,
     pub end: Offset,
-    /// What is below is on flash. At most `end`.
+    /// What is below is on flash: what a power cut now leaves at least. At most `end`. A truncation
+    /// takes it back at once. When the log has begun anew ([`Step::RestartAt`]), nothing is durable
+    /// before that itself is on flash: a cut would bring the old log back, which may lack records
+    /// or have others in their place. So until then this is the old log's start, below `start`.
     pub durable: Offset,
     /// The epoch of the last record. `None` in a log that never had one.
     pub last_epoch: Option<LeaderEpoch>,

@@ -7,7 +7,7 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{cleaning, damage, log_tests, node_tests};
+use crate::{cleaning, damage, log_tests, node_tests, replica};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ const RUNS: u64 = 20;
 const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
-/// cleaned meanwhile, four a log on a medium that lies, four a node with clients, and one a small
-/// script that is cut everywhere.
+/// cleaned meanwhile, four a log on a medium that lies, three a node with clients, one a replicated
+/// partition, and one a small script that is cut everywhere.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -30,7 +30,8 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
         0..8 => log_tests::random(seed, often),
         8..11 => cleaning::random(seed, often),
         11..15 => damage::random(seed, often),
-        15..19 => node_tests::random(seed, often),
+        15..18 => node_tests::random(seed, often),
+        18 => replica::random(seed, |_| {}),
         _ => log_tests::every_cut(seed, |_| {}),
     }
 }
