@@ -2,7 +2,7 @@
 
 use crate::Options;
 use crate::check::{self, Breach, Expected, Verdict, gateway};
-use crate::cut::{Harm, Replay};
+use crate::cut::Replay;
 use crate::device::{Device, Medium, Shared, lock};
 use crate::disk::{Disk, Event, Pages};
 use crate::load::{self, Ledger, Ledgers, Load};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use weir_core::rng::Rng;
-use weir_tests::root;
+use weir_tests::{cut::Harm, root};
 
 /// Room for the log of the checks, the journal, and what ext4 keeps back.
 const DISK_BYTES: u64 = 104 << 20;

@@ -8,7 +8,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub const SECTOR: usize = 512;
 const PAGE: usize = 4096;
 
 static ZEROS: [u8; PAGE] = [0; PAGE];

@@ -185,7 +185,8 @@ impl Drop for Gateway {
     }
 }
 
-fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+/// Status code and body of a GET of the loopback address; `None` when nobody answers.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n");

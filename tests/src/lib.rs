@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+pub mod board;
 pub mod broker;
+pub mod cut;
 pub mod gateway;
 pub mod kafka;
 pub mod loopback;

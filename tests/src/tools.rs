@@ -33,6 +33,11 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
     execute(command, input, LIMIT)
 }
 
+/// The same for a program that may take longer.
+pub fn run_with_input_for(command: &mut Command, input: &[u8], limit: Duration) -> Output {
+    execute(command, input, limit)
+}
+
 /// Runs a program that may take longer.
 pub fn run_for(command: &mut Command, limit: Duration) -> Output {
     execute(command, b"", limit)
