@@ -55,6 +55,7 @@ use message::{Body, Mark, config, follow, id, outline};
 use replication::{Asked, Follower, Held, Source};
 use snapshots::{Receiving, Sending};
 
+pub use forming::Obstacle;
 pub use message::Message;
 pub use status::{Replica, Stage, Status};
 pub use types::{

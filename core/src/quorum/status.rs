@@ -1,6 +1,7 @@
 //! What a node can say of the quorum: the facts of Kafka's DescribeQuorum, and what it waits for.
 
 use super::Quorum;
+use super::forming::Obstacle;
 use super::message::id;
 use super::types::{ClusterId, Directory, Error, Member, Members};
 use crate::types::{NodeId, Time};
@@ -29,12 +30,8 @@ pub struct Status {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
-    /// No cluster yet: these voters were not heard, or are configured differently; and a cluster
-    /// that does not know this store.
-    Forming {
-        missing: Vec<NodeId>,
-        elsewhere: Option<ClusterId>,
-    },
+    /// There is no cluster yet.
+    Forming(Obstacle),
     Voter,
     Observer,
     /// This store is not recorded in the newest members that it knows.
@@ -79,8 +76,7 @@ impl Quorum {
             return Stage::Stopped(error);
         }
         if self.formation.is_none() {
-            let missing = self.forming.missing();
-            return Stage::Forming { missing, elsewhere: self.forming.elsewhere() };
+            return Stage::Forming(self.forming.obstacle());
         }
         match (members.is_voter(&self.me), members.observers.contains(&self.me)) {
             (true, _) => Stage::Voter,

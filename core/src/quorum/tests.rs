@@ -133,6 +133,8 @@ fn two_stores_with_entries_of_their_own_form_nothing() {
         quorum.handle(Time(2_000), NodeId(2), Message { mark, body: Body::Hello(hello) });
         let proposes = quorum.forming.hello().proposes;
         assert_eq!(proposes.is_some(), !old);
+        let expected = if old { Obstacle::TwoFounders(ME, NodeId(2)) } else { Obstacle::Agreeing };
+        assert_eq!(quorum.status(Time(2_000)).stage, Stage::Forming(expected));
     }
 }
 
