@@ -146,6 +146,11 @@ impl Store {
         self.ahead.0
     }
 
+    /// The index of its last entry.
+    pub fn end(&self) -> u64 {
+        self.ahead.0 + self.ahead.1.len() as u64
+    }
+
     fn apply(&mut self, what: Persist, bug: Bug) {
         apply(&mut self.start, &mut self.entries, &what);
         match what {

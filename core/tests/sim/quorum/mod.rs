@@ -15,9 +15,10 @@ mod run;
 mod truth;
 
 use crate::checks::Violation;
-use crate::runner::{Tally, seeds};
+use crate::runner::{Tally, say_line, seeds};
 use plan::Plan;
-use run::Run;
+use run::{Run, Seen};
+use std::cell::Cell;
 use weir_core::rng::Rng;
 
 fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
@@ -26,9 +27,21 @@ fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
     Run::new(seed, plan).run()
 }
 
+/// Plays a seed, and adds what happened in it.
+fn observed(seed: u64, seen: &Cell<Seen>) -> Result<Tally, Violation> {
+    let mut run = Run::new(seed, Plan::random(&mut Rng::new(seed)));
+    let tally = run.run()?;
+    let mut sum = seen.get();
+    sum.add(run.seen);
+    seen.set(sum);
+    Ok(tally)
+}
+
 #[test]
 fn a_quorum_keeps_what_it_committed_under_random_faults() {
-    seeds("a_quorum_keeps_what_it_committed", 40, |seed| random(seed, |_| {}));
+    let seen = Cell::new(Seen::default());
+    seeds("a_quorum_keeps_what_it_committed", 40, |seed| observed(seed, &seen));
+    say_line(&format!("sim a_quorum_keeps_what_it_committed: {:?}", seen.get()));
 }
 
 #[test]

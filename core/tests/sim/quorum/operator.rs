@@ -87,6 +87,7 @@ impl Run {
         }
         let directory = Directory(self.world.rng.uuid());
         self.operator.wiped = Some(node);
+        self.seen.wipes += 1;
         self.machines[node].wipe(directory, self.plan.bug);
         self.start(node)
     }

@@ -36,6 +36,28 @@ pub enum Event {
     Phase,
 }
 
+/// What happened in runs: a test that never saw one of these has proven little.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub leaders: u64,
+    pub restores: u64,
+    pub changes: u64,
+    pub wipes: u64,
+    pub observers: u64,
+    pub truncations: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, other: Seen) {
+        self.leaders += other.leaders;
+        self.restores += other.restores;
+        self.changes += other.changes;
+        self.wipes += other.wipes;
+        self.observers += other.observers;
+        self.truncations += other.truncations;
+    }
+}
+
 pub struct Run {
     pub world: World<Event>,
     pub plan: Plan,
@@ -44,6 +66,7 @@ pub struct Run {
     pub truth: Truth,
     pub operator: Operator,
     pub chaos: bool,
+    pub seen: Seen,
     tally: Tally,
     proposals: u64,
 }
@@ -64,6 +87,7 @@ impl Run {
             truth: Truth::default(),
             operator,
             chaos: true,
+            seen: Seen::default(),
             tally: Tally::default(),
             proposals: 0,
             plan,
@@ -75,7 +99,7 @@ impl Run {
         run
     }
 
-    pub fn run(mut self) -> Result<Tally, Violation> {
+    pub fn run(&mut self) -> Result<Tally, Violation> {
         let began = self.world.now;
         self.world.at(began, Event::Fault);
         self.world.at(began, Event::Operate);
@@ -180,6 +204,7 @@ impl Run {
             };
             let leads = quorum.is_leader().then(|| quorum.term());
             if let Some(term) = leads.filter(|_| leads != machine.leads) {
+                self.seen.leaders += 1;
                 self.truth.leads(node, term, &machine.store)?;
             }
             machine.leads = leads;
@@ -199,8 +224,10 @@ impl Run {
         match output {
             Output::Persist { token, what } => {
                 let entries = matches!(*what, Persist::Entries { .. });
+                let before = machine.store.end();
                 machine.store.ask(token, (*what).clone());
                 if let Persist::Entries { from_index, entries } = *what {
+                    self.seen.truncations += u64::from(from_index <= before);
                     self.truth.appends(node, &machine.store, from_index, &entries)?;
                 }
                 match self.plan.bug {
@@ -211,6 +238,7 @@ impl Run {
             }
             Output::Send { to, message } => return self.send(node, to.0 as usize, &message),
             Output::Restore(snapshot) => {
+                self.seen.restores += u64::from(machine.state.last > 0);
                 machine.state = decode(&snapshot);
                 machine.snapshot_at = machine.state.last;
                 return self.truth.restores(node, machine.state);
@@ -219,7 +247,11 @@ impl Run {
                 let (state, term) = (machine.state, quorum.term());
                 machine.state = self.truth.applies(node, state, position, &payload, term)?;
             }
-            Output::Members { .. } | Output::Leads { .. } | Output::Lost => {}
+            Output::Members { members, .. } => {
+                self.seen.changes += 1;
+                self.seen.observers += members.observers.len() as u64;
+            }
+            Output::Leads { .. } | Output::Lost => {}
             Output::Stopped(error) => {
                 let what = format!("{node} stopped: {error:?}");
                 return super::truth::MetadataLogMatching::fails(what);
