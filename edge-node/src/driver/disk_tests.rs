@@ -6,9 +6,17 @@ use futures_lite::future::{block_on, poll_fn};
 /// Performs operations on a fresh file and returns what they came to, by operation.
 fn perform(name: &str, operations: Vec<Io>) -> (Vec<(OpId, IoResult)>, Vec<u8>) {
     let path = std::env::temp_dir().join(format!("weir-disk-{}-{name}", std::process::id()));
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+    let results = perform_on(&path, operations);
+    let content = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    (results, content)
+}
+
+/// The same, with a file that stays.
+fn perform_on(path: &Path, operations: Vec<Io>) -> Vec<(OpId, IoResult)> {
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
     let inbox = Arc::new(Inbox::default());
-    let disk = Disk::start(&path, file.unwrap(), inbox.clone()).unwrap();
+    let disk = Disk::start(path, file.unwrap(), inbox.clone()).unwrap();
     let (wanted, mut results) = (operations.len(), Vec::new());
     for io in operations {
         let before = results.len();
@@ -23,9 +31,28 @@ fn perform(name: &str, operations: Vec<Io>) -> (Vec<(OpId, IoResult)>, Vec<u8>) 
         }
     }
     assert_eq!(results.len(), wanted);
-    let content = std::fs::read(&path).unwrap();
+    results
+}
+
+#[test]
+fn what_is_written_beyond_4_gib_is_read_there_and_nowhere_else() {
+    let path = std::env::temp_dir().join(format!("weir-disk-{}-far", std::process::id()));
+    let (near, far) = (4096, (4 << 30) + 4096);
+    let body = Bytes::from_static(b"a commit group");
+    let results = perform_on(
+        &path,
+        vec![
+            Io::Zero { op: OpId(1), at: far, len: 64 << 10 },
+            Io::Write { op: OpId(2), at: far, bytes: body.clone() },
+            Io::Flush { op: OpId(3) },
+            Io::Read { op: OpId(4), at: far, len: body.len() as u32 },
+            Io::Read { op: OpId(5), at: near, len: 1 },
+        ],
+    );
+    assert_eq!(results[3], (OpId(4), IoResult::Read(body)));
+    assert_eq!(results[4], (OpId(5), IoResult::Read(Bytes::from_static(b"\0"))));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), far + (64 << 10));
     std::fs::remove_file(&path).unwrap();
-    (results, content)
 }
 
 #[test]

@@ -30,6 +30,14 @@ fn flips(bytes: &[u8], mut check: impl FnMut(usize, Bytes)) {
 }
 
 #[test]
+fn places_beyond_4_gib_are_told_apart_from_those_before() {
+    let geometry = Geometry { store: STORE, node: 1, slot_bytes: 4 << 20, slots: 4_096 };
+    assert_eq!(geometry.place(1_022, 7), (4 << 30) + 7);
+    assert_eq!(geometry.place(4_095, 7), 4_097 * (4 << 20) + 7);
+    assert_eq!(geometry.slots_on(16 << 30), 4_094);
+}
+
+#[test]
 fn a_superblock_is_whole_or_invalid_or_newer() {
     let geometry = Geometry { store: STORE, node: -3, slot_bytes: 4 << 20, slots: 2048 };
     let block = superblock::encode(&geometry);
