@@ -1,6 +1,7 @@
 //! A real `weir serve` in a folder of its own.
 
 use crate::{folder, free_port, release_binary, wait_for};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,6 +13,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Gateway {
     child: Option<Child>,
+    /// What is run: the binary, or an emulator, its arguments and a binary.
+    program: Vec<OsString>,
     folder: PathBuf,
     data: PathBuf,
     pub kafka_port: u16,
@@ -27,6 +30,7 @@ impl Gateway {
         let folder = folder(name);
         Gateway {
             child: None,
+            program: vec![release_binary().into()],
             data: folder.join("data"),
             folder,
             kafka_port: free_port(),
@@ -54,6 +58,12 @@ impl Gateway {
         self
     }
 
+    /// Runs a binary of another machine, by an emulator with its arguments.
+    pub fn emulated(mut self, program: Vec<OsString>) -> Gateway {
+        self.program = program;
+        self
+    }
+
     /// Keeps the data elsewhere, such as on a file system of the test's own.
     pub fn in_folder(mut self, data: &Path) -> Gateway {
         self.data = data.to_path_buf();
@@ -67,8 +77,8 @@ impl Gateway {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(release_binary());
-        command.arg("serve").arg("--data").arg(&self.data);
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg("serve").arg("--data").arg(&self.data);
         let config = self.folder.join("weir.toml");
         if config.exists() {
             command.arg("--config").arg(config);

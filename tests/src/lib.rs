@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+pub mod arm;
 pub mod board;
 pub mod broker;
 pub mod cut;
