@@ -16,7 +16,7 @@
 //! | `recovery` | the start: what is found becomes a running log again |
 //! | `scan` | walking a slot that has no footer |
 //! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
-//! | `read`, `search` | fetches and searches; `footers` and `tail` are what they look into |
+//! | `read`, `search`, `walk` | fetches and searches; `footers` and `tail` are what they read |
 //! | `cleaner` | which slots are cleaned, and how |
 //! | `compaction` | key compaction |
 //! | `retention` | what is expired |
@@ -49,6 +49,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod walk;
 mod wear;
 mod window;
 mod writer;

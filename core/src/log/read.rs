@@ -8,10 +8,10 @@
 
 use super::cleaner::CLEANER;
 use super::layout::footer::{Extent, Part};
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::frame_seed;
 use super::layout::group::Place;
 use super::search::{Hit, Searches};
+use super::walk::Walk;
 use super::{
     Answer, Batches, Event, FetchError, FetchSpec, IoResult, Log, Phase, Purpose, Ticket,
     TimestampHit,
@@ -39,12 +39,12 @@ pub(super) enum Question {
 
 /// Extents of one slot that one read gets.
 #[derive(Clone, Debug)]
-struct Span {
+pub(super) struct Span {
     slot: u32,
     seg_seq: u64,
-    extents: Vec<Extent>,
+    pub(super) extents: Vec<Extent>,
     /// Where the partition's data goes on after the last extent.
-    end: Offset,
+    pub(super) end: Offset,
 }
 
 #[derive(Debug)]
@@ -413,88 +413,5 @@ impl Span {
         let start = self.extents.first().map_or(0, |extent| extent.at);
         let end = self.extents.last().map_or(0, Extent::end);
         (start, end - start)
-    }
-}
-
-/// A walk over the frames of extents.
-pub(super) struct Walk {
-    pub(super) partition: PartitionNumber,
-    pub(super) from: Offset,
-    pub(super) end: Offset,
-    /// `None`: from memory, not verified.
-    pub(super) seed: Option<u32>,
-}
-
-impl Walk {
-    pub(super) fn frame(&self, chunk: &Bytes, at: usize) -> Option<FrameHeader> {
-        let bytes = chunk.get(at..)?;
-        let header = match self.seed {
-            Some(seed) => FrameHeader::verify(bytes, seed)?,
-            None => FrameHeader::peek(bytes)?,
-        };
-        let batch = header.kind.is_batch();
-        (batch && header.partition == self.partition).then_some(header)
-    }
-
-    /// The batches that fit, and where what was looked at ends: beyond `from` also when there were
-    /// only holes. Else up to where the bytes are damaged.
-    fn batches(
-        &self,
-        spec: &FetchSpec,
-        span: &Span,
-        chunks: &[Option<Bytes>],
-    ) -> Result<(Batches, Offset), Offset> {
-        let mut batches = Batches::new();
-        let mut total = 0;
-        // An answer never reaches over what is lost: the reader is to be told.
-        let mut expected = self.from;
-        let lost = |batches: Batches, until: Offset| match batches.is_empty() {
-            true => Err(until.min(self.end).max(self.from.plus(1))),
-            false => Ok((batches, self.from)),
-        };
-        let mut next = self.from;
-        for (number, chunk) in chunks.iter().enumerate() {
-            let chunk = chunk.clone().unwrap_or_default();
-            next = span.extents.get(number + 1).map_or(span.end, |next| next.base_offset);
-            let mut at = 0;
-            while at < chunk.len().max(1) {
-                let Some(header) = self.frame(&chunk, at) else {
-                    // Behind a damaged frame, others may be whole.
-                    match self.behind(&chunk, at) {
-                        Some(behind) => at = behind,
-                        None => break,
-                    }
-                    continue;
-                };
-                let body = at + FRAME_HEADER_BYTES..at + header.frame_bytes();
-                at = body.end;
-                if header.end_offset() <= self.from {
-                    continue;
-                }
-                if header.base_offset > expected {
-                    return lost(batches, header.base_offset);
-                }
-                if header.end_offset() > self.end {
-                    return Ok((batches, expected));
-                }
-                if !body.is_empty() {
-                    total += body.len();
-                    let fits = total <= spec.bytes_max || (batches.is_empty() && spec.at_least_one);
-                    if !fits {
-                        return Ok((batches, self.from));
-                    }
-                    batches.push(chunk.slice(body));
-                }
-                expected = header.end_offset();
-            }
-        }
-        if expected == self.from { lost(batches, next) } else { Ok((batches, expected)) }
-    }
-
-    /// Where the next whole frame behind a damaged one begins. The damaged one's length may be what
-    /// is damaged, so it is looked for; what comes from memory is never damaged.
-    fn behind(&self, chunk: &Bytes, at: usize) -> Option<usize> {
-        self.seed?;
-        (at + 1..chunk.len()).find(|&at| self.frame(chunk, at).is_some())
     }
 }

@@ -5,7 +5,8 @@
 //! consumer that begins there misses nothing.
 
 use super::layout::frame::FRAME_HEADER_BYTES;
-use super::read::{Found, Question, Walk};
+use super::read::{Found, Question};
+use super::walk::Walk;
 use super::{Answer, FetchError, IoResult, Log, Ticket, TimestampHit};
 use crate::batch::{self, Codec, Header as BatchHeader};
 use crate::limits::SEARCHES_READING_MAX;
@@ -121,7 +122,8 @@ impl Walk {
                 if header.end_offset() > self.end {
                     return Hit::Nothing;
                 }
-                let Ok(batch) = BatchHeader::parse(&body) else { return Hit::Nothing };
+                // A hole has none.
+                let Ok(batch) = BatchHeader::parse(&body) else { continue };
                 if batch.max_timestamp < timestamp {
                     continue;
                 }

@@ -32,6 +32,7 @@ pub fn read_all(world: &mut World, a: PartitionNumber) -> (Vec<usize>, Vec<(i64,
     while from < world.log.partition(a).unwrap().durable_end {
         match world.ask(spec(a, from)) {
             Ok(batches) => {
+                assert!(!batches.is_empty(), "there is something at {from} or behind");
                 for batch in batches {
                     let header = BatchHeader::parse(&batch).unwrap();
                     from = header.last_offset().plus(1);

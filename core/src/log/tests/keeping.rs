@@ -166,3 +166,22 @@ fn many_searches_take_turns_and_all_are_answered() {
     });
     assert!(found.eq(0..50));
 }
+
+#[test]
+fn a_batch_that_was_taken_out_in_its_own_slot_is_not_served() {
+    // The hole stands in the same slot as what it takes the place of.
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Compacted);
+    for value in ["0", "1", "2", "3"] {
+        world.append(a, &[value]).unwrap();
+    }
+    world.run();
+    let hole = Replacement::Hole { base_offset: Offset(1), last_offset_delta: 0 };
+    world.log.replace(world.now, a, vec![hole]).unwrap();
+    world.run();
+    for _ in 0..2 {
+        assert_eq!(world.values(a, 0), ["0", "2", "3"]);
+        assert_eq!(world.log.stats().damaged_ranges, 0);
+        world.restart();
+    }
+}
