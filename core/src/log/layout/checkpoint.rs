@@ -4,7 +4,8 @@
 //! names them and holds the rest of the stream. A checkpoint counts once its root is durable.
 //!
 //! ```text
-//! root:    u64 as_of, the group_seq up to which it stands for everything
+//! root:    u8 version, 1
+//!          u64 as_of, the group_seq up to which it stands for everything
 //!          uvarint parts; for each:
 //!            uvarint slot, u64 seg_seq, uvarint where its frame begins, uvarint bytes of the frame
 //!          the last piece of the stream
@@ -28,6 +29,11 @@
 //! ```
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
+//!
+//! Why a version of its own (2026-11): a checkpoint only makes starting fast, so a build that does
+//! not know another's does without it, and the superblock's version, which refuses the medium, is
+//! left alone. Any change of root or stream raises it. Before there was one, a root began with
+//! `as_of`, whose first byte is zero: that is version 0.
 
 use super::super::Lane;
 use super::super::partition::{Partition, Run};
@@ -40,6 +46,8 @@ use bytes::Bytes;
 
 /// The `partition` of the root's frame.
 pub(crate) const ROOT: PartitionNumber = PartitionNumber(u32::MAX);
+/// The version that is written, and the only one that is read.
+const VERSION: u8 = 1;
 
 /// Where a part stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +158,7 @@ pub(crate) fn put_partition(
 /// The body of the root.
 pub(crate) fn root(as_of: u64, parts: &[PartPlace], last: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(16 + parts.len() * 24 + last.len());
+    out.push(VERSION);
     out.extend_from_slice(&as_of.to_be_bytes());
     put_uvarint(&mut out, parts.len() as u32);
     for part in parts {
@@ -165,6 +174,11 @@ pub(crate) fn root(as_of: u64, parts: &[PartPlace], last: &[u8]) -> Bytes {
 /// What a root says: for which group_seq it stands, where its parts are, and the end of the stream.
 pub(crate) fn parse_root(body: Bytes) -> Result<(u64, Vec<PartPlace>, Bytes)> {
     let mut input = Reader::new(body);
+    let version = input.u8()?;
+    if version != VERSION {
+        log::warn!("a checkpoint has the format {version} of another build: it is not used");
+        return Err(Malformed);
+    }
     let as_of = input.u64()?;
     let mut parts = Vec::new();
     for _ in 0..input.uvarint()? {

@@ -387,4 +387,10 @@ fn a_root_names_its_parts_and_holds_the_rest() {
     for len in 0..root.len() - b"the rest".len() {
         assert!(checkpoint::parse_root(root.slice(..len)).is_err(), "{len} bytes");
     }
+    for version in [0, 2, 255] {
+        let mut other = root.to_vec();
+        other[0] = version;
+        assert!(checkpoint::parse_root(other.into()).is_err(), "version {version}");
+    }
+    assert!(checkpoint::parse_root(root.slice(1..)).is_err(), "before there were versions");
 }
