@@ -88,8 +88,11 @@ impl Visit {
     pub(crate) fn feed(&mut self, geometry: &Geometry, bytes: &Bytes) -> Option<Visited> {
         match &mut self.stage {
             Stage::Tail(asked) => {
-                match footer::parse(bytes, &geometry.store, self.slot, self.found.seg_seq) {
-                    Tail::Longer(longer) if longer > *asked && longer < geometry.slot_bytes => {
+                // Less than was asked for does not end where the slot ends.
+                let whole = bytes.len() == *asked as usize;
+                let end = if whole { bytes.clone() } else { Bytes::new() };
+                match footer::parse(&end, &geometry.store, self.slot, self.found.seg_seq) {
+                    Tail::Longer(longer) if longer < geometry.slot_bytes => {
                         *asked = longer;
                         return None;
                     }

@@ -7,6 +7,7 @@ mod compacting;
 mod craft;
 mod damage;
 mod durable;
+mod footers;
 mod hostile;
 mod keeping;
 mod recovery;

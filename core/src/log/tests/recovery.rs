@@ -54,7 +54,7 @@ fn start_wide(world: &mut World, what: &str) -> u64 {
 }
 
 /// The root's groups of checkpoints, the newest last.
-fn roots(world: &World) -> Vec<Candidate> {
+pub fn roots(world: &World) -> Vec<Candidate> {
     let is_root = |group: &Candidate| {
         world.frames(group).iter().any(|(frame, _)| frame.partition == format::ROOT)
     };
@@ -195,7 +195,8 @@ fn what_a_lost_slot_held_is_said_also_without_a_checkpoint() {
 fn footers_and_groups_may_be_longer_than_one_read() {
     let mut world = World::shaped(4 << 20, 12, u64::MAX, 0);
     let big = world.add(0, Lane::Long);
-    let values = ["1", "2"].map(|value| value.repeat(1_500_000));
+    // The second group begins in the first read and ends behind it.
+    let values = [1_000, 1_500_000, 1_500_000].map(|len| "v".repeat(len));
     for value in &values {
         world.append(big, &[value]).unwrap();
         world.run();
