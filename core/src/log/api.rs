@@ -400,6 +400,19 @@ pub struct Unguarded {
     pub free_before_replace: bool,
 }
 
+/// What the index takes in memory.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct IndexStats {
+    /// Which slots hold what of each partition. All of it is in memory: there are at most as many
+    /// as slots times partitions, 16 bytes each.
+    pub runs: u64,
+    pub runs_bytes: u64,
+    /// What of a slot belongs to which partition, for the slots that were looked into last.
+    pub extents: u64,
+    pub extents_bytes: u64,
+    pub extents_bytes_max: u64,
+}
+
 /// Counters and levels for status, console and metrics.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Stats {
@@ -435,6 +448,7 @@ pub struct Stats {
     pub torn_groups_dropped: u64,
     /// Bytes that the start read.
     pub start_bytes_read: u64,
+    pub index: IndexStats,
     /// Bytes of record batches that count, but for an estimate where a slot is in part expired.
     pub live_bytes: u64,
     /// What is written for a byte that is appended.

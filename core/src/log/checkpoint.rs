@@ -173,7 +173,7 @@ impl Log {
             };
             image.slots.insert(number, entry);
         }
-        for run in self.partitions.values().flat_map(|partition| &partition.runs) {
+        for run in self.partitions.values().flat_map(|partition| partition.runs.iter()) {
             if let Some(slot) = image.slots.get_mut(&run.slot) {
                 slot.max_timestamp = slot.max_timestamp.max(run.max_timestamp);
             }

@@ -353,7 +353,7 @@ fn stretches(
     let part = index.parts.get(&partition)?;
     while from < until {
         let (found, end) = part.extent_at(from, index.settled)?;
-        let extent = part.extents[found];
+        let extent = part.extents.at(found);
         let end = end.min(until);
         live.push(Live { partition, from, until: end, at: extent.at, bytes: extent.bytes });
         from = end;

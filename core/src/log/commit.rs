@@ -10,6 +10,7 @@ use super::layout::checkpoint::LaneTail;
 use super::layout::footer::SlotIndex;
 use super::layout::frame::Kind;
 use super::layout::group::Place;
+use super::runs::Run;
 use super::space::{State, ZERO_BYTES};
 use super::writer::{Pending, Writer};
 use super::{Event, IoResult, Lane, Log, Phase};
@@ -262,11 +263,13 @@ impl Log {
             for (number, (base, bytes)) in firsts {
                 let Some(partition) = self.partitions.get_mut(&number) else { continue };
                 partition.bytes -= u64::from(bytes);
-                let run = partition.runs.back_mut().expect("the commit added to a run");
-                run.bytes -= bytes;
+                let run = partition.runs.back().expect("the commit added to a run");
+                let last = partition.runs.len() - 1;
                 if run.base_offset >= base {
-                    partition.runs.pop_back();
+                    partition.runs.remove(last..last + 1);
                     self.space.slot_mut(slot).runs -= 1;
+                } else {
+                    partition.runs.set(last, Run { bytes: run.bytes - bytes, ..run });
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::layout::footer::{self, SlotIndex};
 use super::layout::frame_seed;
 use super::scan::{Scan, Seen, Step};
-use super::{FetchError, IoResult, Log, Purpose, Ticket};
+use super::{FetchError, IndexStats, IoResult, Log, Purpose, Ticket};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -62,8 +62,9 @@ impl Footers {
         Some(&kept.index)
     }
 
-    pub(crate) fn insert(&mut self, slot: u32, index: SlotIndex) {
+    pub(crate) fn insert(&mut self, slot: u32, mut index: SlotIndex) {
         self.clock += 1;
+        index.shrink();
         let bytes = index.memory_bytes();
         self.bytes += bytes;
         if let Some(old) = self.kept.insert(slot, Kept { index, bytes, used: self.clock }) {
@@ -98,6 +99,18 @@ impl Footers {
 }
 
 impl Log {
+    pub(crate) fn index_stats(&self) -> IndexStats {
+        let runs = || self.partitions.values().map(|partition| &partition.runs);
+        let kept = || self.footers.kept.values();
+        IndexStats {
+            runs: runs().map(|runs| runs.len() as u64).sum(),
+            runs_bytes: runs().map(|runs| runs.memory_bytes() as u64).sum(),
+            extents: kept().map(|kept| kept.index.extents() as u64).sum(),
+            extents_bytes: self.footers.bytes as u64,
+            extents_bytes_max: self.footers.bytes_max as u64,
+        }
+    }
+
     /// The index of a slot, from memory.
     pub(crate) fn index_of(&mut self, slot: u32) -> Option<&SlotIndex> {
         let open = self.writer.lanes.iter().filter_map(|lane| lane.open.as_ref());

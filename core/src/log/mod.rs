@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `layout` | the bytes on flash, each structure with its table |
 //! | `space` | which slots are free, and how many are kept back |
-//! | `partition` | a partition's bounds, epochs and index |
+//! | `partition`, `runs` | a partition's bounds, epochs and index |
 //! | `window` | when a commit group is closed |
 //! | `writer` | how pending frames become groups in slots |
 //! | `commit` | what follows when a commit is durable, or failed |
@@ -41,6 +41,7 @@ mod pressure;
 mod read;
 mod recovery;
 mod retention;
+mod runs;
 mod scan;
 mod scrub;
 mod search;
@@ -235,7 +236,7 @@ impl Log {
             let kept = keep(number);
             if !kept {
                 forgotten = true;
-                for run in &partition.runs {
+                for run in partition.runs.iter() {
                     space.slot_mut(run.slot).runs -= 1;
                 }
             }
@@ -358,6 +359,7 @@ impl Log {
         stats.live_bytes = self.partitions.values().map(|partition| partition.bytes).sum();
         let payload = stats.payload_bytes.max(1) as f64;
         stats.write_amplification = stats.written_bytes as f64 / payload;
+        stats.index = self.index_stats();
         stats.window_ns = self.window.length().0;
         self.pressure_stats(&mut stats);
         self.wear_stats(&mut stats);

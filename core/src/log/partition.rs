@@ -1,30 +1,19 @@
 //! What the log knows of one partition: its bounds, epochs, producers, and in which slots it has
 //! data.
 //!
-//! The index in memory is one [`Run`] for each stretch of offsets that stands in one slot; the
+//! The index in memory is one [`Run`] of 16 bytes for each stretch of offsets that stands in one slot; the
 //! extents inside a slot come from the slot's footer when they are needed. Runs are in the order of
 //! offsets, and each reaches to where the next begins: what has no records any more (a hole) is in
 //! a slot as well, as a frame that says so. Only what is lost to damage is in none.
-//!
-//! Why 24 bytes a run, not 16: with the largest timestamp beside it, retention and the search by
-//! timestamp find their slot without loading the footers of all older ones.
+//! With the largest timestamp in a run, retention and the search by timestamp find their slot
+//! without loading the footers of all older ones.
 
 use super::layout::footer::Spot;
+use super::runs::{Run, Runs};
 use super::{Lane, Policy};
 use crate::batch::Producers;
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-
-/// A stretch of a partition's offsets that stands in one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub slot: u32,
-    /// Bytes of the record batches; an estimate where a run was divided.
-    pub bytes: u32,
-    pub base_offset: Offset,
-    pub max_timestamp: i64,
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
@@ -47,27 +36,9 @@ pub(crate) struct Partition {
     pub max_timestamp: i64,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     pub producers: Producers,
-    pub runs: VecDeque<Run>,
+    pub runs: Runs,
     /// Offsets that are lost to damage, in order: `from` up to and without `until`.
     pub damaged: Vec<(Offset, Offset)>,
-}
-
-impl Run {
-    /// What stands before the first one.
-    pub(crate) const NONE: Run =
-        Run { slot: 0, bytes: 0, base_offset: Offset(0), max_timestamp: 0 };
-
-    /// Of the bytes of a run that ends at `end`, those from `from` to `until`, about.
-    pub(crate) fn share(&self, from: Offset, until: Offset, end: Offset) -> u32 {
-        let all = (end.0 - self.base_offset.0).max(1) as u128;
-        let part = (until.0 - from.0).max(0) as u128;
-        (u128::from(self.bytes) * part / all).min(u128::from(self.bytes)) as u32
-    }
-
-    /// The bytes that lie at or above the log start, about.
-    pub(crate) fn live_bytes(&self, end: Offset, log_start: Offset) -> u32 {
-        self.share(log_start.max(self.base_offset), end, end)
-    }
 }
 
 impl Partition {
@@ -86,7 +57,7 @@ impl Partition {
             max_timestamp: -1,
             epochs: Vec::new(),
             producers: Producers::default(),
-            runs: VecDeque::new(),
+            runs: Runs::default(),
             damaged: Vec::new(),
         }
     }
@@ -117,11 +88,10 @@ impl Partition {
     pub(crate) fn add_to_run(&mut self, slot: u32, spot: &Spot) -> bool {
         self.bytes += u64::from(spot.batch_bytes);
         self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
-        if let Some(run) = self.runs.back_mut()
-            && run.slot == slot
-        {
-            run.bytes += spot.batch_bytes;
-            run.max_timestamp = run.max_timestamp.max(spot.max_timestamp);
+        if let Some(run) = self.runs.back().filter(|run| run.slot == slot) {
+            let bytes = run.bytes + spot.batch_bytes;
+            let max_timestamp = run.max_timestamp.max(spot.max_timestamp);
+            self.runs.set(self.runs.len() - 1, Run { bytes, max_timestamp, ..run });
             return false;
         }
         self.runs.push_back(Run {
@@ -143,14 +113,14 @@ impl Partition {
             return changes;
         }
         self.mend(base, end);
-        let first = self.runs.partition_point(|run| run.base_offset < base);
-        let last = self.runs.partition_point(|run| run.base_offset < end);
+        let first = self.runs.below(base);
+        let last = self.runs.below(end);
         // Of a run that begins below the log start, how much is dead is not known. All that is left
         // is taken for it, because too much would expire what follows early; it is right again when
         // the rest has been moved as well.
         let dead = moved && base <= self.log_start;
         // The last of the runs concerned may go on behind.
-        let rest = last.checked_sub(1).map(|index| (self.runs[index], self.run_data_end(index)));
+        let rest = last.checked_sub(1).map(|index| (self.runs.at(index), self.run_data_end(index)));
         let rest = rest.filter(|&(_, old_end)| old_end > end).map(|(run, old_end)| Run {
             base_offset: end,
             bytes: match moved {
@@ -162,16 +132,17 @@ impl Partition {
         });
         if first > 0 && self.run_data_end(first - 1) > base {
             let old_end = self.run_data_end(first - 1);
-            let run = &mut self.runs[first - 1];
+            let run = self.runs.at(first - 1);
             let kept = run.share(run.base_offset, base, old_end);
             self.bytes -= u64::from(run.bytes - kept);
             changes.push((run.slot, 0));
-            run.bytes = kept;
+            self.runs.set(first - 1, Run { bytes: kept, ..run });
         }
-        for run in self.runs.drain(first..last.max(first)) {
+        for run in (first..last).map(|index| self.runs.at(index)) {
             self.bytes -= u64::from(run.bytes);
             changes.push((run.slot, -1));
         }
+        self.runs.remove(first..last.max(first));
         self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
         let (bytes, max_timestamp) = (spot.batch_bytes, spot.max_timestamp);
         let new = Run { slot, bytes, base_offset: base, max_timestamp };
@@ -188,15 +159,15 @@ impl Partition {
     /// Makes one of the run with that index and the one before if they are in one slot.
     fn join_runs(&mut self, index: usize) -> Option<(u32, i32)> {
         let before = index.checked_sub(1)?;
-        let run = *self.runs.get(index)?;
+        let (first, run) = (self.runs.at(before), self.runs.get(index)?);
         let adjoins = self.run_data_end(before) == run.base_offset;
-        if self.runs[before].slot != run.slot || !adjoins {
+        if first.slot != run.slot || !adjoins {
             return None;
         }
-        let joined = &mut self.runs[before];
-        joined.bytes += run.bytes;
-        joined.max_timestamp = joined.max_timestamp.max(run.max_timestamp);
-        self.runs.remove(index);
+        let bytes = first.bytes + run.bytes;
+        let max_timestamp = first.max_timestamp.max(run.max_timestamp);
+        self.runs.set(before, Run { bytes, max_timestamp, ..first });
+        self.runs.remove(index..index + 1);
         Some((run.slot, -1))
     }
 
@@ -226,13 +197,13 @@ impl Partition {
     }
 
     /// The runs in `slot`, with their indexes.
-    fn in_slot(&self, slot: u32) -> impl Iterator<Item = (usize, &Run)> {
+    fn in_slot(&self, slot: u32) -> impl Iterator<Item = (usize, Run)> {
         self.runs.iter().enumerate().filter(move |(_, run)| run.slot == slot)
     }
 
     /// The offsets that count in `slot`, run by run.
     pub(crate) fn runs_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
-        let bounds = |(index, run): (usize, &Run)| {
+        let bounds = |(index, run): (usize, Run)| {
             (run.base_offset.max(self.log_start_durable), self.run_data_end(index))
         };
         self.in_slot(slot).map(bounds)
@@ -243,11 +214,11 @@ impl Partition {
         if self.runs.is_empty() {
             return None;
         }
-        Some(self.runs.partition_point(|run| run.base_offset <= offset).saturating_sub(1))
+        Some(self.runs.below(offset.plus(1)).saturating_sub(1))
     }
 
     fn run_base(&self, index: usize) -> Offset {
-        self.runs[index].base_offset
+        self.runs.at(index).base_offset
     }
 
     /// Where the run with that index ends.
@@ -263,7 +234,7 @@ impl Partition {
         {
             slots.push(run.slot);
             self.bytes -= u64::from(run.bytes);
-            self.runs.pop_front();
+            self.runs.remove(0..1);
         }
         slots
     }
@@ -283,7 +254,7 @@ impl Partition {
 
     /// The offsets that this slot holds for the partition, and that are on flash.
     pub(crate) fn ranges_in(&self, slot: u32) -> impl Iterator<Item = (Offset, Offset)> {
-        let bounds = |(index, run): (usize, &Run)| {
+        let bounds = |(index, run): (usize, Run)| {
             let end = self.run_end(index).min(self.durable_end);
             (run.base_offset.max(self.log_start), end)
         };

@@ -10,6 +10,7 @@ use super::cleaner::CLEANER;
 use super::layout::footer::{Extent, Part};
 use super::layout::frame_seed;
 use super::layout::group::Place;
+use super::runs::Run;
 use super::search::{Hit, Searches};
 use super::walk::Walk;
 use super::{
@@ -265,7 +266,7 @@ impl Log {
         let run = match question {
             Question::Fetch(_) => partition.run_at(from),
             Question::Find { timestamp, .. } => (0..partition.runs.len()).find(|&run| {
-                partition.run_end(run) > from && partition.runs[run].max_timestamp >= *timestamp
+                partition.run_end(run) > from && partition.runs.at(run).max_timestamp >= *timestamp
             }),
         };
         if let (Question::Fetch(_), Some(until)) = (question, partition.damage_at(from)) {
@@ -275,7 +276,7 @@ impl Log {
             return Ok(Look::Answer(question.nothing()));
         };
         let run_end = partition.run_end(run);
-        let (slot, base) = (partition.runs[run].slot, partition.runs[run].base_offset);
+        let Run { slot, base_offset: base, .. } = partition.runs.at(run);
         let Some(index) = self.index_of(slot) else { return Ok(Look::Footer(slot)) };
         let (seg_seq, settled) = (index.seg_seq, index.settled);
         let part = index.parts.get(&number);
@@ -372,7 +373,7 @@ impl Question {
         match self {
             Question::Fetch(spec) => {
                 let (first, mut until) = part.extent_at(from, settled).ok_or(behind(from))?;
-                let begin = part.extents[first];
+                let begin = part.extents.at(first);
                 let mut chosen = alloc::vec![begin];
                 let mut bytes = begin.bytes as usize;
                 for (number, extent) in part.extents.iter().enumerate().skip(first + 1) {
@@ -381,25 +382,25 @@ impl Question {
                         && until < end
                         && extent.end() - begin.at <= READ_BYTES_MAX;
                     let found = part.extent_at(until, settled).filter(|_| fits);
-                    let Some((_, next)) = found.filter(|&(index, _)| index == number) else {
-                        break;
-                    };
+                    let Some((_, next)) = found.filter(|&(at, _)| at == number) else { break };
                     bytes += extent.bytes as usize;
-                    chosen.push(*extent);
+                    chosen.push(extent);
                     until = next;
                 }
                 Ok((chosen, until))
             }
             Question::Find { timestamp, .. } => {
-                let mut from = from;
-                while from < end {
-                    match part.extent_at(from, settled) {
-                        Some((found, until)) if part.extents[found].max_timestamp >= *timestamp => {
-                            return Ok((alloc::vec![part.extents[found]], until));
-                        }
-                        Some((_, until)) => from = until,
-                        None => from = behind(from),
+                let mut at = from;
+                while at < end {
+                    let found = part.extent_at(at, settled);
+                    let until = found.map_or_else(|| behind(at), |(_, until)| until);
+                    let extent = found.map(|(found, _)| part.extents.at(found));
+                    if let Some(extent) = extent.filter(|e| e.max_timestamp >= *timestamp) {
+                        // The extent may have what does not count before there.
+                        let chosen = (alloc::vec![extent], until);
+                        return if at > from { Err(at) } else { Ok(chosen) };
                     }
+                    at = until;
                 }
                 Err(end)
             }

@@ -166,7 +166,7 @@ impl Log {
         overdue: Option<i64>,
         mut bytes: u64,
     ) -> Offset {
-        let run = partition.runs[index];
+        let run = partition.runs.at(index);
         let mut open = self.writer.lanes.iter().filter_map(|lane| lane.open.as_ref());
         let open = open.find(|open| open.slot == run.slot);
         let part = open.and_then(|open| open.index.parts.get(&number));
@@ -178,7 +178,7 @@ impl Log {
             core::iter::from_fn(move || {
                 let (found, end) = part.extent_at(next, u32::MAX)?;
                 next = end;
-                Some((&part.extents[found], end))
+                Some((part.extents.at(found), end))
             })
         };
         let bytes_max = u64::try_from(partition.policy.retention.bytes).ok();

@@ -112,6 +112,7 @@ fn head(status: &Value) -> String {
         written as f64 / payload.max(1) as f64,
     );
     out += &wear(log);
+    out += &index(log);
     out += &pressure(log);
     if number(&log["damaged_ranges"]) > 0 {
         let _ = writeln!(out, "DAMAGED: {} ranges of offsets are lost", log["damaged_ranges"]);
@@ -172,6 +173,25 @@ fn wear(log: &Value) -> String {
             "flush cap: {cap} a second; {share:.0} % of the commits waited for it, {wait_ms:.0} ms \
              on average"
         );
+    }
+    out
+}
+
+/// What the index takes in memory, and what cleaning has cost since the start.
+fn index(log: &Value) -> String {
+    let index = &log["index"];
+    let mut out = format!(
+        "index: {} runs in {}, {} extents in {} of at most {}\n",
+        format_count(number(&index["runs"])),
+        format_bytes(number(&index["runs_bytes"])),
+        format_count(number(&index["extents"])),
+        format_bytes(number(&index["extents_bytes"])),
+        format_bytes(number(&index["extents_bytes_max"])),
+    );
+    let slots = number(&log["slots_cleaned"]);
+    if slots > 0 {
+        let copied = format_bytes(number(&log["cleaned_bytes"]));
+        let _ = writeln!(out, "cleaning: {} slots, {copied} copied", format_count(slots));
     }
     out
 }

@@ -187,6 +187,7 @@ fn flash(page: &mut Page, status: &Status) {
         .is(log.damaged_ranges);
     scrub(page, log);
     cleaning(page, log);
+    index(page, log);
     compaction(page, log);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
@@ -243,6 +244,19 @@ fn cleaning(page: &mut Page, log: &Stats) {
         .is(log.slots_cleaned);
     page.counter("weir_flash_cleaned_bytes_total", "Bytes that cleaning copied.")
         .is(log.cleaned_bytes);
+}
+
+/// What the index takes in memory.
+fn index(page: &mut Page, log: &Stats) {
+    let index = &log.index;
+    page.gauge("weir_flash_index_runs", "Which slots hold what of each partition: entries.")
+        .is(index.runs);
+    page.gauge("weir_flash_index_runs_bytes", "Memory for them.").is(index.runs_bytes);
+    page.gauge("weir_flash_index_extents", "What stands where in slots, as far as it is cached.")
+        .is(index.extents);
+    page.gauge("weir_flash_index_extents_bytes", "Memory for that.").is(index.extents_bytes);
+    page.gauge("weir_flash_index_extents_bytes_max", "The most that it may take.")
+        .is(index.extents_bytes_max);
 }
 
 /// What key compaction has done.

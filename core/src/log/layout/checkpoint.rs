@@ -36,7 +36,8 @@
 //! `as_of`, whose first byte is zero: that is version 0.
 
 use super::super::Lane;
-use super::super::partition::{Partition, Run};
+use super::super::partition::Partition;
+use super::super::runs::Run;
 use crate::batch::Producers;
 use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
@@ -145,13 +146,13 @@ pub(crate) fn put_partition(
     out.extend_from_slice(&producers);
     put_uvarint(out, partition.runs.len() as u32);
     let mut before = Run::NONE;
-    for run in &partition.runs {
+    for run in partition.runs.iter() {
         let max_timestamp = slots.get(&run.slot).map_or(0, |slot| slot.max_timestamp);
         put_varlong(out, i64::from(run.slot) - i64::from(before.slot));
         put_varlong(out, i64::from(run.bytes) - i64::from(before.bytes));
         put_varlong(out, run.base_offset.0.wrapping_sub(before.base_offset.0));
         put_varlong(out, max_timestamp.wrapping_sub(run.max_timestamp));
-        before = *run;
+        before = run;
     }
 }
 

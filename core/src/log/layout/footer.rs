@@ -30,6 +30,7 @@
 //! walk far. Extents stand in the order in which they were written. Frames of kind replace may lie
 //! anywhere in the partition, also where this slot has an older extent: the last one counts.
 
+use super::extents::Extents;
 use super::group::GroupHeader;
 use super::{BLOCK, Fields, checksum};
 use crate::bytes::{self, Reader, put_uvarint, put_varlong, varlong_len};
@@ -106,7 +107,7 @@ pub(crate) struct Part {
     pub batch_bytes: u32,
     pub max_timestamp: i64,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
-    pub extents: Vec<Extent>,
+    pub extents: Extents,
     /// Whether extents are not in the order of offsets, or some are written over.
     shuffled: bool,
 }
@@ -140,14 +141,14 @@ impl Part {
             extent.base_offset <= offset && offset < extent.end_offset && extent.end() <= settled
         };
         if !self.shuffled {
-            let behind = self.extents.partition_point(|extent| extent.base_offset <= offset);
-            let found = behind.checked_sub(1)?;
-            let extent = self.extents.get(found).filter(|extent| holds(extent))?;
+            let found = self.extents.begun(offset).checked_sub(1)?;
+            let extent = self.extents.get(found).filter(holds)?;
             return Some((found, extent.end_offset));
         }
-        let found = self.extents.iter().rposition(holds)?;
-        let end = self.extents[found].end_offset;
-        let later = self.extents[found + 1..].iter().filter(|extent| extent.end() <= settled);
+        let found = self.extents.iter().rposition(|extent| holds(&extent))?;
+        let end = self.extents.at(found).end_offset;
+        let later = self.extents.iter().skip(found + 1);
+        let later = later.filter(|extent| extent.end() <= settled);
         let bases = later.map(|extent| extent.base_offset);
         let covered = bases.filter(|&base| offset < base && base < end).min();
         Some((found, covered.unwrap_or(end)))
@@ -155,7 +156,7 @@ impl Part {
 
     /// Whether the frame at that place in the slot is the one that counts here at its offset.
     pub(crate) fn is_newest(&self, base: Offset, at: u32) -> bool {
-        let extent = self.extent_at(base, u32::MAX).map(|(index, _)| &self.extents[index]);
+        let extent = self.extent_at(base, u32::MAX).map(|(index, _)| self.extents.at(index));
         extent.is_some_and(|extent| extent.at <= at && at < extent.end())
     }
 
@@ -179,7 +180,6 @@ pub(crate) struct SlotIndex {
     pub settled: u32,
     pub parts: BTreeMap<PartitionNumber, Part>,
     encoded_bytes: usize,
-    extents: usize,
 }
 
 impl SlotIndex {
@@ -231,7 +231,7 @@ impl SlotIndex {
             max_timestamp: spot.max_timestamp,
         };
         let mut shrunk = 0;
-        let last = part.extents.last().copied();
+        let last = part.extents.last();
         let adjoins = |last: &Extent| {
             last.end() == spot.at
                 && last.end_offset == spot.base_offset
@@ -239,7 +239,7 @@ impl SlotIndex {
         };
         if let Some(last) = last.filter(adjoins) {
             part.extents.pop();
-            shrunk = last.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
+            shrunk = last.encoded_bytes(&part.extents.last().unwrap_or(Extent::NONE));
             extent = Extent {
                 end_offset: spot.end_offset,
                 bytes: last.bytes + spot.frame_bytes,
@@ -248,11 +248,10 @@ impl SlotIndex {
             };
         }
         let ordered = |last: &Extent| last.end_offset <= extent.base_offset;
-        part.shuffled |= !part.extents.last().is_none_or(ordered);
-        grown += extent.encoded_bytes(part.extents.last().unwrap_or(&Extent::NONE));
+        part.shuffled |= !part.extents.last().as_ref().is_none_or(ordered);
+        grown += extent.encoded_bytes(&part.extents.last().unwrap_or(Extent::NONE));
         part.extents.push(extent);
         self.encoded_bytes = self.encoded_bytes + grown - shrunk;
-        self.extents += usize::from(shrunk == 0);
     }
 
     /// Takes back what a failed write added to a partition from `at` on.
@@ -269,15 +268,33 @@ impl SlotIndex {
 
     /// Bytes of the record batches in the slot, and of their frames.
     pub(crate) fn batch_and_frame_bytes(&self) -> (u32, u32) {
-        let extents = self.parts.values().flat_map(|part| &part.extents);
+        let extents = self.parts.values().flat_map(|part| part.extents.iter());
         let batches = self.parts.values().map(|part| part.batch_bytes);
         let frames = extents.map(|extent| extent.bytes);
         (batches.fold(0, u32::saturating_add), frames.fold(0, u32::saturating_add))
     }
 
-    /// Bytes of memory, about.
+    /// How many extents are in it.
+    pub(crate) fn extents(&self) -> usize {
+        self.parts.values().map(|part| part.extents.len()).sum()
+    }
+
+    /// Bytes of memory, about: nodes of a map are filled to two thirds.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.parts.len() * 160 + self.extents * size_of::<Extent>()
+        let part = size_of::<(PartitionNumber, Part)>() * 3 / 2;
+        let bytes = |one: &Part| {
+            part + one.extents.memory_bytes()
+                + one.epochs.capacity() * size_of::<(LeaderEpoch, Offset)>()
+        };
+        self.parts.values().map(bytes).sum()
+    }
+
+    /// Gives back memory that was taken for more.
+    pub(crate) fn shrink(&mut self) {
+        for part in self.parts.values_mut() {
+            part.extents.shrink();
+            part.epochs.shrink_to_fit();
+        }
     }
 
     /// The footer, whose last byte is the last of the slot.
@@ -296,9 +313,9 @@ impl SlotIndex {
                 put_varlong(&mut out, start.0);
             }
             put_uvarint(&mut out, part.extents.len() as u32);
-            let mut prev = &Extent::NONE;
-            for extent in &part.extents {
-                extent.put(prev, &mut out);
+            let mut prev = Extent::NONE;
+            for extent in part.extents.iter() {
+                extent.put(&prev, &mut out);
                 prev = extent;
             }
         }
@@ -373,7 +390,7 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
             batch_bytes: input.uvarint()?,
             max_timestamp: input.varlong()?,
             epochs: vec![],
-            extents: vec![],
+            extents: Extents::default(),
             shuffled: false,
         };
         for _ in 0..input.uvarint()? {
@@ -388,11 +405,10 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
             let bytes = input.uvarint()?;
             at.checked_add(bytes).ok_or(bytes::Malformed)?;
             let max_timestamp = prev.max_timestamp.wrapping_add(input.varlong()?);
-            part.shuffled |= base_offset < prev.end_offset && !part.extents.is_empty();
+            part.shuffled |= base_offset < prev.end_offset && part.extents.len() > 0;
             prev = Extent { base_offset, end_offset, at, bytes, max_timestamp };
             part.extents.push(prev);
         }
-        index.extents += part.extents.len();
         index.parts.insert(number, part);
     }
     Ok(())

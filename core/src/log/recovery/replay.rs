@@ -9,7 +9,8 @@ use crate::log::layout::footer::{SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::GroupHeader;
 use crate::log::layout::slot::SlotHeader;
-use crate::log::partition::{Partition, Run};
+use crate::log::partition::Partition;
+use crate::log::runs::Run;
 use crate::log::scan::Outline;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
@@ -165,7 +166,7 @@ impl Replay {
             // Extents count frames' headers as well.
             let frames: u64 = part.extents.iter().map(|extent| u64::from(extent.bytes)).sum();
             let batches = |bytes| u64::from(bytes) * u64::from(part.batch_bytes) / frames.max(1);
-            for extent in &part.extents {
+            for extent in part.extents.iter() {
                 let piece = Piece {
                     end: extent.end_offset,
                     slot,
