@@ -200,3 +200,26 @@ fn a_partition_that_is_deleted_while_it_is_compacted_keeps_no_other_waiting() {
         assert!(view.bytes < 60_000, "{steps} steps: {} bytes are left", view.bytes);
     }
 }
+
+#[test]
+fn compaction_follows_a_change_of_policy_and_what_is_appended_without_being_told() {
+    let mut rng = Rng::new(6);
+    let mut world = World::with(128 << 10, 0);
+    let a = world.add(1, Lane::Long);
+    world.log.expire(world.now, Some(WallTime(1_000)));
+    let mut model = BTreeMap::new();
+    for _ in 0..500 {
+        append(&mut world, &mut rng, a, &mut model);
+        world.run();
+    }
+    assert_eq!(world.log.stats().compaction.jobs, 0);
+    world.log.set_partition(a, compacted(None));
+    world.run();
+    assert_eq!(world.log.stats().compaction.jobs, 1);
+    for _ in 0..4_000 {
+        append(&mut world, &mut rng, a, &mut model);
+        world.run();
+    }
+    assert!(world.log.stats().compaction.jobs > 1);
+    assert_eq!(newest(&mut world, a).0, model);
+}

@@ -185,3 +185,17 @@ fn a_batch_that_was_taken_out_in_its_own_slot_is_not_served() {
         world.restart();
     }
 }
+
+#[test]
+fn a_disk_budget_that_is_filled_at_once_keeps_what_retention_by_bytes_keeps() {
+    let mut world = World::with(64 << 10, 0);
+    let a = world.add(1, Lane::Long);
+    let retention = Retention { bytes: 256 << 10, ..Retention::FOR_EVER };
+    world.log.set_partition(a, Policy::new(retention, Cleanup::DELETE));
+    let value = "r".repeat(3000);
+    for number in 0..4000 {
+        assert_eq!(world.append(a, &[&value]), Ok(()), "{number}");
+        world.run();
+    }
+    assert!(world.log.partition(a).unwrap().bytes >= 256 << 10);
+}
