@@ -160,6 +160,11 @@ impl Log {
         for (lane, writer) in image.lanes.iter_mut().zip(&self.writer.lanes) {
             *lane = writer.tail;
         }
+        let mut newest = alloc::vec![-1; self.space.count() as usize];
+        for run in self.partitions.values().flat_map(|partition| partition.runs.iter()) {
+            let newest = &mut newest[run.slot as usize];
+            *newest = run.max_timestamp.max(*newest);
+        }
         for (number, slot) in self.space.iter().filter(|(_, slot)| slot.state != SlotState::Free) {
             let entry = SlotImage {
                 lane: slot.lane,
@@ -169,19 +174,14 @@ impl Log {
                 last_seq: slot.last_seq,
                 filled: slot.filled,
                 framed: slot.framed,
-                max_timestamp: -1,
+                max_timestamp: newest[number as usize],
             };
             image.slots.insert(number, entry);
-        }
-        for run in self.partitions.values().flat_map(|partition| partition.runs.iter()) {
-            if let Some(slot) = image.slots.get_mut(&run.slot) {
-                slot.max_timestamp = slot.max_timestamp.max(run.max_timestamp);
-            }
         }
         let mut stream = Vec::new();
         format::put_head(&image, self.partitions.len(), &mut stream);
         for (&number, partition) in &self.partitions {
-            format::put_partition(&image.slots, number, partition, &mut stream);
+            format::put_partition(&newest, number, partition, &mut stream);
         }
         let bytes_max = PART_BYTES_MAX.min(self.geometry.slot_bytes as usize / 4);
         self.checkpointer.start(as_of, &Bytes::from(stream), bytes_max, |frame| {

@@ -115,8 +115,9 @@ pub(crate) fn put_head(image: &Image, partitions: usize, out: &mut Vec<u8>) {
     put_uvarint(out, partitions as u32);
 }
 
+/// `newest` holds the largest timestamp of each slot, by number.
 pub(crate) fn put_partition(
-    slots: &BTreeMap<u32, SlotImage>,
+    newest: &[i64],
     number: PartitionNumber,
     partition: &Partition,
     out: &mut Vec<u8>,
@@ -147,7 +148,7 @@ pub(crate) fn put_partition(
     put_uvarint(out, partition.runs.len() as u32);
     let mut before = Run::NONE;
     for run in partition.runs.iter() {
-        let max_timestamp = slots.get(&run.slot).map_or(0, |slot| slot.max_timestamp);
+        let max_timestamp = newest.get(run.slot as usize).copied().unwrap_or(0);
         put_varlong(out, i64::from(run.slot) - i64::from(before.slot));
         put_varlong(out, i64::from(run.bytes) - i64::from(before.bytes));
         put_varlong(out, run.base_offset.0.wrapping_sub(before.base_offset.0));
