@@ -6,6 +6,7 @@ use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::Range;
 
 /// One disk operation that the driver must perform, in the order of [`Log::poll_io`].
 #[derive(Clone, Debug)]
@@ -15,9 +16,10 @@ pub enum Io {
     Write { op: OpId, at: u64, bytes: Bytes },
     /// Make every write that was asked for before durable (`fdatasync`).
     Flush { op: OpId },
-    /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. May overtake writes
-    /// and flushes, and other reads.
-    Read { op: OpId, at: u64, len: u32 },
+    /// Read `len` bytes; what lies beyond the end of the medium reads as zeros. Of them only
+    /// `parts` matter, counted from `at`, if there are any: the rest may be anything. May overtake
+    /// writes and flushes, and other reads.
+    Read { op: OpId, at: u64, len: u32, parts: Vec<Range<u32>> },
     /// Read from the medium itself, not from a cache: what is looked for is what a cache would
     /// hide. Else as [`Io::Read`].
     Verify { op: OpId, at: u64, len: u32 },

@@ -6,7 +6,9 @@ use crate::batch::Codec;
 use crate::limits::CODECS_IN_FLIGHT_MAX;
 use crate::types::OpId;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::Range;
 
 /// What an operation was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +48,16 @@ const READ_ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 struct Asked {
     purpose: Purpose,
-    /// Of a read: where, how much, and how often it was tried.
-    read: Option<(u64, u32, u32)>,
+    read: Option<Reading>,
+}
+
+#[derive(Clone, Debug)]
+struct Reading {
+    at: u64,
+    len: u32,
+    parts: Vec<Range<u32>>,
+    /// How often it was tried.
+    attempt: u32,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +75,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    fn ask(&mut self, purpose: Purpose, read: Option<(u64, u32, u32)>) -> OpId {
+    fn ask(&mut self, purpose: Purpose, read: Option<Reading>) -> OpId {
         self.next_op += 1;
         let op = OpId(self.next_op);
         self.asked.insert(op, Asked { purpose, read });
@@ -85,14 +95,26 @@ impl Disk {
     }
 
     pub(crate) fn read(&mut self, purpose: Purpose, at: u64, len: u32) {
-        self.try_read(purpose, at, len, 1);
+        self.read_parts(purpose, at, len, Vec::new());
     }
 
-    fn try_read(&mut self, purpose: Purpose, at: u64, len: u32, attempt: u32) {
-        let op = self.ask(purpose, Some((at, len, attempt)));
+    /// Reads bytes of which only `parts` matter, if there are any.
+    pub(crate) fn read_parts(
+        &mut self,
+        purpose: Purpose,
+        at: u64,
+        len: u32,
+        parts: Vec<Range<u32>>,
+    ) {
+        self.try_read(purpose, Reading { at, len, parts, attempt: 1 });
+    }
+
+    fn try_read(&mut self, purpose: Purpose, reading: Reading) {
+        let Reading { at, len, parts, .. } = reading.clone();
+        let op = self.ask(purpose, Some(reading));
         self.queue.push_back(match purpose {
             Purpose::Scrub => Io::Verify { op, at, len },
-            _ => Io::Read { op, at, len },
+            _ => Io::Read { op, at, len, parts },
         });
     }
 
@@ -131,8 +153,9 @@ impl Disk {
             self.codecs -= 1;
         }
         match asked.read {
-            Some((at, len, attempt)) if attempt < READ_ATTEMPTS && *result == IoResult::Failed => {
-                self.try_read(asked.purpose, at, len, attempt + 1);
+            Some(reading) if reading.attempt < READ_ATTEMPTS && *result == IoResult::Failed => {
+                let attempt = reading.attempt + 1;
+                self.try_read(asked.purpose, Reading { attempt, ..reading });
                 None
             }
             _ => Some(asked.purpose),

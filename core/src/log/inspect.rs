@@ -191,7 +191,7 @@ pub fn repair(
     perform: &mut dyn FnMut(&Io) -> IoResult,
     visit: &mut dyn FnMut(Checked<'_>),
 ) -> Result<Overview, OpenError> {
-    let mut read = |at, len| match perform(&Io::Read { op: OpId(0), at, len }) {
+    let mut read = |at, len| match perform(&Io::Read { op: OpId(0), at, len, parts: Vec::new() }) {
         IoResult::Read(bytes) => Some(bytes),
         _ => None,
     };

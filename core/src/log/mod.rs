@@ -16,7 +16,7 @@
 //! | `recovery` | the start: what is found becomes a running log again |
 //! | `scan` | walking a slot that has no footer |
 //! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
-//! | `read`, `search`, `walk` | fetches and searches; `footers` and `tail` are what they read |
+//! | `read`, `span`, `search`, `walk` | fetches and searches; they look into `footers` and `tail` |
 //! | `cleaner` | which slots are cleaned, and how |
 //! | `compaction` | key compaction |
 //! | `retention` | what is expired |
@@ -46,6 +46,7 @@ mod scan;
 mod scrub;
 mod search;
 mod space;
+mod span;
 mod tail;
 #[cfg(test)]
 mod tests;

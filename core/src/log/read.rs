@@ -12,6 +12,7 @@ use super::layout::frame_seed;
 use super::layout::group::Place;
 use super::runs::Run;
 use super::search::{Hit, Searches};
+use super::span::Span;
 use super::walk::Walk;
 use super::{
     Answer, Batches, Event, FetchError, FetchSpec, IoResult, Log, Phase, Purpose, Ticket,
@@ -36,16 +37,6 @@ pub(super) enum Question {
         timestamp: i64,
         from: Offset,
     },
-}
-
-/// Extents of one slot that one read gets.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    slot: u32,
-    seg_seq: u64,
-    pub(super) extents: Vec<Extent>,
-    /// Where the partition's data goes on after the last extent.
-    pub(super) end: Offset,
 }
 
 #[derive(Debug)]
@@ -143,7 +134,8 @@ impl Log {
             Look::Footer(slot) => self.load_footer(slot, ticket),
             Look::Read(span) => {
                 let (at, len) = span.bounds();
-                self.disk.read(Purpose::Data(ticket), self.geometry.place(span.slot, at), len);
+                let at = self.geometry.place(span.slot, at);
+                self.disk.read_parts(Purpose::Data(ticket), at, len, span.parts());
                 job.span = Some(span);
             }
             Look::Unpack(batch) => {
@@ -405,14 +397,5 @@ impl Question {
                 Err(end)
             }
         }
-    }
-}
-
-impl Span {
-    /// Where the read begins in the slot, and its length.
-    fn bounds(&self) -> (u32, u32) {
-        let start = self.extents.first().map_or(0, |extent| extent.at);
-        let end = self.extents.last().map_or(0, Extent::end);
-        (start, end - start)
     }
 }

@@ -1,7 +1,7 @@
 //! Walking the frames of extents: which batches of them answer a fetch.
 
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use super::read::Span;
+use super::span::Span;
 use super::{Batches, FetchSpec};
 use crate::types::{Offset, PartitionNumber};
 use bytes::Bytes;

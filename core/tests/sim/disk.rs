@@ -11,6 +11,7 @@ use crate::plan::Bug;
 use crate::trace::Trace;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use weir_core::batch::{self, Codec, HEADER_BYTES};
 use weir_core::log::{Io, IoResult};
 use weir_core::rng::Rng;
@@ -45,7 +46,7 @@ pub struct Disk {
     pub bytes_max: u64,
     queue: VecDeque<Io>,
     busy: Option<Busy>,
-    reads: BTreeMap<OpId, (u64, u32)>,
+    reads: BTreeMap<OpId, (u64, u32, Vec<Range<u32>>)>,
     /// Batches on their way through a codec, with what comes out.
     codecs: BTreeMap<OpId, IoResult>,
     /// How often in a row a read failed there.
@@ -108,12 +109,12 @@ impl Disk {
             Io::Verify { op, at, len } => {
                 let cached = self.bug == Bug::CachedScrub;
                 self.cached.extend(cached.then_some(op));
-                self.submit(Io::Read { op, at, len }, rng)
+                self.submit(Io::Read { op, at, len, parts: Vec::new() }, rng)
             }
-            Io::Read { op, at, len } => {
+            Io::Read { op, at, len, parts } => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += u64::from(len);
-                self.reads.insert(op, (at, len));
+                self.reads.insert(op, (at, len, parts));
                 Some((self.takes(rng, 80, 400), op))
             }
             Io::Unpack { op, batch, bytes_max } => {
@@ -135,7 +136,7 @@ impl Disk {
         if let Some(result) = self.codecs.remove(&op) {
             return (result, None);
         }
-        if let Some((at, len)) = self.reads.remove(&op) {
+        if let Some((at, len, parts)) = self.reads.remove(&op) {
             // A read that fails succeeds a moment later: what never can be read is damage, another
             // story.
             let failures = self.failing.entry(at).or_default();
@@ -146,6 +147,9 @@ impl Disk {
             if self.cached.remove(&op) {
                 self.undo_rot(at, &mut bytes);
             }
+            // What nobody asked for is nonsense.
+            let matters = |at: u32| parts.is_empty() || parts.iter().any(|part| part.contains(&at));
+            (0u32..).zip(&mut bytes).filter(|(at, _)| !matters(*at)).for_each(|(_, b)| *b = 0xa5);
             return (if fails { IoResult::Failed } else { IoResult::Read(bytes.into()) }, None);
         }
         let busy = self.busy.take().expect("an operation ends once");
@@ -369,7 +373,7 @@ impl std::fmt::Debug for Brief<'_> {
         match self.0 {
             Io::Write { op, at, bytes } => write!(f, "{op:?} write {at} +{}", bytes.len()),
             Io::Flush { op } => write!(f, "{op:?} flush"),
-            Io::Read { op, at, len } => write!(f, "{op:?} read {at} +{len}"),
+            Io::Read { op, at, len, .. } => write!(f, "{op:?} read {at} +{len}"),
             Io::Verify { op, at, len } => write!(f, "{op:?} verify {at} +{len}"),
             Io::Zero { op, at, len } => write!(f, "{op:?} zero {at} +{len}"),
             Io::Unpack { op, batch, .. } => write!(f, "{op:?} unpack {}", batch.len()),

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -52,7 +53,7 @@ enum What {
     Write(Bytes),
     Flush,
     Zero(u32),
-    Read(u32),
+    Read(u32, Vec<Range<u32>>),
     Verify(u32),
     Unpack { batch: Bytes, bytes_max: usize },
     Pack { batch: Bytes, codec: Codec },
@@ -90,8 +91,8 @@ impl Disk {
                 Io::Write { op, at, bytes } => Job { op, at, what: What::Write(bytes) },
                 Io::Flush { op } => Job { op, at: 0, what: What::Flush },
                 Io::Zero { op, at, len } => Job { op, at, what: What::Zero(len) },
-                Io::Read { op, at, len } => {
-                    self.read(Job { op, at, what: What::Read(len) });
+                Io::Read { op, at, len, parts } => {
+                    self.read(Job { op, at, what: What::Read(len, parts) });
                     continue;
                 }
                 Io::Verify { op, at, len } => {
@@ -158,7 +159,7 @@ impl Writer {
                     What::Zero(len) => {
                         done.push(outcome(op, at, "zeroing", self.zeroer.zero(at, len as usize)));
                     }
-                    What::Read(_) | What::Verify(_) | What::Unpack { .. } | What::Pack { .. } => {
+                    What::Read(..) | What::Verify(_) | What::Unpack { .. } | What::Pack { .. } => {
                         unreachable!("reads go to the readers")
                     }
                 }
@@ -215,9 +216,9 @@ fn read_jobs(file: &File, inbox: &Inbox, jobs: &Mutex<Receiver<Job>>) {
         let job = jobs.lock().expect("nobody panics while holding the queue").recv();
         let Ok(Job { op, at, what }) = job else { return };
         inbox.push(match what {
-            What::Read(len) => {
+            What::Read(len, parts) => {
                 let mut bytes = vec![0; len as usize];
-                match read_at(file, &mut bytes, at) {
+                match read_parts(file, &mut bytes, at, &parts) {
                     Ok(()) => Input::Done { op, result: IoResult::Read(bytes.into()) },
                     Err(error) => outcome(op, at, "read", Err(error)),
                 }
@@ -261,6 +262,24 @@ fn verify(file: &File, len: u32, at: u64) -> io::Result<Vec<u8>> {
     read_at(file, &mut bytes, at)?;
     fadvise(file, at, NonZeroU64::new(u64::from(len)), Advice::DontNeed)?;
     Ok(bytes)
+}
+
+/// Fills the parts of `bytes`, or all of it if there are none. The kernel is told of all parts
+/// before the first is waited for, so that the device has them in hand together.
+fn read_parts(file: &File, bytes: &mut [u8], at: u64, parts: &[Range<u32>]) -> io::Result<()> {
+    if parts.is_empty() {
+        return read_at(file, bytes, at);
+    }
+    for part in parts {
+        let len = NonZeroU64::new(u64::from(part.end - part.start));
+        // A hint: whoever does not take it reads all the same.
+        let _ = fadvise(file, at + u64::from(part.start), len, Advice::WillNeed);
+    }
+    for part in parts {
+        let place = &mut bytes[part.start as usize..part.end as usize];
+        read_at(file, place, at + u64::from(part.start))?;
+    }
+    Ok(())
 }
 
 /// Fills `bytes`; what lies beyond the end of the file stays zero.

@@ -64,7 +64,7 @@ fn what_was_written_is_read_back_and_a_slot_is_zeroed_whole() {
             Io::Zero { op: OpId(1), at: 0, len: slot },
             Io::Write { op: OpId(2), at: 4096, bytes: body.clone() },
             Io::Flush { op: OpId(3) },
-            Io::Read { op: OpId(4), at: 4096, len: body.len() as u32 },
+            Io::Read { op: OpId(4), at: 4096, len: body.len() as u32, parts: vec![] },
         ],
     );
     assert_eq!(results[0], (OpId(1), IoResult::Done));
@@ -75,13 +75,27 @@ fn what_was_written_is_read_back_and_a_slot_is_zeroed_whole() {
 }
 
 #[test]
+fn the_parts_that_matter_are_read_to_their_places() {
+    let body = Bytes::from_static(b"abcdefgh");
+    let (results, _) = perform(
+        "parts",
+        vec![
+            Io::Write { op: OpId(1), at: 0, bytes: body },
+            Io::Read { op: OpId(2), at: 1, len: 9, parts: vec![0..2, 5..9] },
+        ],
+    );
+    let (OpId(2), IoResult::Read(bytes)) = &results[1] else { panic!("{results:?}") };
+    assert_eq!((&bytes[..2], &bytes[5..]), (&b"bc"[..], &b"gh\0\0"[..]));
+}
+
+#[test]
 fn what_lies_beyond_the_end_reads_as_zeros() {
     let body = Bytes::from_static(b"abc");
     let (results, _) = perform(
         "short",
         vec![
             Io::Write { op: OpId(1), at: 0, bytes: body },
-            Io::Read { op: OpId(2), at: 1, len: 4 },
+            Io::Read { op: OpId(2), at: 1, len: 4, parts: vec![] },
         ],
     );
     let read = IoResult::Read(Bytes::from_static(b"bc\0\0"));

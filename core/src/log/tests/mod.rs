@@ -134,7 +134,7 @@ impl World {
             }
             Io::Unpack { op, batch, .. } => (op, flip::unpack(&batch)),
             Io::Pack { op, batch, codec } => (op, flip::pack(&batch, codec)),
-            Io::Read { op, at, len } | Io::Verify { op, at, len } => {
+            Io::Read { op, at, len, .. } | Io::Verify { op, at, len } => {
                 self.reads += 1;
                 (op, IoResult::Read(self.read(at, len)))
             }

@@ -154,7 +154,7 @@ impl World {
                 self.medium[at..end].fill(0);
                 (op, IoResult::Done)
             }
-            Io::Read { op, at, len } | Io::Verify { op, at, len } => {
+            Io::Read { op, at, len, .. } | Io::Verify { op, at, len } => {
                 let mut bytes = vec![0; len as usize];
                 let have = self.medium.get(at as usize..).unwrap_or_default();
                 let have = &have[..have.len().min(bytes.len())];
