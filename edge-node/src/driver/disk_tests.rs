@@ -45,8 +45,8 @@ fn what_is_written_beyond_4_gib_is_read_there_and_nowhere_else() {
             Io::Zero { op: OpId(1), at: far, len: 64 << 10 },
             Io::Write { op: OpId(2), at: far, bytes: body.clone() },
             Io::Flush { op: OpId(3) },
-            Io::Read { op: OpId(4), at: far, len: body.len() as u32 },
-            Io::Read { op: OpId(5), at: near, len: 1 },
+            Io::Read { op: OpId(4), at: far, len: body.len() as u32, parts: vec![] },
+            Io::Read { op: OpId(5), at: near, len: 1, parts: vec![] },
         ],
     );
     assert_eq!(results[3], (OpId(4), IoResult::Read(body)));
