@@ -7,8 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use weir_tests::arm::{ARM64, ARMV7, arm64_binary, built, emulated, prepared, script};
-use weir_tests::tools::{command, run};
+use weir_tests::tools::{command, run, run_for};
 use weir_tests::{Gateway, folder, root, skipped};
 
 const MUSL: &str = "aarch64-unknown-linux-musl";
@@ -62,6 +63,19 @@ fn the_crc_instructions_are_used(binary: &Path, data: &Path) {
     run(check.args(&program[1..]).args(["log", "check"]).arg(data)).success();
     let listing = fs::read_to_string(listing).unwrap();
     assert!(listing.contains("crc32cx"), "the log is checked without the CPU's instructions");
+}
+
+/// Places on flash beyond 4 GiB are among what they test.
+#[test]
+fn the_core_passes_its_tests_on_armv7() {
+    let mut tests = script("cross/with");
+    tests.current_dir(root()).arg(ARMV7).args(["cargo", "test", "--locked", "--quiet"]);
+    let output = run_for(tests.args(["-p", "weir-core", "--lib"]), Duration::from_secs(1_200));
+    if output.code == Some(3) {
+        return skipped(&format!("the core's tests on armv7: {}", output.stderr.trim()));
+    }
+    let said = output.success();
+    assert!(said.contains("test result: ok"), "{said}");
 }
 
 /// A program that writes down how it was called.
