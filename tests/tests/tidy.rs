@@ -18,7 +18,7 @@ const BINARY_BYTES_MAX: u64 = 8_000_000;
 const LAYERS: [&[&str]; 7] = [
     &["types", "bytes", "error", "limits", "rng"],
     &["wire", "batch"],
-    &["log"],
+    &["log", "peer"],
     &["quorum", "metadata", "group"],
     &["replica"],
     &["node"],

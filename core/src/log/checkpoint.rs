@@ -13,11 +13,11 @@
 //! - any: a commit fails: Idle, and due again
 //!
 //! A start is to read no more than `checkpoint_bytes` beside slot headers and the checkpoint: what
-//! was written since, and the rest of the slots that are open. So one is due when `checkpoint_bytes`
-//! less a slot for each open lane were written, or half of it if that is more; and as long before
-//! as a slot holds when one was sealed a moment ago, because of a slot that is open at a checkpoint
-//! the begin is read as well. But it is never due before sixteen times its own size was written, so
-//! that a large index does not wear the card: then that is the bound.
+//! was written since, and the rest of the slots that are open. So one is due when
+//! `checkpoint_bytes` less a slot for each open lane were written, or half of it if that is more;
+//! and as long before as a slot holds when one was sealed a moment ago, because of a slot that is
+//! open at a checkpoint the begin is read as well. But it is never due before sixteen times its own
+//! size was written, so that a large index does not wear the card: then that is the bound.
 
 use super::layout::checkpoint::{self as format, Image, PartPlace, SlotImage};
 use super::layout::frame::{FRAME_HEADER_BYTES, Kind};

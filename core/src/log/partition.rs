@@ -1,10 +1,10 @@
 //! What the log knows of one partition: its bounds, epochs, producers, and in which slots it has
 //! data.
 //!
-//! The index in memory is one [`Run`] of 16 bytes for each stretch of offsets that stands in one slot; the
-//! extents inside a slot come from the slot's footer when they are needed. Runs are in the order of
-//! offsets, and each reaches to where the next begins: what has no records any more (a hole) is in
-//! a slot as well, as a frame that says so. Only what is lost to damage is in none.
+//! The index in memory is one [`Run`] of 16 bytes for each stretch of offsets that stands in one
+//! slot; the extents inside a slot come from the slot's footer when they are needed. Runs are in
+//! the order of offsets, and each reaches to where the next begins: what has no records any more (a
+//! hole) is in a slot as well, as a frame that says so. Only what is lost to damage is in none.
 //! With the largest timestamp in a run, retention and the search by timestamp find their slot
 //! without loading the footers of all older ones.
 

@@ -276,7 +276,7 @@ impl Log {
             .ok_or(run_end)
             .and_then(|part| question.choose(part, from.max(base), end.min(run_end), settled));
         let (extents, end) = match chosen {
-            Ok(chosen) if from >= base || matches!(question, Question::Find { .. }) => chosen,
+            Ok(chosen) if from >= base => chosen,
             Ok(_) => return self.pass_over(question, base),
             Err(next) => return self.pass_over(question, next.min(run_end)),
         };

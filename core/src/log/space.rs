@@ -1,5 +1,6 @@
 //! The slots: which are free, which hold what, and how many must be kept back.
 
+use super::Lane;
 use super::layout::BLOCK;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -146,8 +147,26 @@ impl Space {
         Some(slot)
     }
 
-    /// At the start, when the slots are what they were: goes on after the slot that was opened
-    /// last.
+    /// At a start by footers alone: which slots were free is not known. Those are in which nothing
+    /// counts, but for the meta lane's: log starts stand there, and no checkpoint has them. Of
+    /// those the oldest go, if there is no room for a checkpoint otherwise.
+    pub(crate) fn free_dead(&mut self) {
+        let is_dead = |slot: &Slot| slot.state == State::Sealed && slot.runs == 0;
+        let dead = self.iter().filter(|(_, slot)| is_dead(slot));
+        let mut dead: Vec<(bool, u64, u32)> = dead
+            .map(|(number, slot)| (slot.lane == Lane::Meta as u8, slot.seg_seq, number))
+            .collect();
+        dead.sort_unstable();
+        let mut free = self.slots.iter().filter(|slot| slot.state == State::Free).count() as u32;
+        for (meta, _, number) in dead {
+            if !meta || free < self.reserve() {
+                self.slot_mut(number).state = State::Free;
+                free += 1;
+            }
+        }
+    }
+
+    /// At the start, when the slots are what they were: goes on after this slot.
     pub(crate) fn resume(&mut self, last: Option<u32>) {
         self.cursor = last.map_or(0, |slot| (slot + 1) % self.count());
         self.free = self.slots.iter().filter(|slot| slot.state == State::Free).count() as u32;

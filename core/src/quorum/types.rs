@@ -187,8 +187,8 @@ pub struct Found {
     pub ballot: Option<Ballot>,
     /// The newest.
     pub snapshot: Option<Snapshot>,
-    /// Where the log begins, also if it is empty; from 1. Entries up to the snapshot may be missing,
-    /// or still be there.
+    /// Where the log begins, also if it is empty; from 1. Entries up to the snapshot may be
+    /// missing, or still be there.
     pub first_index: u64,
     pub entries: Vec<Entry>,
 }

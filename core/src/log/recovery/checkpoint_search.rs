@@ -55,7 +55,11 @@ impl Recovery {
             }
         }
         // Groups that name no checkpoint were written before the first: everything is replayed.
-        self.replay.pieces = (!self.tried.is_empty()).then(BTreeMap::new);
+        // Else footers stand for most slots; and until there is a checkpoint again, groups go on
+        // naming one that is none, so that the next start knows as well.
+        self.checkpoint =
+            self.tried.first().map(|&root| Durable { as_of: 0, root, slots: Vec::new() });
+        self.replay.pieces = self.checkpoint.is_some().then(BTreeMap::new);
         self.begin_visits(disk)
     }
 

@@ -30,7 +30,7 @@ use crate::log::checkpoint::Durable;
 use crate::log::disk::{Disk, Purpose};
 use crate::log::layout::checkpoint::Image;
 use crate::log::layout::footer::SlotIndex;
-use crate::log::layout::group::{GROUP_HEADER_BYTES, Place};
+use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
 use crate::log::layout::slot::SlotHeader;
 use crate::log::layout::{BLOCK, Geometry, superblock};
 use crate::log::{IoResult, OpenError, Settings, Start, Unguarded};
@@ -426,7 +426,27 @@ impl Recovery {
         disk.flush(Purpose::Start(0));
     }
 
-    /// Writes the footers that are missing.
+    /// The headers of slots whose first group counts though nobody was told so: they were written
+    /// together, and the cut that left the group whole has torn the header. Anywhere else a bad
+    /// header is damage, which is found and named.
+    fn torn_headers(&self) -> impl Iterator<Item = SlotHeader> {
+        let mut firsts = BTreeMap::new();
+        for group in &self.verdict.accepted {
+            firsts.entry(group.header.slot).or_insert(&group.header);
+        }
+        let torn = move |&(slot, group): &(u32, &GroupHeader)| {
+            !self.headers.contains_key(&slot) && !self.verdict.was_acknowledged(group)
+        };
+        firsts.into_iter().filter(torn).map(|(slot, group)| SlotHeader {
+            lane: group.lane,
+            slot,
+            boot_epoch: group.boot_epoch,
+            seg_seq: group.seg_seq,
+            prev_seg_seq: 0,
+        })
+    }
+
+    /// Writes the footers that are missing, and the headers that were torn.
     fn settled(&mut self, disk: &mut Disk) -> Option<Outcome> {
         let mut operations = 1;
         for (slot, index) in &self.indexes {
@@ -436,6 +456,11 @@ impl Recovery {
             let footer = index.encode(&self.geometry.store, *slot);
             let at = self.geometry.slot_bytes - footer.len() as u32;
             disk.write(Purpose::Start(0), self.geometry.place(*slot, at), footer);
+            operations += 1;
+        }
+        for header in self.torn_headers() {
+            let block = Bytes::copy_from_slice(&header.encode(&self.geometry.store));
+            disk.write(Purpose::Start(0), self.geometry.place(header.slot, 0), block);
             operations += 1;
         }
         if let Some(at) = self.repair.take() {

@@ -114,6 +114,10 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     for (&slot, &moved_seq) in &recovery.replay.moved {
         space.slot_mut(slot).moved_seq = moved_seq;
     }
+    let by_footers = recovery.image.is_none() && recovery.checkpoint.is_some();
+    if by_footers {
+        space.free_dead();
+    }
     let headers = recovery.headers.iter().map(|(&slot, header)| (header.seg_seq, slot));
     let visited = recovery.visited.iter().filter_map(|(&slot, v)| Some((v.seg_seq?, slot)));
     let newest = headers.chain(visited).max();

@@ -4,9 +4,21 @@
 
 use super::craft::batch_frame;
 use super::damage::read_all;
-use super::recovery::roots;
+use super::recovery::{checkpoint, roots};
 use super::*;
+use crate::log::layout::checkpoint as format;
 use alloc::format;
+
+/// Makes every root what `change` makes of its body.
+fn change_roots(world: &mut World, change: impl Fn(&Bytes) -> Bytes) {
+    for group in roots(world) {
+        let mut frames = world.frames(&group);
+        for (_, body) in frames.iter_mut().filter(|(frame, _)| frame.partition == format::ROOT) {
+            *body = change(body);
+        }
+        world.write_group(group, &frames);
+    }
+}
 
 /// Starts again without a checkpoint.
 fn by_footers(world: &mut World) {
@@ -14,6 +26,86 @@ fn by_footers(world: &mut World) {
         world.harm(&root);
     }
     world.restart();
+}
+
+/// Starts again, and does nothing more than that.
+fn start(world: &mut World) {
+    world.cache.clear();
+    let medium_bytes = world.flash.len() as u64;
+    world.log = Log::open(settings(Start::Recover, medium_bytes, u64::MAX, 0));
+    until(world, |event| matches!(event, Event::Ready));
+}
+
+/// Lets the log work until it says something.
+fn until(world: &mut World, what: impl Fn(&Event) -> bool) {
+    world.events.clear();
+    while !world.events.iter().any(&what) {
+        match world.log.poll_io(world.now) {
+            Some(io) => world.perform(io),
+            None => world.now = world.log.deadline().unwrap(),
+        }
+    }
+}
+
+/// A partition that keeps all, one whose records were trimmed until every slot had been used
+/// several times, and one of the node's own. Gives where the second begins.
+fn used() -> (World, i64) {
+    let mut world = World::shaped(64 << 10, 40, u64::MAX, 0);
+    let (kept, trimmed) = (world.add(1, Lane::Long), world.add(2, Lane::Short));
+    let own = world.add(3, Lane::Meta);
+    for round in 0..60 {
+        world.append(kept, &[&format!("kept {round}")]).unwrap();
+        world.append(own, &["own"]).unwrap();
+        for _ in 0..10 {
+            world.append(trimmed, &[&"t".repeat(2_000)]).unwrap();
+        }
+        world.run();
+        let end = world.end(trimmed);
+        world.log.trim(world.now, trimmed, end.plus(-3));
+        world.run();
+        checkpoint(&mut world);
+    }
+    let start = world.log.partition(trimmed).unwrap().log_start.0;
+    (world, start)
+}
+
+#[test]
+fn a_checkpoint_of_another_build_is_not_used_and_nothing_is_lost_by_that() {
+    // What a build wrote before there were versions, and what later ones may write.
+    let bodies: [fn(&Bytes) -> Bytes; 3] = [
+        |body| body.slice(1..),
+        |body| [&[2], &body[1..]].concat().into(),
+        |_| Bytes::from_static(b"\xffanything"),
+    ];
+    for (what, body) in bodies.into_iter().enumerate() {
+        let (mut world, begin) = used();
+        let [kept, trimmed, own] = [1, 2, 3].map(PartitionNumber);
+        change_roots(&mut world, body);
+        start(&mut world);
+        for round in 0..3 {
+            assert_eq!(world.log.checkpointer.as_of(), 0, "{what}: by footers");
+            let view = world.log.partition(trimmed).unwrap();
+            assert_eq!((view.log_start, view.log_end), (Offset(begin), Offset(600)), "{what}");
+            for (number, expected) in [(kept, 60 + round), (own, 60 + round)] {
+                assert_eq!(world.end(number), Offset(expected), "{what}");
+            }
+            let stats = world.log.stats();
+            assert_eq!((stats.damaged_groups, stats.damaged_ranges), (0, 0), "{what}");
+            // All lanes go on; the power goes before there is a checkpoint again.
+            for partition in [kept, own] {
+                world.append(partition, &["goes on"]).unwrap();
+            }
+            until(&mut world, |event| matches!(event, Event::Durable { .. }));
+            start(&mut world);
+        }
+        world.run();
+        world.restart();
+        assert!(world.log.checkpointer.as_of() > 0, "{what}: by a checkpoint of its own");
+        assert_eq!(world.values(kept, 0).len(), 63, "{what}");
+        assert_eq!(world.values(own, 0).len(), 63, "{what}");
+        assert_eq!(world.log.partition(trimmed).unwrap().log_start, Offset(begin), "{what}");
+        assert_eq!(world.values(trimmed, begin).len(), 3, "{what}");
+    }
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn many_searches_take_turns_and_all_are_answered() {
 }
 
 #[test]
-fn a_batch_that_was_taken_out_in_its_own_slot_is_not_served() {
+fn a_batch_that_was_taken_out_is_not_served_and_a_search_looks_behind_its_hole() {
     // The hole stands in the same slot as what it takes the place of.
     let mut world = World::with(u64::MAX, 0);
     let a = world.add(1, Lane::Compacted);
@@ -181,6 +181,8 @@ fn a_batch_that_was_taken_out_in_its_own_slot_is_not_served() {
     world.run();
     for _ in 0..2 {
         assert_eq!(world.values(a, 0), ["0", "2", "3"]);
+        assert_eq!(world.search(a, 1).unwrap().offset, Offset(2));
+        assert_eq!(world.search(a, 2_500).unwrap().offset, Offset(3));
         assert_eq!(world.log.stats().damaged_ranges, 0);
         world.restart();
     }

@@ -11,7 +11,7 @@ use crate::log::recovery::accept::Candidate;
 use alloc::collections::BTreeSet;
 use alloc::format;
 
-fn checkpoint(world: &mut World) {
+pub fn checkpoint(world: &mut World) {
     world.log.checkpoint(world.now);
     world.run();
 }

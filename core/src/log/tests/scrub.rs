@@ -103,6 +103,19 @@ fn headers_and_footers_are_written_anew_and_cost_nothing() {
 }
 
 #[test]
+fn a_header_that_a_cut_tore_with_the_first_commit_of_its_slot_is_no_damage() {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Long);
+    world.append(a, &["a"]).unwrap();
+    world.run();
+    // Nothing that came later says that the commit was acknowledged.
+    world.flash[slot(0)..slot(0) + 512].fill(0);
+    world.restart();
+    assert_eq!(world.values(a, 0), ["a"]);
+    assert_eq!(check(&world), []);
+}
+
+#[test]
 fn a_batch_that_rots_in_a_slot_without_a_footer_is_told_from_those_that_did_not() {
     let (mut world, a) = filled(64 << 10);
     world.restart();
