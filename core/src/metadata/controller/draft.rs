@@ -77,7 +77,8 @@ impl<'a> Draft<'a> {
     /// The controller no longer hears the gateway, or it stops: it leaves the in-sync sets, and
     /// others lead.
     pub fn fence(&mut self, node: NodeId) {
-        self.set_state_of(node, true, false);
+        let draining = self.image.broker(node).is_some_and(|broker| broker.draining);
+        self.set_state_of(node, true, draining);
         self.leave(node, Left::WithItsLog);
     }
 
@@ -86,8 +87,9 @@ impl<'a> Draft<'a> {
         self.liveness.insert(node, Liveness { alive: false, active: false });
         for number in self.image.replicas_on(node) {
             let Some(state) = self.state(number) else { continue };
-            // Nobody else could lead it and nobody else has its records: no record is written, and
-            // its clients wait until it is back.
+            // Nobody else could lead it, and nobody else can have what its log may have lost:
+            // neither another leader nor another epoch is needed, its clients wait until it is
+            // back, and a gateway on its own writes no record for each of its partitions.
             let alone = state.replicas == [node];
             let only = state.isr.iter().chain(&state.elr).all(|other| *other == node);
             let lost = match left {

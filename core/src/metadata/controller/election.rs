@@ -33,6 +33,9 @@ pub(super) struct Cause {
     pub election: Election,
     /// It no longer has what it had.
     pub lost: Option<NodeId>,
+    /// A leader's wish is granted, which it learns from a new partition epoch even if nothing else
+    /// changes.
+    pub granted: bool,
 }
 
 impl PartitionState {
@@ -59,7 +62,7 @@ pub(super) fn follow(
     complete_reassignment(&mut state);
     set_eligible(before, &mut state, policy, cause.lost);
     elect(before, &mut state, policy, cause.election, liveness);
-    if state == *before {
+    if state == *before && !cause.granted {
         return None;
     }
     // Who is no replica any more must not go on fetching as if it were one.

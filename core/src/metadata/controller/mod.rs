@@ -150,7 +150,7 @@ fn give_back(draft: &mut Draft<'_>) {
             && state.leader != preferred
             && preferred.is_some_and(|node| state.is_in_sync(node) && image.is_active(node))
     });
-    let preferred = Cause { election: Election::Preferred, lost: None };
+    let preferred = Cause { election: Election::Preferred, ..Cause::default() };
     for (number, _) in away.take(limits::GIVEN_BACK_MAX) {
         draft.change(number, preferred, |_| {});
     }
@@ -158,3 +158,7 @@ fn give_back(draft: &mut Draft<'_>) {
         draft.relieve(broker.node);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -43,7 +43,7 @@ impl Controller {
         let mut draft = Draft::new(image);
         let alter = |wish: &IsrChange| {
             check_wish(&draft, node, wish)?;
-            draft.change(wish.number, Cause::default(), |state| {
+            draft.change(wish.number, Cause { granted: true, ..Cause::default() }, |state| {
                 state.isr = wish.isr.iter().map(|(node, _)| *node).collect();
             });
             Ok(())
@@ -135,7 +135,7 @@ fn elect_one(
         let why = "Leader election not needed for topic partition.";
         return Err(Refusal::new(ErrorCode::ELECTION_NOT_NEEDED, why));
     }
-    if draft.change(number, Cause { election, lost: None }, |_| {}) {
+    if draft.change(number, Cause { election, ..Cause::default() }, |_| {}) {
         return Ok(());
     }
     let (code, why) = match election {
