@@ -6,7 +6,7 @@
 
 // The table is the program's own file, of which only the descriptions are used here.
 #[allow(dead_code)]
-#[path = "../src/cli/args.rs"]
+#[path = "../src/cli/args/mod.rs"]
 mod args;
 #[allow(dead_code)]
 #[path = "../src/units.rs"]

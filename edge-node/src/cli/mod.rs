@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cluster;
 mod connect;
 mod consume;
 mod group;
@@ -65,6 +66,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Top(args) => status::top(&args),
         Command::Log(log) => log::command(log),
         Command::Bench(bench) => bench::command(bench),
+        Command::Cluster(command) => cluster::command(command),
         Command::Mirror(mirror) => status::mirror(&mirror),
     }
 }

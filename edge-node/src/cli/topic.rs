@@ -23,8 +23,14 @@ const SET_FOR_TOPIC: i8 = 1;
 
 pub fn command(topic: Topic) -> Outcome {
     match topic {
-        Topic::Create { names, partitions, config, if_not_exists, target } => {
-            create(&names, partitions.unwrap_or(-1), &config, if_not_exists, &target)
+        Topic::Create { names, partitions, replication_factor, config, if_not_exists, target } => {
+            let topic = NewTopic {
+                name: String::new(),
+                partitions: partitions.unwrap_or(-1),
+                replication_factor: replication_factor.unwrap_or(-1),
+                configs: pairs(&config)?,
+            };
+            create(&names, &topic, if_not_exists, &target)
         }
         Topic::List { all, target } => list(all, &target),
         Topic::Describe { names, target } => describe(&names, &target),
@@ -51,24 +57,12 @@ fn done(target: &KafkaTarget, verb: &str, names: &[String]) -> Outcome {
     names.iter().try_for_each(|name| print(&format!("{verb} {name}\n")))
 }
 
-fn create(
-    names: &[String],
-    partitions: i32,
-    config: &[String],
-    if_not_exists: bool,
-    target: &KafkaTarget,
-) -> Outcome {
+fn create(names: &[String], like: &NewTopic, if_not_exists: bool, target: &KafkaTarget) -> Outcome {
     let client = target.client()?;
-    let configs = pairs(config)?;
     let created = run(async {
         let mut created = Vec::new();
         for name in names {
-            let topic = NewTopic {
-                name: name.clone(),
-                partitions,
-                replication_factor: -1,
-                configs: configs.clone(),
-            };
+            let topic = NewTopic { name: name.clone(), ..like.clone() };
             match client.create_topic(&topic).await {
                 Ok(()) => created.push(name.clone()),
                 Err(error) if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) => {

@@ -1,6 +1,9 @@
 //! What can be said on the command line, with the help that people read.
 
+pub mod cluster;
+
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
+use cluster::Cluster;
 use std::path::PathBuf;
 
 /// An MQTT and Kafka broker for gateways, with a power-cut-safe log on flash
@@ -52,6 +55,9 @@ pub enum Command {
     Status(HttpTarget),
     /// The same, live
     Top(TopArgs),
+    /// A site of gateways: its state, its quorum, who leads and holds partitions
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// The mirrors to central clusters
     #[command(subcommand)]
     Mirror(Mirror),
@@ -110,6 +116,9 @@ pub enum Topic {
         /// Partitions; without it, what the gateway is configured to
         #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
         partitions: Option<i32>,
+        /// Gateways that hold each partition; without it, what the gateway is configured to
+        #[arg(long, short, value_parser = clap::value_parser!(i16).range(1..))]
+        replication_factor: Option<i16>,
         /// Kafka's topic config
         #[arg(long, value_name = "NAME=VALUE")]
         config: Vec<String>,
