@@ -44,10 +44,13 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 32;
 /// idle longest is forgotten first. Kafka forgets by time only and has no bound.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 1_000;
 
-/// Batches remembered for each producer to recognise a repeated one: Kafka's
+/// Batches of each producer that a repeated one is looked for in: Kafka's
 /// `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`, which bounds
 /// `max.in.flight.requests.per.connection`.
-pub const PRODUCER_BATCHES_KEPT: usize = 5;
+pub const PRODUCER_BATCHES_CHECKED: usize = 5;
+/// Batches remembered for each producer: so many that may be truncated because they are not
+/// acknowledged, and the last acknowledged one.
+pub const PRODUCER_BATCHES_KEPT: usize = PRODUCER_BATCHES_CHECKED + 1;
 
 /// Bytes of one topic name: Kafka's bound, which file systems set there.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;

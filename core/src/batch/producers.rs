@@ -4,20 +4,24 @@
 //! judged against everything appended before it, and remembered when it is appended, replicated or
 //! found on flash. What is on flash alone decides, so the state is the same after a restart.
 //!
-//! The encoded form, for checkpoints, all integers varints: version 1; number of producers; for
+//! One batch more is remembered than is checked: at most five of a producer are not acknowledged at a
+//! time, so when those are truncated the last acknowledged one is still known, whatever its epoch.
+//!
+//! The encoded form, for checkpoints, all integers varints: version 2; number of producers; for
 //! each, ascending by id: id minus the one before, epoch, newest timestamp, last offset, number of
-//! batches; for each batch, oldest first: last sequence, last offset delta, last offset, timestamp.
+//! batches; for each batch, oldest first: its epoch, last sequence, last offset delta, last offset,
+//! timestamp.
 
 use super::header::Header;
 use crate::bytes::{Malformed, SliceReader, put_varlong};
 use crate::error::ErrorCode;
-use crate::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
+use crate::limits::{PRODUCER_BATCHES_CHECKED, PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
 use crate::types::Offset;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use heapless::Deque;
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The sequences of one partition's idempotent producers (KIP-98, KIP-360).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,12 +36,13 @@ struct Producer {
     last_timestamp: i64,
     /// Of the last batch of any epoch: who appended longest ago is forgotten first.
     last_offset: Offset,
-    /// Of this epoch, the newest last.
+    /// The newest last; those of earlier epochs come before those of this one.
     batches: Deque<Batch, PRODUCER_BATCHES_KEPT>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Batch {
+    epoch: i16,
     last_sequence: i32,
     last_offset_delta: i32,
     last_offset: Offset,
@@ -81,10 +86,11 @@ impl Producers {
         let expected = if header.producer_epoch > producer.epoch {
             0
         } else {
-            if let Some(batch) = producer.batches.iter().find(|batch| batch.is(header)) {
+            let mut checked = producer.of_epoch().take(PRODUCER_BATCHES_CHECKED);
+            if let Some(batch) = checked.find(|batch| batch.is(header)) {
                 return Ok(Sequence::Duplicate { base_offset: batch.base_offset() });
             }
-            producer.batches.back().map_or(0, |batch| sequence_plus(batch.last_sequence, 1))
+            producer.of_epoch().next().map_or(0, |batch| sequence_plus(batch.last_sequence, 1))
         };
         if header.base_sequence != expected {
             return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
@@ -110,10 +116,7 @@ impl Producers {
             last_offset,
             batches: Deque::new(),
         });
-        if producer.epoch != header.producer_epoch {
-            producer.epoch = header.producer_epoch;
-            producer.batches.clear();
-        }
+        producer.epoch = header.producer_epoch;
         producer.last_timestamp = header.max_timestamp;
         producer.last_offset = last_offset;
         // A transaction marker fences older epochs but has no sequence.
@@ -124,12 +127,18 @@ impl Producers {
             producer.batches.pop_front();
         }
         let batch = Batch {
+            epoch: header.producer_epoch,
             last_sequence: header.last_sequence(),
             last_offset_delta: header.last_offset_delta,
             last_offset,
             timestamp: header.max_timestamp,
         };
         producer.batches.push_back(batch).expect("one was removed from a full queue");
+    }
+
+    /// The partition ends at `to` now: what producers appended behind did not happen.
+    pub fn truncate(&mut self, to: Offset) {
+        self.by_id.retain(|_, producer| producer.truncate(to));
     }
 
     /// Whether this is the newest batch with records of a producer that is remembered.
@@ -159,7 +168,7 @@ impl Producers {
         self.by_id.iter().map(|(id, producer)| ActiveProducer {
             producer_id: *id,
             producer_epoch: producer.epoch,
-            last_sequence: producer.batches.back().map_or(-1, |batch| batch.last_sequence),
+            last_sequence: producer.of_epoch().next().map_or(-1, |batch| batch.last_sequence),
             last_timestamp: producer.last_timestamp,
         })
     }
@@ -202,6 +211,7 @@ impl Producers {
             put_varlong(out, producer.last_offset.0);
             put_varlong(out, producer.batches.len() as i64);
             for batch in &producer.batches {
+                put_varlong(out, batch.epoch.into());
                 put_varlong(out, batch.last_sequence.into());
                 put_varlong(out, batch.last_offset_delta.into());
                 put_varlong(out, batch.last_offset.0);
@@ -238,6 +248,25 @@ impl Producers {
 }
 
 impl Producer {
+    /// The batches of its epoch, the newest first.
+    fn of_epoch(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.iter().rev().take_while(|batch| batch.epoch == self.epoch)
+    }
+
+    /// Takes back what it appended at `to` or behind; whether anything is left.
+    fn truncate(&mut self, to: Offset) -> bool {
+        if self.last_offset < to {
+            return true;
+        }
+        while self.batches.back().is_some_and(|batch| batch.last_offset >= to) {
+            self.batches.pop_back();
+        }
+        let Some(last) = self.batches.back() else { return false };
+        (self.epoch, self.last_timestamp) = (last.epoch, last.timestamp);
+        self.last_offset = last.last_offset;
+        true
+    }
+
     fn decode(reader: &mut SliceReader<'_>) -> Result<Producer, Malformed> {
         let epoch = i16::try_from(reader.varlong()?).map_err(|_| Malformed)?;
         let last_timestamp = reader.varlong()?;
@@ -245,6 +274,7 @@ impl Producer {
         let mut batches = Deque::new();
         for _ in 0..reader.varlong()? {
             let batch = Batch {
+                epoch: i16::try_from(reader.varlong()?).map_err(|_| Malformed)?,
                 last_sequence: count(reader)?,
                 last_offset_delta: count(reader)?,
                 last_offset: offset(reader)?,

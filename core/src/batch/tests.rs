@@ -5,7 +5,7 @@
 use super::*;
 use crate::bytes::Malformed;
 use crate::error::ErrorCode;
-use crate::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
+use crate::limits::{PRODUCER_BATCHES_CHECKED, PRODUCERS_PER_PARTITION_MAX};
 use crate::rng::Rng;
 use crate::types::Offset;
 use alloc::vec;
@@ -255,7 +255,7 @@ fn a_repeated_batch_is_answered_with_its_old_offset_while_it_is_one_of_the_last_
     assert_eq!(repeat((0, 1, 2)), duplicate(1001));
     assert_eq!(repeat((0, 1, 1)), OUT_OF_ORDER);
     assert_eq!(repeat((0, 0, 1)), OUT_OF_ORDER);
-    assert_eq!(PRODUCER_BATCHES_KEPT, 5);
+    assert_eq!(PRODUCER_BATCHES_CHECKED, 5);
 }
 
 #[test]
@@ -275,6 +275,33 @@ fn a_producer_that_is_not_known_may_begin_anywhere_and_one_without_id_is_not_jud
     let mut producers = Producers::default();
     producers.apply(&sent(-1, -1, -1, 4), Offset(0));
     assert_eq!((producers.len(), producers.check(&sent(-1, -1, -1, 4))), (0, APPEND));
+}
+
+/// What a producer's sequences say once batches of one record at offsets 0, 1 and so on, each an
+/// epoch and a sequence, were appended and truncated to `to`.
+fn truncated(batches: &[(i16, i32)], to: i64, next: (i16, i32)) -> Result<Sequence, ErrorCode> {
+    let mut producers = Producers::default();
+    for (offset, &(epoch, sequence)) in (0..).zip(batches) {
+        producers.apply(&sent(7, epoch, sequence, 1), Offset(offset));
+    }
+    producers.truncate(Offset(to));
+    producers.check(&sent(7, next.0, next.1, 1))
+}
+
+#[test]
+fn a_truncated_batch_is_expected_again_and_the_acknowledged_one_before_it_stays_known() {
+    let ten: Vec<(i16, i32)> = (0..10).map(|sequence| (0, sequence)).collect();
+    for to in 5..=10 {
+        assert_eq!(truncated(&ten, to, (0, to as i32)), APPEND);
+        assert_eq!(truncated(&ten, to, (0, to as i32 + 1)), OUT_OF_ORDER);
+        assert_eq!(truncated(&ten, to, (0, to as i32 - 1)), duplicate(to - 1));
+    }
+    assert_eq!(truncated(&ten, 4, (0, 9)), APPEND, "nothing is left, so nothing is known");
+    let epochs = [(0, 0), (0, 1), (1, 0), (1, 1)];
+    assert_eq!(truncated(&epochs, 3, (1, 1)), APPEND);
+    assert_eq!(truncated(&epochs, 2, (0, 2)), APPEND, "the epoch before is the newest again");
+    assert_eq!(truncated(&epochs, 2, (1, 0)), APPEND);
+    assert_eq!(truncated(&epochs, 1, (0, 0)), duplicate(0));
 }
 
 #[test]

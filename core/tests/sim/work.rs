@@ -6,7 +6,7 @@ use crate::log_run::{LogRun, Partition};
 use crate::plan::{Bug, Plan};
 use std::collections::VecDeque;
 use weir_core::batch::{Header, Sequence};
-use weir_core::limits::PRODUCER_BATCHES_KEPT;
+use weir_core::limits::PRODUCER_BATCHES_CHECKED;
 use weir_core::log::{
     Answer, Append, AppendError, Cleanup, FetchSpec, Lane, Policy, Retention, TimestampHit,
 };
@@ -70,7 +70,7 @@ impl LogRun {
             let rng = &mut self.world.rng;
             let partition = self.partitions.get_mut(&number).expect("it is known");
             let idempotent =
-                rng.percent(60) && partition.producer.pending.len() < PRODUCER_BATCHES_KEPT;
+                rng.percent(60) && partition.producer.pending.len() < PRODUCER_BATCHES_CHECKED;
             let stamp = idempotent.then(|| partition.producer.stamp());
             let sent = Sent::random(rng, id, timestamp, self.plan.value_bytes_max, stamp);
             if stamp.is_some() {
