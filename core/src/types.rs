@@ -57,6 +57,16 @@ pub struct PartitionNumber(pub u32);
 impl PartitionNumber {
     /// The metadata log itself, `__cluster_metadata`.
     pub const METADATA: PartitionNumber = PartitionNumber(0);
+    /// Snapshots of the metadata's image.
+    pub const SNAPSHOT: PartitionNumber = PartitionNumber(u32::MAX - 2);
+    /// The quorum's term, vote and formation: the newest record counts.
+    pub const BALLOT: PartitionNumber = PartitionNumber(u32::MAX - 3);
+
+    /// Whether it is one of the node's own, which no topic gets.
+    pub fn is_reserved(self) -> bool {
+        [PartitionNumber::METADATA, PartitionNumber::SNAPSHOT, PartitionNumber::BALLOT]
+            .contains(&self)
+    }
 }
 
 /// A topic's id (KIP-516). All zeros means "none".

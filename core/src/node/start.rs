@@ -165,8 +165,11 @@ impl Node {
         let (image, damaged) = (&self.image, self.start.metadata_damaged);
         let mut highest = PartitionNumber::METADATA;
         self.log.retain_partitions(|number| {
+            if number.is_reserved() {
+                return true;
+            }
             highest = highest.max(number);
-            damaged || number == PartitionNumber::METADATA || image.partition_of(number).is_some()
+            damaged || image.partition_of(number).is_some()
         });
         // Numbers that the damaged records gave out must not be given out again.
         let number = highest.0.saturating_add(1);
