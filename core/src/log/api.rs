@@ -379,6 +379,8 @@ pub struct PartitionView<'a> {
     pub log_end: Offset,
     /// Everything below is on flash.
     pub durable_end: Offset,
+    /// Truncations that are not on flash yet: a start may bring back what they took.
+    pub truncations: usize,
     pub bytes: u64,
     pub max_timestamp: i64,
     pub producers: &'a crate::batch::Producers,
@@ -400,6 +402,12 @@ pub struct Unguarded {
     pub no_seg_seq: bool,
     /// A slot that is cleaned is used anew before what was copied is durable.
     pub free_before_replace: bool,
+    /// Truncations are not written.
+    pub no_truncate_frames: bool,
+    /// Every checkpoint is taken for damaged.
+    pub no_checkpoints: bool,
+    /// Of what footers say, what was truncated counts as well.
+    pub no_truncation_by_footers: bool,
 }
 
 /// What the index takes in memory.

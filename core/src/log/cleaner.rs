@@ -374,25 +374,33 @@ fn copy_frames(
         let header = FrameHeader::verify(&extent[at..], seed)?;
         let body = extent.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
         at += header.frame_bytes();
-        let (base, end) = (header.base_offset, header.end_offset());
-        let counts = |&(from, until): &(Offset, Offset)| from < end && base < until;
-        if !counts(&(live.from, live.until)) || !runs.iter().any(counts) {
+        // What counts of it, and of which run.
+        let base = live.from.max(header.base_offset);
+        let end = live.until.min(header.end_offset());
+        let overlaps = |&&(from, until): &&(Offset, Offset)| from < end && base < until;
+        let Some(&(from, until)) = runs.iter().find(overlaps).filter(|_| base < end) else {
             continue;
-        }
-        if body.is_empty()
+        };
+        let header = FrameHeader { kind: Kind::Replace, ..header };
+        let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
+        let frame = Pending { header, max_timestamp, rewrite: false, body };
+        // Of a batch that was truncated in its middle, what is left has no records.
+        let whole = !frame.body.is_empty() && frame.end_offset() <= until.min(live.until);
+        let hole = || Pending::hole(live.partition, base.max(from), end.min(until));
+        let Some(frame) = (if whole { Some(frame) } else { hole() }) else { continue };
+        let FrameHeader { base_offset, last_offset_delta, .. } = frame.header;
+        if frame.body.is_empty()
             && let Some(last) = copies.last_mut()
             && last.body.is_empty()
-            && last.header.partition == header.partition
-            && last.end_offset() == base
+            && last.header.partition == frame.header.partition
+            && last.end_offset() == base_offset
             && let Some(delta) = last.header.last_offset_delta.checked_add(1)
-            && let Some(delta) = delta.checked_add(header.last_offset_delta)
+            && let Some(delta) = delta.checked_add(last_offset_delta)
         {
             last.header.last_offset_delta = delta;
             continue;
         }
-        let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
-        let header = FrameHeader { kind: Kind::Replace, ..header };
-        copies.push(Pending { header, max_timestamp, rewrite: false, body });
+        copies.push(frame);
     }
     Some(())
 }

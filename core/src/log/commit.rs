@@ -12,6 +12,7 @@ use super::layout::frame::Kind;
 use super::layout::group::Place;
 use super::runs::Run;
 use super::space::{State, ZERO_BYTES};
+use super::truncate::{Cut, Cuts};
 use super::writer::{Pending, Writer};
 use super::{Event, IoResult, Lane, Log, Phase};
 use crate::types::{Offset, PartitionNumber, Time};
@@ -40,6 +41,8 @@ pub(crate) struct Commit {
     last_seq: u64,
     /// The lanes as they were before.
     tails: [LaneTail; 4],
+    /// What was truncated since it was closed. The frames that say so come behind it.
+    cuts: Cuts,
 }
 
 impl Commit {
@@ -52,6 +55,7 @@ impl Commit {
             sealed: Vec::new(),
             last_seq: writer.durable_seq,
             tails: core::array::from_fn(|lane| writer.lanes[lane].tail),
+            cuts: Cuts::default(),
         }
     }
 
@@ -80,7 +84,17 @@ impl Commit {
         self.frames().any(|frame| frame.header.kind == Kind::Replace)
     }
 
-    fn frames(&self) -> impl Iterator<Item = &Pending> {
+    /// A partition is truncated while this is on its way.
+    pub(crate) fn cut(&mut self, number: PartitionNumber, cut: Cut) {
+        self.cuts.add(number, cut);
+    }
+
+    pub(crate) fn frames_that_count(&self) -> impl Iterator<Item = &Pending> {
+        let until = |frame: &Pending| self.cuts.until(frame.header.partition);
+        self.frames().filter(move |frame| frame.header.base_offset < until(frame))
+    }
+
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &Pending> {
         self.groups.iter().flat_map(|group| &group.frames)
     }
 }
@@ -116,15 +130,25 @@ impl Log {
         self.writer.durable_seq = commit.last_seq;
         self.writer.failures_in_row = 0;
         let moved = self.move_durable_ends(&commit);
-        let swept = commit.moves();
+        let mut swept = commit.moves();
         let written: usize = commit.groups.iter().map(|group| group.bytes.len()).sum();
         for group in commit.groups {
             let end = group.place.at + group.bytes.len() as u32;
             if let Some(index) = self.open_index_mut(group.place.slot) {
                 index.settled = index.settled.max(end);
             }
-            for frame in group.frames.iter().filter(|f| f.header.kind == Kind::Replace) {
-                self.moved(group.place, group.seq, frame);
+            for frame in &group.frames {
+                let number = frame.header.partition;
+                match frame.header.kind {
+                    Kind::Replace => {
+                        self.moved(group.place, group.seq, frame, commit.cuts.until(number));
+                    }
+                    Kind::Truncate => {
+                        self.truncated(group.seq, number);
+                        swept = true;
+                    }
+                    _ => {}
+                }
             }
             self.tail.push(group.place, group.bytes);
         }
@@ -159,12 +183,22 @@ impl Log {
             let Some(partition) = self.partitions.get_mut(&number) else { continue };
             match frame.header.kind {
                 Kind::Batch => {
-                    partition.durable_end = partition.durable_end.max(frame.end_offset());
+                    let end = commit.cuts.until(number).min(frame.end_offset());
+                    partition.durable_end = partition.durable_end.max(end);
                     let compacted = partition.policy.cleanup.compact.is_some();
                     self.compactor.fresh_bytes +=
                         u64::from(compacted) * u64::from(frame.header.body_bytes);
                     moved.entry(number).or_insert(false);
                 }
+                Kind::Truncate => {
+                    // Where it begins anew, unless it has begun even earlier since.
+                    if Cut::of(&frame.header).restart {
+                        let start = frame.header.base_offset.min(partition.log_start);
+                        partition.durable_end = partition.durable_end.max(start);
+                    }
+                    moved.entry(number).or_insert(false);
+                }
+                Kind::LogStart if commit.cuts.restarts(number) => {}
                 Kind::LogStart => {
                     partition.log_start_durable = frame.header.base_offset;
                     // What is dead now may make a slot worth cleaning.
@@ -219,7 +253,8 @@ impl Log {
         // What failed goes before what waits, also where a partition has changed its lane between.
         let mut again: Vec<(Lane, Pending)> = Vec::new();
         for group in &commit.groups {
-            again.extend(group.frames.iter().map(|frame| (group.lane, frame.clone())));
+            let left = group.frames.iter().filter_map(|frame| commit.cuts.left_of(frame));
+            again.extend(left.map(|frame| (group.lane, frame)));
         }
         for lane in Lane::ALL {
             let lane_writer = &mut writer.lanes[lane as usize];
@@ -238,6 +273,9 @@ impl Log {
             writer.push(now, lane, frame);
         }
         writer.forget(&self.partitions);
+        for number in commit.cuts.partitions() {
+            self.recount_rewrite(number);
+        }
         for (slot, index) in commit.sealed {
             self.footers.insert(slot, index.settled(u32::MAX));
         }
@@ -249,27 +287,31 @@ impl Log {
         for group in commit.groups.iter().rev() {
             let mut firsts: BTreeMap<PartitionNumber, (Offset, u32)> = BTreeMap::new();
             let slot = group.place.slot;
-            for frame in group.frames.iter().filter(|frame| frame.header.kind.is_batch()) {
+            let entered = |kind: Kind| kind.is_batch() || kind == Kind::Truncate;
+            for frame in group.frames.iter().filter(|frame| entered(frame.header.kind)) {
                 if let Some(index) = self.open_index_mut(slot) {
                     index.cut(frame.header.partition, group.place.at);
                 }
-                if frame.header.kind == Kind::Replace {
+                let base = frame.header.base_offset;
+                let counts = base < commit.cuts.until(frame.header.partition);
+                if frame.header.kind != Kind::Batch || !counts {
                     continue;
                 }
-                let base = frame.header.base_offset;
                 firsts.entry(frame.header.partition).or_insert((base, 0)).1 +=
                     frame.header.body_bytes;
             }
             for (number, (base, bytes)) in firsts {
                 let Some(partition) = self.partitions.get_mut(&number) else { continue };
-                partition.bytes -= u64::from(bytes);
                 let run = partition.runs.back().expect("the commit added to a run");
                 let last = partition.runs.len() - 1;
+                // Where the run was truncated, its bytes are an estimate.
+                let gone = if run.base_offset >= base { run.bytes } else { run.bytes.min(bytes) };
+                partition.bytes -= u64::from(gone);
                 if run.base_offset >= base {
                     partition.runs.remove(last..last + 1);
                     self.space.slot_mut(slot).runs -= 1;
                 } else {
-                    partition.runs.set(last, Run { bytes: run.bytes - bytes, ..run });
+                    partition.runs.set(last, Run { bytes: run.bytes - gone, ..run });
                 }
             }
         }

@@ -5,11 +5,12 @@
 //! function that the caller gives, and change nothing.
 
 use super::layout::footer::{self, Tail};
-use super::layout::frame::FrameHeader;
+use super::layout::frame::{FrameHeader, Kind};
 use super::layout::group::GROUP_HEADER_BYTES;
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, superblock};
 use super::scan::{Scan, Seen, Step, frames};
+use super::truncate::Cut;
 use super::{Damage, Event, Io, IoResult, Log, OpenError, ScrubPlan, Settings, Start, Stats};
 use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, OpId, PartitionNumber, Time};
@@ -410,10 +411,13 @@ fn frame_item(frame: &FrameHeader, body: &Bytes) -> Item {
     let LeaderEpoch(leader_epoch) = leader_epoch;
     let (Offset(base_offset), Offset(end)) = (base_offset, frame.end_offset());
     Item::Frame {
-        kind: frame.kind.name(),
+        kind: match frame.kind {
+            Kind::Truncate if Cut::of(frame).restart => "restart",
+            kind => kind.name(),
+        },
         partition,
         base_offset,
-        last_offset: end - 1,
+        last_offset: if frame.kind == Kind::Truncate { base_offset } else { end - 1 },
         leader_epoch,
         bytes: frame.body_bytes,
         records: batch.filter(|_| frame.kind.is_batch()).map(|batch| {

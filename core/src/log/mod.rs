@@ -12,6 +12,7 @@
 //! | `window` | when a commit group is closed |
 //! | `writer` | how pending frames become groups in slots |
 //! | `commit` | what follows when a commit is durable, or failed |
+//! | `truncate` | a partition ends earlier than it did, or begins anew |
 //! | `checkpoint` | when and how a checkpoint is written |
 //! | `recovery` | the start: what is found becomes a running log again |
 //! | `scan` | walking a slot that has no footer |
@@ -50,6 +51,7 @@ mod span;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod truncate;
 mod verify;
 mod walk;
 mod wear;
@@ -82,6 +84,7 @@ use retention::Keeper;
 use scrub::Scrub;
 use space::Space;
 use tail::Tail;
+use truncate::Truncations;
 use wear::Wear;
 use window::Window;
 use writer::{Pending, Writer};
@@ -108,6 +111,7 @@ pub struct Log {
     window: Window,
     commit: Option<Commit>,
     moves: Moves,
+    truncations: Truncations,
     cleaner: Cleaner,
     compactor: Compactor,
     /// Nothing is begun any more that nobody asked for.
@@ -142,6 +146,7 @@ impl Log {
             window: Window::new(settings.flush_cap),
             commit: None,
             moves: Moves::default(),
+            truncations: Truncations::default(),
             cleaner: Cleaner::default(),
             compactor: Compactor::default(),
             winding_down: false,
@@ -168,6 +173,11 @@ impl Log {
         }
         log.disk = disk;
         log
+    }
+
+    /// The store's number: another one is another store, or one that was wiped.
+    pub fn store(&self) -> [u8; 16] {
+        self.geometry.store
     }
 
     /// The next disk operation to perform, until `None`.
@@ -246,6 +256,7 @@ impl Log {
         if forgotten {
             self.writer.forget(&self.partitions);
             self.moves.forget(|number| self.partitions.contains_key(&number));
+            self.forget_truncations();
             self.sweep();
         }
     }
@@ -255,6 +266,7 @@ impl Log {
             log_start: partition.log_start,
             log_end: partition.log_end,
             durable_end: partition.durable_end,
+            truncations: self.truncations.of(number),
             bytes: partition.bytes,
             max_timestamp: partition.max_timestamp,
             producers: &partition.producers,

@@ -27,6 +27,7 @@
 //! The cleaner may copy the same batches meanwhile; it drops what it has not written yet, and what
 //! it has written stands before the replacement, which thus counts.
 
+use super::commit::Commit;
 use super::layout::footer::Spot;
 use super::layout::frame::{FrameHeader, Kind};
 use super::layout::group::Place;
@@ -55,6 +56,11 @@ pub(crate) struct Moves {
 }
 
 impl Moves {
+    /// Drops frames that wait unless `keep` says so of them, which may change them.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut Pending) -> bool) {
+        self.queue.retain_mut(|(_, frame)| keep(frame));
+    }
+
     pub(crate) fn is_waiting(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -158,7 +164,8 @@ impl Log {
     }
 
     /// A frame of kind replace is durable in a slot: it counts from now on.
-    pub(crate) fn moved(&mut self, place: Place, group_seq: u64, frame: &Pending) {
+    /// But at `until` and behind the partition was truncated meanwhile.
+    pub(crate) fn moved(&mut self, place: Place, group_seq: u64, frame: &Pending, until: Offset) {
         let number = frame.header.partition;
         let bytes = frame.header.frame_bytes() as u64;
         match frame.rewrite {
@@ -166,7 +173,8 @@ impl Log {
             false => self.stats.cleaned_bytes += bytes,
         }
         if let Some(partition) = self.partitions.get_mut(&number) {
-            let spot = Spot { at: place.at, ..frame.spot() };
+            let end_offset = until.min(frame.end_offset());
+            let spot = Spot { at: place.at, end_offset, ..frame.spot() };
             let changes = partition.replace_runs(place.slot, &spot, !frame.rewrite);
             self.space.note_moved(&changes, group_seq);
             // Of a run that begins below the log start, nothing but that may be left.
@@ -179,13 +187,33 @@ impl Log {
         }
         let Some(rewrite) = self.moves.rewrites.get_mut(&number) else { return };
         rewrite.left -= 1;
-        if rewrite.left == 0 {
-            let ticket = rewrite.ticket;
-            self.moves.rewrites.remove(&number);
-            if self.compactor.awaits(ticket) {
-                self.compaction_written();
-            }
+        self.end_rewrite(number);
+    }
+
+    /// Ends a rewrite of which nothing is left to be written.
+    fn end_rewrite(&mut self, number: PartitionNumber) {
+        let Some(rewrite) = self.moves.rewrites.get(&number) else { return };
+        if rewrite.left > 0 {
+            return;
         }
+        let ticket = rewrite.ticket;
+        self.moves.rewrites.remove(&number);
+        if self.compactor.awaits(ticket) {
+            self.compaction_written();
+        }
+    }
+
+    /// Frames of a partition that is rewritten were dropped: how many are left.
+    pub(crate) fn recount_rewrite(&mut self, number: PartitionNumber) {
+        let queued = self.moves.queue.iter().map(|(_, frame)| frame);
+        let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending);
+        let in_flight = self.commit.iter().flat_map(Commit::frames);
+        let left = queued.chain(pending).chain(in_flight);
+        let left = left.filter(|frame| frame.rewrite && frame.header.partition == number).count();
+        if let Some(rewrite) = self.moves.rewrites.get_mut(&number) {
+            rewrite.left = left;
+        }
+        self.end_rewrite(number);
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Partition {
     pub log_start_durable: Offset,
     pub log_end: Offset,
     pub durable_end: Offset,
+    /// What lies at or above may be truncated.
+    pub high_watermark: Offset,
     /// Up to here it was compacted.
     pub cleaned: Offset,
     /// Since when there is something beyond, in milliseconds since 1970.
@@ -50,6 +52,7 @@ impl Partition {
             log_start_durable: start,
             log_end: start,
             durable_end: start,
+            high_watermark: Offset(i64::MAX),
             cleaned: Offset::ZERO,
             dirty_since: None,
             fruitless_end: None,
@@ -60,6 +63,11 @@ impl Partition {
             runs: Runs::default(),
             damaged: Vec::new(),
         }
+    }
+
+    /// Below is what stays, whatever happens to other replicas.
+    pub(crate) fn final_end(&self) -> Offset {
+        self.durable_end.min(self.high_watermark)
     }
 
     /// Remembers the first offset of a leader epoch.
@@ -190,7 +198,7 @@ impl Partition {
     }
 
     /// Where what stands in the slot of the run with that index ends: before what is lost.
-    fn run_data_end(&self, index: usize) -> Offset {
+    pub(crate) fn run_data_end(&self, index: usize) -> Offset {
         let (base, end) = (self.run_base(index), self.run_end(index));
         let lost = self.damaged.iter().find(|&&(from, until)| from >= base && until == end);
         lost.map_or(end, |&(from, _)| from)
@@ -281,6 +289,12 @@ impl Partition {
             .iter()
             .find(|&&(from, until)| from <= offset && offset < until)
             .map(|&(_, until)| until)
+    }
+
+    /// The leader epoch of what stands at an offset.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let next = self.epochs.partition_point(|&(_, start)| start <= offset);
+        self.epochs.get(next.checked_sub(1)?).map(|&(epoch, _)| epoch)
     }
 
     pub(crate) fn epoch_end(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {

@@ -65,6 +65,21 @@ impl Jobs {
         self.last += 1;
         Ticket(self.last)
     }
+
+    /// What is being read of a partition at `from` or behind does not count any more: its questions
+    /// are looked at again.
+    pub(super) fn truncated(&mut self, number: PartitionNumber, from: Offset) {
+        for job in self.open.values_mut().filter(|job| job.question.partition() == number) {
+            if let Some(span) = &mut job.span {
+                // As if the slot were in another use by now.
+                span.seg_seq = u64::MAX;
+            }
+            job.unpacking = None;
+            if let Question::Find { from: next, .. } = &mut job.question {
+                *next = from.min(*next);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -252,7 +267,7 @@ impl Log {
     }
 
     fn look(&mut self, question: &Question) -> Result<Look, FetchError> {
-        let (from, end) = self.bounds(question)?;
+        let (from, durable_end) = self.bounds(question)?;
         let number = question.partition();
         let partition = &self.partitions[&number];
         let run = match question {
@@ -264,7 +279,7 @@ impl Log {
         if let (Question::Fetch(_), Some(until)) = (question, partition.damage_at(from)) {
             return Err(FetchError::Damaged { until });
         }
-        let Some(run) = run.filter(|_| from < end) else {
+        let Some(run) = run.filter(|_| from < durable_end) else {
             return Ok(Look::Answer(question.nothing()));
         };
         let run_end = partition.run_end(run);
@@ -272,15 +287,18 @@ impl Log {
         let Some(index) = self.index_of(slot) else { return Ok(Look::Footer(slot)) };
         let (seg_seq, settled) = (index.seg_seq, index.settled);
         let part = index.parts.get(&number);
-        let chosen = part
-            .ok_or(run_end)
-            .and_then(|part| question.choose(part, from.max(base), end.min(run_end), settled));
+        let chosen = part.ok_or(run_end).and_then(|part| {
+            question.choose(part, from.max(base), durable_end.min(run_end), settled)
+        });
         let (extents, end) = match chosen {
             Ok(chosen) if from >= base => chosen,
             Ok(_) => return self.pass_over(question, base),
             Err(next) => return self.pass_over(question, next.min(run_end)),
         };
-        let span = Span { slot, seg_seq, end: end.min(run_end), extents };
+        // What counts behind the durable end is not what the slot tells of it, where a truncation
+        // is on its way.
+        let end = end.min(run_end).min(durable_end);
+        let span = Span { slot, seg_seq, end, extents };
         let cached = span.extents.iter().map_while(|extent| {
             self.tail.get(Place { slot, at: extent.at }, extent.bytes).map(Some)
         });

@@ -152,7 +152,7 @@ impl Log {
             bytes -= u64::from(run.bytes);
             log_start = log_start.max(partition.run_end(index));
         }
-        let log_start = log_start.min(partition.durable_end);
+        let log_start = log_start.min(partition.final_end());
         (log_start > partition.log_start).then_some(log_start)
     }
 
@@ -176,6 +176,9 @@ impl Log {
         let appended = || {
             let mut next = run.base_offset;
             core::iter::from_fn(move || {
+                if next >= partition.log_end {
+                    return None;
+                }
                 let (found, end) = part.extent_at(next, u32::MAX)?;
                 next = end;
                 Some((part.extents.at(found), end))
@@ -243,7 +246,7 @@ impl Log {
             let run =
                 partition.runs.front().filter(|_| partition.policy.retention.yields_to_pressure)?;
             let slot = self.space.slot(run.slot);
-            let goes = slot.state == State::Sealed && partition.run_end(0) <= partition.durable_end;
+            let goes = slot.state == State::Sealed && partition.run_end(0) <= partition.final_end();
             goes.then(|| (slot.seg_seq, number, partition.run_end(0)))
         });
         let mut yielding: Vec<(u64, PartitionNumber, Offset)> = yielding.collect();

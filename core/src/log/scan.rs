@@ -5,6 +5,7 @@ use super::layout::footer::{SlotIndex, Spot};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
 use super::layout::{BLOCK, Geometry, group_seed};
+use super::truncate::Cut;
 use crate::batch::Header as BatchHeader;
 use alloc::boxed::Box;
 use bytes::Bytes;
@@ -119,7 +120,7 @@ impl Outline {
         let batch = match header.kind {
             Kind::Replace if body.is_empty() => None,
             Kind::Batch | Kind::Replace => Some(BatchHeader::parse(body).ok()?),
-            Kind::LogStart => None,
+            Kind::LogStart | Kind::Truncate => None,
             _ => return None,
         };
         let max_timestamp = batch.as_ref().map_or(-1, |batch| batch.max_timestamp);
@@ -149,15 +150,23 @@ impl SlotIndex {
     /// Adds a group that was found at `at`.
     pub(crate) fn add_frames(&mut self, group: &GroupHeader, at: u32, bytes: &Bytes, seed: u32) {
         for outline in outlines(bytes, seed) {
-            self.add_frame(&outline, at);
+            self.add_frame(&outline, at, group.group_seq);
         }
         self.add_group(group, at + group.padded_bytes() as u32);
     }
 
     /// Adds a frame of a group that was found at `at`; gives where it stands if it is a batch, or a
     /// hole.
-    pub(crate) fn add_frame(&mut self, outline: &Outline, at: u32) -> Option<Spot> {
+    pub(crate) fn add_frame(&mut self, outline: &Outline, at: u32, group_seq: u64) -> Option<Spot> {
         let header = &outline.header;
+        if header.kind == Kind::Truncate {
+            let cut = Cut::of(header);
+            self.truncate(header.partition, cut.from(), at + outline.begin, group_seq);
+            if cut.restart {
+                self.set_log_start(header.partition, cut.end);
+            }
+            return None;
+        }
         if header.kind == Kind::LogStart {
             self.set_log_start(header.partition, header.base_offset);
             return None;

@@ -80,7 +80,8 @@ impl Log {
     /// The batch that a search looks into is unpacked, or cannot be.
     pub(super) fn unpacked(&mut self, ticket: Ticket, result: &IoResult) {
         let Some(job) = self.jobs.open.get_mut(&ticket) else { return };
-        let Some(packed) = job.unpacking.take() else { return };
+        // The partition was truncated meanwhile.
+        let Some(packed) = job.unpacking.take() else { return self.resume(ticket) };
         let mut question = job.question;
         let Question::Find { partition, timestamp, .. } = question else { return };
         let Ok((from, end)) = self.bounds(&question) else { return self.resume(ticket) };

@@ -2,12 +2,13 @@
 //! other.
 
 use super::layout::footer::{self, SlotIndex, Tail};
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed};
 use super::partition::Partition;
 use super::scan::{Outline, Scan, Seen, Step, frames};
 use super::scrub::{Damage, Part};
+use super::truncate::Cut;
 use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -140,7 +141,7 @@ impl Verify {
                 self.boot_epoch = header.boot_epoch;
                 if self.footer.is_none() {
                     for (frame, begin, body) in frames(&group, seed) {
-                        self.take(&frame, at + begin, &body);
+                        self.take(&frame, at + begin, &body, header.group_seq);
                     }
                 }
                 self.found.add_group(&header, at + header.padded_bytes() as u32);
@@ -180,16 +181,16 @@ impl Verify {
                 continue;
             };
             let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
-            self.take(&header, self.gap_at + at as u32, &body);
+            self.take(&header, self.gap_at + at as u32, &body, self.found.last_seq);
             at += header.frame_bytes();
             let end = (self.gap_at + at as u32).next_multiple_of(BLOCK);
             self.found.data_end = self.found.data_end.max(end);
         }
     }
 
-    fn take(&mut self, frame: &FrameHeader, at: u32, body: &Bytes) {
+    fn take(&mut self, frame: &FrameHeader, at: u32, body: &Bytes, group_seq: u64) {
         if let Some(outline) = Outline::new(*frame, at, body) {
-            self.found.add_frame(&outline, 0);
+            self.found.add_frame(&outline, 0, group_seq);
         }
         if frame.kind.is_batch() {
             let ranges = self.whole.entry(frame.partition).or_default();
@@ -197,6 +198,11 @@ impl Verify {
                 Some((_, end)) if *end == frame.base_offset => *end = frame.end_offset(),
                 _ => ranges.push((frame.base_offset, frame.end_offset())),
             }
+        }
+        if frame.kind == Kind::Truncate
+            && let Some(ranges) = self.whole.get_mut(&frame.partition)
+        {
+            Cut::of(frame).clip(ranges);
         }
     }
 
@@ -246,11 +252,9 @@ impl Verify {
     ) -> Vec<(u32, i64, i64)> {
         let mut lost = Vec::new();
         for (&number, part) in &footer.parts {
-            let hit = part.extents.iter().filter(|extent| {
-                let counts = part.is_newest(extent.base_offset, extent.at);
-                counts && extent.at < until && extent.end() > from
-            });
-            let ranges = hit.map(|extent| (extent.base_offset, extent.end_offset)).collect();
+            let hit = part.extents.iter().enumerate();
+            let hit = hit.filter(|(_, extent)| extent.at < until && extent.end() > from);
+            let ranges = hit.flat_map(|(index, _)| part.counts_at(index)).collect();
             lost.extend(self.news(partitions, number, ranges));
         }
         lost

@@ -64,10 +64,11 @@ impl Walk {
                 if header.base_offset > expected {
                     return lost(batches, header.base_offset);
                 }
-                // What this extent has beyond stands in the next one as well, where it is newer.
+                // What this extent has beyond stands in the next one as well, where it is newer. Or
+                // it was truncated: what is left of a batch has no records any more, as a hole.
                 let counts_until = next.min(self.end);
                 if header.end_offset() > counts_until {
-                    if body.is_empty() {
+                    if body.is_empty() || header.end_offset() > next {
                         expected = counts_until;
                     }
                     if next < self.end {

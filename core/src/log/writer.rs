@@ -15,6 +15,7 @@ use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, group_seed, pad};
 use super::partition::Partition;
 use super::space::Space;
+use super::truncate::Cut;
 use super::{Append, Lane, Log, Purpose};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -159,11 +160,16 @@ impl Writer {
 
     /// Drops what waits for partitions that are gone.
     pub(crate) fn forget(&mut self, known: &BTreeMap<PartitionNumber, Partition>) {
+        self.retain(|pending| {
+            let kept = pending.header.kind == Kind::Checkpoint;
+            kept || known.contains_key(&pending.header.partition)
+        });
+    }
+
+    /// Drops what waits unless `keep` says so of it, which may change it.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut Pending) -> bool) {
         for lane in &mut self.lanes {
-            lane.pending.retain(|pending| {
-                pending.header.kind == Kind::Checkpoint
-                    || known.contains_key(&pending.header.partition)
-            });
+            lane.pending.retain_mut(&mut keep);
             lane.pending_bytes = lane.pending.iter().map(|p| p.header.frame_bytes()).sum();
             lane.pending_records = lane.pending.iter().map(Pending::records).sum();
         }
@@ -223,7 +229,7 @@ impl LaneWriter {
 
 impl Open {
     /// Bytes left for a group of so many frames.
-    fn left(&self, geometry: &Geometry, frames: usize) -> usize {
+    pub(crate) fn left(&self, geometry: &Geometry, frames: usize) -> usize {
         (geometry.slot_bytes as usize)
             .saturating_sub(self.at as usize + self.index.footer_bytes(frames))
     }
@@ -381,6 +387,15 @@ impl Log {
                 Kind::LogStart => {
                     open.index.set_log_start(frame.header.partition, frame.header.base_offset);
                 }
+                Kind::Truncate => {
+                    let (number, from) = (frame.header.partition, Cut::of(&frame.header).from());
+                    let group_seq = self.writer.next_group_seq;
+                    open.index.truncate(number, from, spot.at, group_seq);
+                    self.note_truncation(number, from, group_seq);
+                    if let Some(partition) = self.partitions.get(&number) {
+                        open.index.set_log_start(number, partition.log_start_durable);
+                    }
+                }
                 // Until it is durable, what stood there before is served.
                 Kind::Replace => open.index.add(frame.header.partition, spot),
                 _ => {
@@ -434,7 +449,7 @@ impl Log {
         Some(())
     }
 
-    fn seal_open(&mut self, lane: Lane) {
+    pub(crate) fn seal_open(&mut self, lane: Lane) {
         if let Some(open) = self.writer.lanes[lane as usize].open.take() {
             self.space.slot_mut(open.slot).state = super::space::State::Sealed;
             self.writer.sealed.push((open.slot, open.index));

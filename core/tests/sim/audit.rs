@@ -74,8 +74,11 @@ impl LogRun {
     /// What a consumer's read came to.
     pub fn served(&mut self, spec: FetchSpec, result: Result<Batches, FetchError>) -> Verdict {
         let number = spec.partition;
-        let (start, _) = self.bounds(number);
+        let (start, durable_end) = self.bounds(number);
         let batches = match result {
+            // It was truncated meanwhile.
+            Ok(batches) if batches.is_empty() && spec.from.0 >= durable_end => return Ok(()),
+            Err(FetchError::OutOfRange) if spec.from.0 > durable_end => return Ok(()),
             Ok(batches) => batches,
             Err(FetchError::Device) if self.disk.faults.read_error > 0 => return Ok(()),
             Err(FetchError::Damaged { .. }) if self.disk.harm.any() => return Ok(()),
@@ -94,6 +97,11 @@ impl LogRun {
         }
         let history = &mut self.partitions.get_mut(&number).expect("it is known").history;
         for found in &found {
+            let placed = history.placed.get(&found.base_offset);
+            if placed.is_some_and(|placed| placed.id != found.id) || found.end() > durable_end {
+                let what = format!("{number:?} served {found:?}, which was truncated: {placed:?}");
+                return CommittedStays::fails(what);
+            }
             let before = history.served.insert(found.base_offset, found.id);
             if before.is_some_and(|before| before != found.id) {
                 let what = format!("{number:?} served {before:?}, now {found:?}");

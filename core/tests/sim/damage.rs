@@ -14,6 +14,7 @@ pub fn at_work(seed: u64, bug: Bug) -> Result<LogRun, Violation> {
     let mut plan = Plan::random(&mut Rng::new(seed));
     plan.faults = Faults::default();
     plan.retention = false;
+    plan.truncates = false;
     plan.bug = bug;
     let mut run = LogRun::new(seed, plan);
     run.boot()?;
@@ -81,6 +82,7 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
     let mut rng = Rng::new(seed);
     let mut plan = Plan::random(&mut rng);
     plan.faults = plan.faults.and_harm(&mut rng);
+    plan.truncates = false;
     change(&mut plan);
     let mut run = LogRun::new(seed, plan);
     run.run()?;

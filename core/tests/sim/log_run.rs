@@ -14,6 +14,7 @@ use crate::flash::{Flash, Tear};
 use crate::history::{BatchId, History, Producer};
 use crate::plan::Plan;
 use crate::runner::Tally;
+use crate::truncating::Undone;
 use crate::world::World;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::log::{
@@ -42,6 +43,10 @@ pub struct Partition {
     /// Appended and not yet durable: where it ends, and what it is.
     pub in_flight: VecDeque<(i64, i64, BatchId)>,
     pub policy: Policy,
+    /// Of what is appended: another one after each start and truncation.
+    pub leader_epoch: i32,
+    /// Truncations that are not on flash, in order.
+    pub undone: Vec<Undone>,
 }
 
 pub struct LogRun {
@@ -54,6 +59,8 @@ pub struct LogRun {
     pub next_id: u64,
     /// The log said `Ready`.
     pub ready: bool,
+    /// It is known which truncations the start has found.
+    pub resolved: bool,
     pub formatted: bool,
     pub fenced: bool,
     pub crash_due: bool,
@@ -103,6 +110,7 @@ impl LogRun {
             boot: 0,
             next_id: 1,
             ready: false,
+            resolved: false,
             formatted: false,
             fenced: false,
             crash_due: false,
@@ -181,7 +189,7 @@ impl LogRun {
             self.disk.armed = true;
             let read_bytes = self.disk.stats.read_bytes - read_before;
             // A start that finds its checkpoint harmed reads more, but each slot twice at most.
-            let read_bytes_max = match self.disk.harm.any() {
+            let read_bytes_max = match self.disk.harm.any() || self.plan.no_checkpoints {
                 true => 4 * self.plan.medium_bytes(),
                 false => self.plan.start_read_bytes_max(),
             };
@@ -200,6 +208,8 @@ impl LogRun {
             let view = log.partition(*number).expect("it was made known");
             let (end, durable) = (view.log_end.0, view.durable_end.0);
             partition.in_flight.clear();
+            partition.leader_epoch += 1;
+            partition.resolve_truncations(*number, log);
             if self.disk.harm.any() {
                 DamageIsNamed::check_end(*number, partition, &self.disk.harm, end, damage > 0)?;
             }
@@ -218,6 +228,7 @@ impl LogRun {
                 ));
             }
         }
+        self.resolved = true;
         self.disk.harm.started();
         self.pump()?;
         for number in self.numbers() {
@@ -255,6 +266,7 @@ impl LogRun {
         self.slots_cleaned += self.log.as_ref().map_or(0, |log| log.stats().slots_cleaned);
         self.log = None;
         self.ready = false;
+        self.resolved = false;
         self.fenced = false;
         self.crash_due = false;
         self.answers.clear();
@@ -311,6 +323,7 @@ impl LogRun {
                 break;
             }
         }
+        self.settle_truncations();
         let limits = Limits {
             operations_outstanding_max: self.plan.operations_outstanding_max,
             medium_bytes_max: self.plan.medium_bytes(),

@@ -41,6 +41,7 @@ mod replica;
 mod runner;
 mod scrub;
 mod trace;
+mod truncating;
 mod vandal;
 mod work;
 mod world;

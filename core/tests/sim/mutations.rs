@@ -83,6 +83,12 @@ fn a_resurrected_tail_is_found() {
 }
 
 #[test]
+fn a_truncation_that_is_not_logged_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::ForgetTruncations, checkers, |plan| plan.truncates = true);
+}
+
+#[test]
 fn reuse_of_a_slot_without_its_sequence_is_found() {
     let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
     log_must_find(Bug::ReuseWithoutSegSeq, checkers, |plan| plan.faults = Faults::default());

@@ -32,6 +32,10 @@ pub struct Plan {
     pub slots_cut_max: u64,
     pub faults: Faults,
     pub bug: Bug,
+    /// Starts take every checkpoint for damaged.
+    pub no_checkpoints: bool,
+    /// Partitions are truncated now and then.
+    pub truncates: bool,
 }
 
 /// Bugs of a broker that the simulator can play, because they show at its borders. Each must be
@@ -65,6 +69,10 @@ pub enum Bug {
     LosePacked,
     /// The log takes more of the disk than it was given.
     TooManySlots,
+    /// Truncations are not logged.
+    ForgetTruncations,
+    /// Without a checkpoint, what footers say of truncated records counts.
+    ResurrectByFooters,
 }
 
 impl Plan {
@@ -90,6 +98,8 @@ impl Plan {
             slots_cut_max: 16,
             faults: Faults::random(rng),
             bug: Bug::None,
+            no_checkpoints: false,
+            truncates: rng.percent(60),
         }
     }
 
@@ -124,6 +134,9 @@ impl Plan {
             no_sealing: tails,
             no_seg_seq: self.bug == Bug::ReuseWithoutSegSeq,
             free_before_replace: self.bug == Bug::FreeBeforeReplace,
+            no_truncate_frames: self.bug == Bug::ForgetTruncations,
+            no_checkpoints: self.no_checkpoints,
+            no_truncation_by_footers: self.bug == Bug::ResurrectByFooters,
         }
     }
 

@@ -29,7 +29,8 @@ impl Partition {
         let lane = lanes[rng.below(5) as usize];
         let policy = Policy { lane, retention, cleanup: Cleanup::DELETE };
         let history = Default::default();
-        Partition { history, producer, in_flight: VecDeque::new(), policy }
+        let (in_flight, undone) = (VecDeque::new(), Vec::new());
+        Partition { history, producer, in_flight, policy, leader_epoch: 0, undone }
     }
 }
 
@@ -49,6 +50,7 @@ impl LogRun {
                 self.log.as_mut().expect("it is open").expire(now, trusted);
                 self.pump()
             }
+            96 if self.plan.truncates => self.truncate(number),
             96..98 => {
                 let now = self.world.now;
                 self.log.as_mut().expect("it is open").checkpoint(now);
@@ -99,7 +101,7 @@ impl LogRun {
     }
 
     /// What a node does with a produced batch.
-    fn append(&mut self, number: PartitionNumber, sent: Sent) -> Verdict {
+    pub fn append(&mut self, number: PartitionNumber, sent: Sent) -> Verdict {
         let header = Header::parse(&sent.bytes).expect("the builder makes whole batches");
         log::trace!("append {:?} of {} to {number:?}", sent.id, sent.records_count);
         let in_flight = self.in_flight_bytes();
@@ -129,14 +131,14 @@ impl LogRun {
         }
         let append = Append {
             partition: number,
-            leader_epoch: LeaderEpoch(self.boot as i32),
+            leader_epoch: LeaderEpoch(partition.leader_epoch),
             base_offset: base,
             header,
             batch: sent.bytes.clone(),
         };
         match log.append(self.world.now, append) {
             Ok(()) => {
-                partition.place(base.0, &sent, self.boot as i32);
+                partition.place(base.0, &sent);
                 self.appended_bytes += sent.bytes.len() as u64;
                 Ok(())
             }
@@ -243,7 +245,8 @@ impl LogRun {
     }
 
     fn ask_epoch(&mut self, number: PartitionNumber) -> Verdict {
-        let epoch = LeaderEpoch(self.world.rng.below(u64::from(self.boot) + 1) as i32);
+        let newest = self.partitions[&number].leader_epoch;
+        let epoch = LeaderEpoch(self.world.rng.below(newest as u64 + 1) as i32);
         if self.disk.harm.any() {
             // The first batch of an epoch may be lost.
             return Ok(());
@@ -267,8 +270,8 @@ impl LogRun {
 }
 
 impl Partition {
-    fn place(&mut self, base: i64, sent: &Sent, leader_epoch: i32) {
-        let end = base + sent.records_count;
+    fn place(&mut self, base: i64, sent: &Sent) {
+        let (end, leader_epoch) = (base + sent.records_count, self.leader_epoch);
         self.history.placed.insert(base, Placed { id: sent.id, end, leader_epoch });
         self.history.dropped.remove(&sent.id);
         self.in_flight.push_back((base, end, sent.id));

@@ -119,7 +119,7 @@ impl Job {
             clock,
             pass: Pass::Fill,
             dirty,
-            end: partition.durable_end,
+            end: partition.final_end(),
             at: dirty,
             map,
             read: VecDeque::new(),
@@ -137,6 +137,15 @@ impl Job {
     /// The first offset that is dirty when this is over.
     pub(crate) fn end(&self) -> Offset {
         self.end
+    }
+
+    /// The partition was truncated: what the map says may be gone.
+    pub(crate) fn give_up(&mut self) {
+        (self.pass, self.end) = (Pass::Over, Offset::ZERO);
+        (self.open, self.hole) = (None, None);
+        self.read.clear();
+        self.out.clear();
+        self.out_bytes = 0;
     }
 
     /// Keys in the map, and how many it takes.

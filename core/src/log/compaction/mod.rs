@@ -67,6 +67,16 @@ impl Compactor {
     pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
         self.waits == Waits::Read(ticket) || self.waits == Waits::Flush(ticket)
     }
+
+    /// A partition was truncated: a job that has looked there is given up.
+    pub(crate) fn truncated(&mut self, number: PartitionNumber, from: Offset) {
+        if let Some(job) = self.job.as_mut().filter(|job| job.number == number)
+            && job.end() > from
+        {
+            job.give_up();
+            self.began_end = Offset(-1);
+        }
+    }
 }
 
 impl Log {
@@ -101,7 +111,7 @@ impl Log {
         let clock = self.keeper.clock();
         for partition in self.partitions.values_mut() {
             let dirty = partition.policy.cleanup.compact.is_some()
-                && partition.cleaned < partition.durable_end;
+                && partition.cleaned < partition.final_end();
             partition.dirty_since = partition.dirty_since.or(clock).filter(|_| dirty);
         }
         let need = |(&number, partition): (&PartitionNumber, &Partition)| {
@@ -118,7 +128,7 @@ impl Log {
             job: Some(Box::new(Job::new(number, partition, settings, map, clock))),
             waits: NOW,
             began: clock,
-            began_end: partition.durable_end,
+            began_end: partition.final_end(),
             fresh_bytes: 0,
         };
     }
@@ -258,7 +268,7 @@ impl Partition {
 
     /// How dirty it is, in thousandths of its bytes, if it is to be compacted.
     fn dirt(&self, settings: &Compaction, clock: Option<i64>) -> Option<u64> {
-        if self.fruitless_end == Some(self.durable_end) && settings.min_lag_ms == 0 {
+        if self.fruitless_end == Some(self.final_end()) && settings.min_lag_ms == 0 {
             return None;
         }
         let dirty = self.first_dirty();

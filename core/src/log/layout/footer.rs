@@ -28,7 +28,10 @@
 //! An extent is a run of frames of one partition without anything between, on flash or in offsets,
 //! so that one read gets them; it is cut at 64 KiB, so that a read in the middle does not have to
 //! walk far. Extents stand in the order in which they were written. Frames of kind replace may lie
-//! anywhere in the partition, also where this slot has an older extent: the last one counts.
+//! anywhere in the partition, also where this slot has an older extent: the last one counts. An
+//! extent of no bytes is a truncation, its timestamp the group_seq of the frame: what was written
+//! before that does not count from its base offset on. It also stands in other slots that were open
+//! then and hold something of the partition.
 
 use super::extents::Extents;
 use super::group::GroupHeader;
@@ -64,6 +67,11 @@ impl Extent {
 
     pub(crate) fn end(&self) -> u32 {
         self.at + self.bytes
+    }
+
+    /// Whether it is a truncation.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.bytes == 0
     }
 
     fn put(&self, prev: &Extent, out: &mut Vec<u8>) {
@@ -146,23 +154,50 @@ impl Part {
             return Some((found, extent.end_offset));
         }
         let found = self.extents.iter().rposition(|extent| holds(&extent))?;
-        let end = self.extents.at(found).end_offset;
+        let mut until = self.extents.at(found).end_offset;
         let later = self.extents.iter().skip(found + 1);
-        let later = later.filter(|extent| extent.end() <= settled);
-        let bases = later.map(|extent| extent.base_offset);
-        let covered = bases.filter(|&base| offset < base && base < end).min();
-        Some((found, covered.unwrap_or(end)))
+        for extent in later.filter(|extent| extent.end() <= settled) {
+            if extent.base_offset > offset {
+                until = extent.base_offset.min(until);
+            } else if extent.is_cut() {
+                return None;
+            }
+        }
+        Some((found, until))
     }
 
-    /// Whether the frame at that place in the slot is the one that counts here at its offset.
-    pub(crate) fn is_newest(&self, base: Offset, at: u32) -> bool {
-        let extent = self.extent_at(base, u32::MAX).map(|(index, _)| self.extents.at(index));
-        extent.is_some_and(|extent| extent.at <= at && at < extent.end())
+    /// Up to where the frame at that place in the slot is the one that counts here, if it is at its
+    /// base offset.
+    pub(crate) fn newest_until(&self, base: Offset, at: u32) -> Option<Offset> {
+        let (index, until) = self.extent_at(base, u32::MAX)?;
+        let extent = self.extents.at(index);
+        (extent.at <= at && at < extent.end()).then_some(until)
+    }
+
+    /// The leader epoch of what counts at an offset, by what begins here.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let begun = self.epochs.iter().rev().find(|&&(_, start)| start <= offset);
+        begun.map(|&(epoch, _)| epoch)
     }
 
     /// Where the first extent beyond an offset begins.
     pub(crate) fn next_base(&self, offset: Offset) -> Option<Offset> {
-        self.extents.iter().map(|extent| extent.base_offset).filter(|&base| base > offset).min()
+        let held = self.extents.iter().filter(|extent| !extent.is_cut());
+        held.map(|extent| extent.base_offset).filter(|&base| base > offset).min()
+    }
+
+    /// The offsets at which the extent with that index counts here.
+    pub(crate) fn counts_at(&self, index: usize) -> Vec<(Offset, Offset)> {
+        let extent = self.extents.at(index);
+        let (mut ranges, mut from) = (Vec::new(), extent.base_offset);
+        while from < extent.end_offset {
+            let Some((found, until)) = self.extent_at(from, u32::MAX) else { break };
+            if found == index {
+                ranges.push((from, until));
+            }
+            from = until;
+        }
+        ranges
     }
 }
 
@@ -252,6 +287,26 @@ impl SlotIndex {
         grown += extent.encoded_bytes(&part.extents.last().unwrap_or(Extent::NONE));
         part.extents.push(extent);
         self.encoded_bytes = self.encoded_bytes + grown - shrunk;
+    }
+
+    /// A frame in that group says that nothing counts any more from `from` on that was written
+    /// before it; what stands here before `at` was.
+    pub(crate) fn truncate(
+        &mut self,
+        partition: PartitionNumber,
+        from: Offset,
+        at: u32,
+        group_seq: u64,
+    ) {
+        let part = self.part(partition);
+        part.epochs.retain(|&(_, start)| start < from);
+        let from = from.max(Offset::ZERO);
+        let last = part.extents.last().unwrap_or(Extent::NONE);
+        let max_timestamp = group_seq as i64;
+        let cut = Extent { base_offset: from, end_offset: from, at, bytes: 0, max_timestamp };
+        part.shuffled |= last.end_offset > from;
+        part.extents.push(cut);
+        self.encoded_bytes += cut.encoded_bytes(&last);
     }
 
     /// Takes back what a failed write added to a partition from `at` on.

@@ -6,7 +6,7 @@
 //!  1      3  zero
 //!  4      4  partition; of a checkpoint the part, 0xffffffff for its root
 //!  8      8  base offset; of a log start the new one; of a checkpoint the group it stands for
-//! 16      4  last offset delta
+//! 16      4  last offset delta; of a truncation 1 if nothing is left of the partition, else 0
 //! 20      4  leader epoch
 //! 24      4  bytes of the body
 //! 28      4  CRC-32C over store UUID, seg_seq, bytes 0 to 28 and the body
@@ -15,7 +15,7 @@
 //! | kind | | body |
 //! |---|---|---|
 //! | 1 | batch | a RecordBatch v2, byte for byte |
-//! | 2 | truncate | reserved: the partition ends at the base offset |
+//! | 2 | truncate | none: the partition ends at the base offset, or begins there anew |
 //! | 3 | log start | none |
 //! | 4 | replace | a batch that takes the place of all at its offsets; none: they are a hole |
 //! | 5 | producer snapshot | reserved |

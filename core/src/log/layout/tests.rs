@@ -314,7 +314,7 @@ fn a_footer_of_nonsense_with_a_right_checksum_is_nothing_or_some_index_but_no_pa
 fn the_last_extent_of_an_offset_counts_and_what_was_not_written_can_be_taken_back() {
     let mut index = index();
     let part = &index.parts[&PartitionNumber(5)];
-    let is_newest = |base: i64, at: u32| part.is_newest(Offset(base), at);
+    let is_newest = |base: i64, at: u32| part.newest_until(Offset(base), at).is_some();
     assert!(is_newest(10, 4096) && is_newest(12, 6000) && is_newest(15, 4300));
     assert!(!is_newest(12, 4096), "written over");
     assert!(!is_newest(10, 4000) && !is_newest(20, 4096), "not there");

@@ -8,9 +8,11 @@
 //! Without a checkpoint, most slots are applied by their footers, which know no order between
 //! lanes. None is needed: outside the compacted lane an offset is written anew only by a later slot
 //! of the same lane, and what is moved into the compacted lane is newer than what stands elsewhere.
-//! So slots are applied in the order of `seg_seq`, those of the compacted lane last.
+//! So slots are applied in the order of `seg_seq`, those of the compacted lane last. Truncations do
+//! know an order, by their `group_seq`, and are collected before.
 
 use super::accept::Candidate;
+use super::replay::Collected;
 use super::salvage;
 use super::{Outcome, Recovery, Step};
 use crate::log::Lane;
@@ -103,6 +105,9 @@ impl Recovery {
             chunks: Default::default(),
         };
         let by_slots = self.replay.pieces.is_some();
+        if by_slots && !self.unguarded.no_truncation_by_footers {
+            self.collect_truncations();
+        }
         let order = |lane: u8, group_seq: u64, seg_seq: u64, at: u32| match by_slots {
             true => (u64::from(lane == Lane::Compacted as u8), seg_seq, at),
             false => (group_seq, seg_seq, at),
@@ -139,6 +144,24 @@ impl Recovery {
         items.sort_by_key(|&(order, _)| order);
         applying.items = items.into_iter().map(|(_, item)| item).collect();
         self.apply(disk, applying)
+    }
+
+    /// What footers, and groups that count, say of truncations.
+    fn collect_truncations(&mut self) {
+        let mut cuts = Collected::default();
+        for visited in self.visited.values() {
+            for (&number, part) in visited.stands_alone.iter().flat_map(|index| &index.parts) {
+                for cut in part.extents.iter().filter(|extent| extent.is_cut()) {
+                    cuts.note(number, cut.max_timestamp as u64, cut.base_offset);
+                }
+            }
+            for &(number, group_seq, place, from) in &visited.truncations {
+                if self.accepted.contains(&place) {
+                    cuts.note(number, group_seq, from);
+                }
+            }
+        }
+        self.replay.cuts = Some(cuts);
     }
 
     /// Applies until something has to be read.

@@ -77,11 +77,16 @@ impl Log {
             let header = &frame.header;
             let (number, base, end) = (header.partition, header.base_offset, header.end_offset());
             let part = self.index_of(slot).and_then(|index| index.parts.get(&number));
-            let newest = part.is_some_and(|part| part.is_newest(base, at));
-            let counts = self.partitions.get(&number).is_some_and(|partition| {
-                partition.runs_in(slot).any(|(from, until)| from < end && base < until)
-            });
-            if counts && newest {
+            let newest_until = part.and_then(|part| part.newest_until(base, at));
+            let mut runs = self.partitions.get(&number).into_iter().flat_map(|p| p.runs_in(slot));
+            let counts = runs.find(|&(from, until)| from < end && base < until);
+            let until = counts.zip(newest_until).map(|((_, until), newest)| until.min(newest));
+            let frame = match until {
+                Some(until) if end > until => Pending::hole(number, base, until),
+                Some(_) => Some(frame),
+                None => None,
+            };
+            if let Some(frame) = frame {
                 self.moves.push(lane, frame);
                 self.writer.wake(now);
             }

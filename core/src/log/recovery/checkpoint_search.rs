@@ -47,7 +47,7 @@ impl Recovery {
         }
         while let Some(place) = self.roots.pop() {
             let inside = place.slot < self.geometry.slots && place.at < self.geometry.slot_bytes;
-            if inside && self.tried.insert(place) {
+            if inside && self.tried.insert(place) && !self.unguarded.no_checkpoints {
                 let len = ROOT_GROUP_BYTES_MAX.min(self.geometry.slot_bytes - place.at);
                 self.step = Step::Root(place);
                 disk.read(Purpose::Start(0), self.geometry.place(place.slot, place.at), len);

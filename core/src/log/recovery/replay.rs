@@ -12,7 +12,8 @@ use crate::log::layout::slot::SlotHeader;
 use crate::log::partition::Partition;
 use crate::log::runs::Run;
 use crate::log::scan::Outline;
-use crate::types::{Offset, PartitionNumber};
+use crate::log::truncate::Cut;
+use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -26,8 +27,29 @@ pub(crate) struct Replay {
     pub known_ranges: u32,
     /// What stands where, by base offset, while slots are not applied in the order of the log.
     pub pieces: Option<BTreeMap<PartitionNumber, BTreeMap<Offset, Piece>>>,
+    /// What was truncated, while slots are not applied in the order of the log.
+    pub cuts: Option<Collected>,
     /// The last group that took the place of something in a slot.
     pub moved: BTreeMap<u32, u64>,
+}
+
+/// Truncations: of each partition the group, and from where on what was written before is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    cuts: BTreeMap<PartitionNumber, Vec<(u64, Offset)>>,
+}
+
+impl Collected {
+    pub(crate) fn note(&mut self, number: PartitionNumber, group_seq: u64, from: Offset) {
+        self.cuts.entry(number).or_default().push((group_seq, from));
+    }
+
+    /// Up to where what stands in that group counts.
+    fn until(&self, number: PartitionNumber, group_seq: u64) -> Offset {
+        let later =
+            self.cuts.get(&number).into_iter().flatten().filter(|(seq, _)| *seq > group_seq);
+        later.map(|&(_, from)| from).min().unwrap_or(Offset(i64::MAX))
+    }
 }
 
 /// A stretch of offsets that stands in one slot.
@@ -37,6 +59,8 @@ pub(crate) struct Piece {
     slot: u32,
     bytes: u32,
     max_timestamp: i64,
+    /// Not known of what begins with a hole.
+    epoch: Option<LeaderEpoch>,
 }
 
 /// Where a frame was found.
@@ -75,7 +99,7 @@ impl Replay {
         let GroupHeader { slot, group_seq, .. } = *group;
         let home = Home { lane: Lane::checked(group.lane), slot, group_seq };
         for outline in outlines {
-            let spot = index.add_frame(&outline, at);
+            let spot = index.add_frame(&outline, at, group_seq);
             if group_seq > self.covered {
                 self.frame(&home, &outline, spot);
             }
@@ -88,7 +112,10 @@ impl Replay {
         let header = &outline.header;
         match spot {
             Some(spot) => self.batch(home, outline, &spot),
-            None => self.log_start(home.lane, header.partition, header.base_offset),
+            None if header.kind == Kind::Truncate => {
+                self.truncate(home, header.partition, &Cut::of(header));
+            }
+            None => self.log_start(home, header.partition, header.base_offset),
         }
     }
 
@@ -109,10 +136,50 @@ impl Replay {
         }
     }
 
+    /// A partition ends there, or begins anew.
+    fn truncate(&mut self, home: &Home, number: PartitionNumber, cut: &Cut) {
+        if self.pieces.is_some() {
+            // What comes before it is not laid at all.
+            if cut.restart {
+                self.log_start(home, number, cut.end);
+            }
+            return;
+        }
+        let partition = self.partition(home.lane, number);
+        if !cut.restart {
+            skip_to(number, partition, cut.end, true);
+        }
+        for slot in partition.truncate(cut, partition.log_end) {
+            let moved = self.moved.entry(slot).or_default();
+            *moved = home.group_seq.max(*moved);
+        }
+    }
+
+    /// A batch stands where another one does, and its epoch is higher: the frame that truncated the
+    /// other one is lost to damage.
+    fn truncate_for(&mut self, home: &Home, header: &FrameHeader) {
+        let partition = self.partition(home.lane, header.partition);
+        let there = partition.epoch_at(header.base_offset);
+        let appended = header.kind == Kind::Batch;
+        let there = there.filter(|_| appended && header.base_offset < partition.log_end);
+        if there.is_some_and(|epoch| epoch < header.leader_epoch) {
+            let cut = Cut { end: header.base_offset, restart: false };
+            self.truncate(home, header.partition, &cut);
+        }
+    }
+
     fn batch(&mut self, home: &Home, outline: &Outline, spot: &Spot) {
-        let Home { lane, slot, .. } = *home;
-        let number = outline.header.partition;
+        let Home { lane, slot, group_seq } = *home;
+        let (number, mut spot) = (outline.header.partition, *spot);
         let out_of_order = self.pieces.is_some();
+        if out_of_order {
+            spot.end_offset = self.until(number, group_seq).min(spot.end_offset);
+            if spot.end_offset <= spot.base_offset {
+                return;
+            }
+        } else {
+            self.truncate_for(home, &outline.header);
+        }
         let partition = self.partition(lane, number);
         skip_to(number, partition, spot.base_offset, !out_of_order);
         let new = spot.base_offset >= partition.log_end;
@@ -131,12 +198,13 @@ impl Replay {
                 slot,
                 bytes: spot.batch_bytes,
                 max_timestamp: spot.max_timestamp,
+                epoch: (!spot.is_hole()).then_some(spot.leader_epoch),
             };
             self.lay(lane, number, spot.base_offset, piece);
         } else if new {
-            partition.add_to_run(slot, spot);
+            partition.add_to_run(slot, &spot);
         } else if outline.header.kind == Kind::Replace {
-            for (slot, more) in partition.replace_runs(slot, spot, true) {
+            for (slot, more) in partition.replace_runs(slot, &spot, true) {
                 if more <= 0 {
                     let moved = self.moved.entry(slot).or_default();
                     *moved = home.group_seq.max(*moved);
@@ -147,9 +215,11 @@ impl Replay {
         // such: the first copy stands.
     }
 
-    pub(crate) fn log_start(&mut self, lane: Lane, number: PartitionNumber, log_start: Offset) {
-        let partition = self.partition(lane, number);
-        if log_start > partition.log_start {
+    fn log_start(&mut self, home: &Home, number: PartitionNumber, log_start: Offset) {
+        // Where everything is truncated, the partition began anew.
+        let counts = self.until(number, home.group_seq) > Offset::ZERO;
+        let partition = self.partition(home.lane, number);
+        if counts && log_start > partition.log_start {
             partition.log_end = partition.log_end.max(log_start);
             partition.set_log_start(log_start);
         }
@@ -159,27 +229,53 @@ impl Replay {
     /// it.
     pub(crate) fn footer(&mut self, slot: u32, index: &SlotIndex) {
         let lane = Lane::checked(index.lane);
+        let home = Home { lane, slot, group_seq: index.last_seq };
         for (&number, part) in &index.parts {
-            if part.log_start > Offset::ZERO {
-                self.log_start(lane, number, part.log_start);
-            }
+            let mut until = self.until(number, index.last_seq);
+            self.log_start(&home, number, part.log_start);
             // Extents count frames' headers as well.
             let frames: u64 = part.extents.iter().map(|extent| u64::from(extent.bytes)).sum();
             let batches = |bytes| u64::from(bytes) * u64::from(part.batch_bytes) / frames.max(1);
-            for extent in part.extents.iter() {
+            let partition = self.partition(lane, number);
+            for &(epoch, start) in part.epochs.iter().filter(|(_, start)| *start < until) {
+                partition.note_epoch_anywhere(epoch, start);
+            }
+            // Each with where it ends to count: later extents truncate earlier ones.
+            let mut extents = Vec::with_capacity(part.extents.len());
+            for extent in part.extents.iter().rev() {
+                extents.push((extent, until));
+                if extent.is_cut() && self.cuts.is_some() {
+                    until = until.min(extent.base_offset);
+                }
+            }
+            for (extent, until) in extents.into_iter().rev() {
                 let piece = Piece {
                     end: extent.end_offset,
                     slot,
                     bytes: batches(extent.bytes) as u32,
                     max_timestamp: extent.max_timestamp,
+                    epoch: None,
                 };
-                self.lay(lane, number, extent.base_offset, piece);
-            }
-            let partition = self.partition(lane, number);
-            for &(epoch, start) in &part.epochs {
-                partition.note_epoch_anywhere(epoch, start);
+                let first = extent.base_offset;
+                let starts = part.epochs.iter().map(|&(_, start)| start);
+                let within = starts.filter(|start| first < *start && *start < extent.end_offset);
+                let mut base = first;
+                for end in within.chain([extent.end_offset]).map(|end| end.min(until)) {
+                    if base < end {
+                        let epoch = part.epoch_at(base);
+                        let piece = Piece { epoch, ..piece.part(first, base, end) };
+                        self.lay(lane, number, base, piece);
+                        base = end;
+                    }
+                }
             }
         }
+    }
+
+    /// Up to where what stands in a group counts, while slots are not applied in order.
+    fn until(&self, number: PartitionNumber, group_seq: u64) -> Offset {
+        let cuts = self.cuts.as_ref();
+        cuts.map_or(Offset(i64::MAX), |cuts| cuts.until(number, group_seq))
     }
 
     /// Puts a piece over those that were there before.
@@ -205,7 +301,7 @@ impl Replay {
         }
         if let Some((&from, before)) = pieces.range(..base).next_back()
             && before.end == base
-            && before.slot == piece.slot
+            && (before.slot, before.epoch) == (piece.slot, piece.epoch)
         {
             piece.bytes += before.bytes;
             piece.max_timestamp = piece.max_timestamp.max(before.max_timestamp);
@@ -219,7 +315,11 @@ impl Replay {
         let mut pieces = self.pieces.take();
         for (&number, partition) in &mut self.partitions {
             if let Some(pieces) = &mut pieces {
-                settle(number, partition, pieces.remove(&number).unwrap_or_default());
+                let mut pieces = pieces.remove(&number).unwrap_or_default();
+                if self.cuts.is_some() {
+                    drop_stale_tail(partition, &mut pieces);
+                }
+                settle(number, partition, pieces);
             }
             partition.durable_end = partition.log_end;
             partition.log_start_durable = partition.log_start;
@@ -249,6 +349,20 @@ fn skip_to(number: PartitionNumber, partition: &mut Partition, base: Offset, in_
             partition.lose(number, partition.log_end, base);
         }
         partition.log_end = base;
+    }
+}
+
+/// Leader epochs never decrease along a partition's offsets: at its end, a piece of a lower epoch
+/// behind one of a higher one is what was truncated before that was appended, in a slot that is
+/// free by now.
+fn drop_stale_tail(partition: &mut Partition, pieces: &mut BTreeMap<Offset, Piece>) {
+    let highest = pieces.values().filter_map(|piece| piece.epoch).max();
+    let is_stale = |piece: &Piece| piece.epoch.is_some() && piece.epoch < highest;
+    while pieces.last_key_value().is_some_and(|(_, piece)| is_stale(piece)) {
+        pieces.pop_last();
+        let end = pieces.last_key_value().map_or(Offset::ZERO, |(_, piece)| piece.end);
+        partition.log_end = end.max(partition.log_start);
+        partition.epochs.retain(|&(_, start)| start < end);
     }
 }
 

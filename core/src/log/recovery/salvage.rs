@@ -83,8 +83,8 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
         };
         let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
         if let Some(outline) = Outline::new(header, at as u32, &body) {
-            let spot = index.add_frame(&outline, found.at);
-            if header.kind != Kind::Replace || found.later {
+            let spot = index.add_frame(&outline, found.at, index.last_seq);
+            if !matches!(header.kind, Kind::Replace | Kind::Truncate) || found.later {
                 let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
                 replay.frame(&home, &outline, spot);
             }

@@ -12,6 +12,7 @@ mod hostile;
 mod keeping;
 mod recovery;
 mod scrub;
+mod truncating;
 
 use super::*;
 use crate::batch::{Builder, Codec, Header as BatchHeader, ProducerStamp};
