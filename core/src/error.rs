@@ -4,9 +4,10 @@
 //! The table is the one of Apache Kafka 4.3.1 (`org.apache.kafka.common.protocol.Errors`).
 
 use core::fmt;
+use serde::{Deserialize, Serialize};
 
 /// An error code as it stands on the wire. 0 is [`ErrorCode::NONE`].
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ErrorCode(pub i16);
 
 macro_rules! error_codes {

@@ -119,6 +119,14 @@ pub const VOTERS_MAX: usize = 9;
 /// Observers of the metadata quorum: a site has nine gateways at most, and room to replace them.
 pub const OBSERVERS_MAX: usize = 32;
 
+/// Bytes of one answer to a follower: enough to keep a link busy, and the least and the most.
+pub const REPLICA_FETCH_BYTES_MIN: usize = 32 << 10;
+pub const REPLICA_FETCH_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the answers to one gateway for all partitions together, which may be asked for at the
+/// same time; far below what a link queues.
+pub const REPLICA_FETCH_ALL_BYTES_MAX: usize = 8 << 20;
+
 /// Bytes of one payload of the metadata log: it goes into one batch of the flash log.
 pub const QUORUM_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 

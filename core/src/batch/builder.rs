@@ -1,9 +1,9 @@
 //! Builds batches: one growing buffer with room for the header in front, so that nothing is copied
 //! or allocated for a record and the finished batch is that same buffer.
 
-use super::header::{CODEC_BITS, Codec, HEADER_BYTES, Header, TRANSACTIONAL};
+use super::header::{CODEC_BITS, Codec, HEADER_BYTES, Header, TRANSACTIONAL, stamp};
 use super::records::{Headers, Record, put_record};
-use crate::types::Offset;
+use crate::types::{LeaderEpoch, Offset};
 use alloc::vec::Vec;
 
 /// Builds a batch record by record.
@@ -126,6 +126,20 @@ pub fn seal(header: Header, codec: Codec, section: &[u8], stamp: Option<Producer
     batch.extend_from_slice(section);
     header.stamped(codec, stamp).write(&mut batch);
     batch
+}
+
+/// A batch without records from `from` up to `until`, as Kafka's cleaner leaves them: in place of
+/// what was compacted away. Reaches less far than `until` if that is more than 2^31 offsets.
+pub fn empty(from: Offset, until: Offset, leader_epoch: LeaderEpoch) -> (Header, Vec<u8>) {
+    let last = (until.0 - from.0 - 1).clamp(0, i64::from(i32::MAX));
+    let mut header = Builder::new().header();
+    header.base_offset = from;
+    header.partition_leader_epoch = leader_epoch.0;
+    header.last_offset_delta = last as i32;
+    (header.base_timestamp, header.max_timestamp) = (-1, -1);
+    let mut batch = seal(header, Codec::None, &[], None);
+    stamp(&mut batch, from, leader_epoch.0);
+    (Header::parse(&batch).expect("a header was just written"), batch)
 }
 
 /// A batch with its records section compressed otherwise, all else as it was. `None` if it has no

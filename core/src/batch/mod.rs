@@ -17,7 +17,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{Builder, ProducerStamp, repack, seal};
+pub use builder::{Builder, ProducerStamp, empty, repack, seal};
 pub use header::{
     BatchError, Codec, HEADER_BYTES, Header, next_batch, stamp, stamp_append_time,
     stamp_max_timestamp,

@@ -33,6 +33,11 @@ impl Broker {
         self.holds_partitions && !self.fenced && !self.draining
     }
 
+    /// Whether clients are told of it.
+    pub fn serves(&self) -> bool {
+        self.holds_partitions && !self.fenced
+    }
+
     /// What is written of it in a snapshot.
     pub(super) fn records(&self) -> [Record; 3] {
         let node = self.node;

@@ -18,7 +18,7 @@ mod record;
 pub use brokers::Broker;
 pub use partition::PartitionState;
 pub use plan::{ConfigOperation, CreatedTopic, NewTopic, Plan, Refusal, TopicDefaults, check_name};
-pub use record::{Record, decode_batch, encode_batches};
+pub use record::Record;
 
 use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -1,19 +1,13 @@
-//! The records of `__cluster_metadata`: postcard in the values of ordinary record batches.
+//! The records of `__cluster_metadata`: postcard in the entries of the quorum's log.
 //!
 //! postcard writes a variant as its number, so variants are only ever added at the end and their
 //! fields never change; a changed meaning is a new variant.
 
 use super::PartitionState;
-use crate::batch;
-use crate::bytes::Malformed;
 use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
 use alloc::string::String;
 use alloc::vec::Vec;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-
-/// Bytes of records after which a batch is closed. Far below what a group of the flash log takes.
-const BATCH_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -93,36 +87,4 @@ pub enum Record {
     VoterRemoved {
         node: NodeId,
     },
-}
-
-/// Batches that hold the records in their order. What must come whole or not at all fits one batch:
-/// the records of one decision do, since frames are bounded.
-pub fn encode_batches(records: &[Record], timestamp: i64) -> Vec<Bytes> {
-    let mut batches = Vec::new();
-    let mut builder = batch::Builder::new();
-    for record in records {
-        let value =
-            postcard::to_allocvec(record).expect("a record has no type that postcard lacks");
-        builder.push(timestamp, None, Some(&value), &[]);
-        if builder.len() >= BATCH_BYTES {
-            batches.push(Bytes::from(builder.build(None)));
-            builder = batch::Builder::new();
-        }
-    }
-    if !builder.is_empty() {
-        batches.push(Bytes::from(builder.build(None)));
-    }
-    batches
-}
-
-/// The records of one batch. An unknown variant was written by a newer release.
-pub fn decode_batch(batch: &[u8]) -> Result<Vec<Record>, Malformed> {
-    let header = batch::Header::parse(batch).map_err(|_| Malformed)?;
-    let section = batch.get(batch::HEADER_BYTES..).ok_or(Malformed)?;
-    batch::records(section, header.records_count)
-        .map(|record| {
-            let value = record.map_err(|_| Malformed)?.value.ok_or(Malformed)?;
-            postcard::from_bytes(value).map_err(|_| Malformed)
-        })
-        .collect()
 }

@@ -13,11 +13,12 @@
 //! | 1 hello, 2 answer, 3 proof, 4 welcome, 5 refusal | postcard | [`handshake`] |
 //! | 16 ping | none | nothing else was sent for a while |
 //! | 17 quorum | postcard, of the metadata quorum | any time |
-//! | 18 request, 19 response | channel (1 byte), a Kafka frame without its size | any time |
+//! | 18 request, 19 response | a Kafka frame without its size | for the controller, by clients |
+//! | 20 ask, 21 told | postcard | for the controller, by its peers |
+//! | 22 fetch, 23 records | size (2 bytes), postcard, record batches | between replicas |
 //!
-//! A gateway is a client of its peers: what a follower or a broker asks for is a Kafka request, so
-//! that leader and controller answer peers with the code that answers everybody. A channel keeps
-//! Kafka's order of answers, so a fetch that waits holds nothing up but its own channel.
+//! Requests are answered in their order. What replicas say to each other is one frame a partition,
+//! so that none waits for another.
 //!
 //! Kinds and fields are only ever added; both sides use the lower of their newest versions.
 
@@ -37,7 +38,7 @@ pub const VERSION_MIN: u16 = 1;
 pub const HEADER_BYTES: usize = 9;
 const SIZE_BYTES: usize = 4;
 
-/// The largest frame, in bytes: a channel's byte and a Kafka frame of the largest size.
+/// The largest frame, in bytes: a Kafka frame of the largest size.
 pub const PEER_FRAME_BYTES_MAX: usize = FRAME_BYTES_MAX + 64;
 /// The same while nothing is proved yet.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
@@ -55,32 +56,18 @@ pub enum Kind {
     Quorum = 17,
     Request = 18,
     Response = 19,
+    Ask = 20,
+    Told = 21,
+    Fetch = 22,
+    Records = 23,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Hello, Answer, Proof, Welcome, Refusal, Ping, Quorum, Request, Response]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
-    }
-}
-
-/// One of the orders of requests and answers between two gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Channel {
-    /// Followers fetch.
-    Fetch = 0,
-    /// Whatever a broker asks of the controller.
-    Control = 1,
-}
-
-impl Channel {
-    pub const ALL: [Channel; 2] = [Channel::Fetch, Channel::Control];
-
-    fn of(byte: u8) -> Option<Channel> {
-        Channel::ALL.into_iter().find(|channel| *channel as u8 == byte)
+        let handshake = [Hello, Answer, Proof, Welcome, Refusal];
+        let others = [Ping, Quorum, Request, Response, Ask, Told, Fetch, Records];
+        handshake.into_iter().chain(others).find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -90,21 +77,34 @@ pub enum Message {
     Ping,
     Quorum(Bytes),
     /// A Kafka request without its size.
-    Request(Channel, Bytes),
-    Response(Channel, Bytes),
+    Request(Bytes),
+    Response(Bytes),
+    Ask(Bytes),
+    Told(Bytes),
+    Fetch(Bytes),
+    /// What is said of a partition, and its record batches: one piece when it arrives.
+    Records(Bytes, Vec<Bytes>),
 }
 
 impl Message {
     pub fn decode(kind: Kind, mut payload: Bytes) -> Result<Message, Malformed> {
-        let channel = |payload: &mut Bytes| match payload.has_remaining() {
-            true => Channel::of(payload.get_u8()).ok_or(Malformed),
-            false => Err(Malformed),
-        };
         match kind {
             Kind::Ping => Ok(Message::Ping),
             Kind::Quorum => Ok(Message::Quorum(payload)),
-            Kind::Request => Ok(Message::Request(channel(&mut payload)?, payload)),
-            Kind::Response => Ok(Message::Response(channel(&mut payload)?, payload)),
+            Kind::Request => Ok(Message::Request(payload)),
+            Kind::Response => Ok(Message::Response(payload)),
+            Kind::Ask => Ok(Message::Ask(payload)),
+            Kind::Told => Ok(Message::Told(payload)),
+            Kind::Fetch => Ok(Message::Fetch(payload)),
+            Kind::Records => {
+                let size = usize::from(payload.try_get_u16().map_err(|_| Malformed)?);
+                if size > payload.len() {
+                    return Err(Malformed);
+                }
+                let head = payload.split_to(size);
+                let records = (!payload.is_empty()).then_some(payload);
+                Ok(Message::Records(head, records.into_iter().collect()))
+            }
             Kind::Hello | Kind::Answer | Kind::Proof | Kind::Welcome | Kind::Refusal => {
                 Err(Malformed)
             }
@@ -115,27 +115,23 @@ impl Message {
         match self {
             Message::Ping => frame(Kind::Ping, &[], &[]),
             Message::Quorum(message) => frame(Kind::Quorum, &[], &[message]),
-            Message::Request(channel, request) => {
-                frame(Kind::Request, &[channel as u8], &[request])
-            }
-            Message::Response(channel, response) => {
-                frame(Kind::Response, &[channel as u8], &[response])
+            Message::Request(request) => frame(Kind::Request, &[], &[request]),
+            Message::Response(response) => frame(Kind::Response, &[], &[response]),
+            Message::Ask(ask) => frame(Kind::Ask, &[], &[ask]),
+            Message::Told(told) => frame(Kind::Told, &[], &[told]),
+            Message::Fetch(fetch) => frame(Kind::Fetch, &[], &[fetch]),
+            Message::Records(head, records) => {
+                let size = u16::try_from(head.len()).expect("what is said of a partition is short");
+                let head: Vec<u8> = size.to_be_bytes().into_iter().chain(head).collect();
+                frame(Kind::Records, &head, &records)
             }
         }
     }
-}
 
-/// A response as the node makes it, with its size in front, as a frame to a peer: nothing is
-/// copied.
-pub fn response(channel: Channel, response: &Frame) -> Frame {
-    let mut pieces = response.0.clone();
-    let mut size = SIZE_BYTES;
-    for piece in &mut pieces {
-        let skipped = size.min(piece.len());
-        piece.advance(skipped);
-        size -= skipped;
+    /// Whether whoever sent it sends it again, or another in its place, when it gets lost.
+    pub fn may_get_lost(&self) -> bool {
+        matches!(self, Message::Ping | Message::Quorum(_))
     }
-    frame(Kind::Response, &[channel as u8], &pieces)
 }
 
 /// A frame of these bytes, which are shared.

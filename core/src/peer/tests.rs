@@ -1,9 +1,7 @@
 //! Frames as they arrive, and every way in which two gateways do not belong together.
 
 use super::handshake::{Handshake, Hello, Step};
-use super::{
-    BadFrame, Channel, HANDSHAKE_BYTES_MAX, Kind, Message, frame, frame_len, open, response,
-};
+use super::{BadFrame, HANDSHAKE_BYTES_MAX, Kind, Message, frame, frame_len, open};
 use crate::types::NodeId;
 use crate::wire::Frame;
 use alloc::string::{String, ToString};
@@ -167,17 +165,21 @@ fn messages_come_back_as_they_were_sent() {
     for message in [
         Message::Ping,
         Message::Quorum(bytes.clone()),
-        Message::Request(Channel::Control, bytes.clone()),
-        Message::Response(Channel::Fetch, bytes.clone()),
+        Message::Request(bytes.clone()),
+        Message::Response(bytes.clone()),
+        Message::Ask(bytes.clone()),
+        Message::Told(bytes.clone()),
+        Message::Fetch(bytes.clone()),
+        Message::Records(bytes.clone(), Vec::new()),
+        Message::Records(bytes.clone(), Vec::from([bytes.clone()])),
     ] {
         let (kind, payload) = received(&message.clone().encode());
         assert_eq!(Message::decode(kind, payload), Ok(message));
     }
-    let kafka = Frame(Vec::from([Bytes::from_static(b"\0\0"), Bytes::from_static(b"\0\x06res")]));
-    let pieces = Frame(kafka.0.into_iter().chain([Bytes::from_static(b"ult")]).collect());
-    let (kind, payload) = received(&response(Channel::Fetch, &pieces));
-    let expected = Message::Response(Channel::Fetch, Bytes::from_static(b"result"));
-    assert_eq!(Message::decode(kind, payload), Ok(expected));
+    let pieces = Vec::from([Bytes::from_static(b"res"), Bytes::from_static(b"ult")]);
+    let (kind, payload) = received(&Message::Records(bytes.clone(), pieces).encode());
+    let whole = Vec::from([Bytes::from_static(b"result")]);
+    assert_eq!(Message::decode(kind, payload), Ok(Message::Records(bytes, whole)));
 }
 
 #[test]
@@ -192,8 +194,7 @@ fn bytes_that_are_no_frame_are_named() {
     let crc = crc32c::crc32c(&[200]).to_be_bytes();
     let unknown = Bytes::from([&crc[..], &[200]].concat());
     assert_eq!(open(unknown), Err(BadFrame::Kind(200)));
-    for kind in [Kind::Request, Kind::Response] {
-        assert!(Message::decode(kind, Bytes::new()).is_err());
-        assert!(Message::decode(kind, Bytes::from_static(&[77, 1])).is_err());
+    for claims_more in [&[][..], &[1], &[0, 9, 1]] {
+        assert!(Message::decode(Kind::Records, Bytes::copy_from_slice(claims_more)).is_err());
     }
 }

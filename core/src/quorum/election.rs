@@ -121,7 +121,7 @@ impl Quorum {
         self.sending.clear();
         match term {
             Some(term) => {
-                log::info!("this node leads the metadata quorum in term {term}");
+                log::debug!("this node leads the metadata quorum in term {term}");
                 self.leader = Some((term, self.me.node));
                 self.asking = None;
                 self.wake_at = now.plus_ms(self.settings.heartbeat_ms);

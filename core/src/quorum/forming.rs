@@ -208,3 +208,12 @@ fn cluster_id(voters: &[Member]) -> Option<ClusterId> {
     });
     Some(ClusterId(Rng::new(seed).uuid()))
 }
+
+impl Formation {
+    /// A cluster of one store by itself.
+    pub fn alone(node: NodeId, directory: Directory) -> Formation {
+        let voters = Vec::from([Member { node, directory }]);
+        let cluster = cluster_id(&voters).expect("one store is not there twice");
+        Formation { cluster, voters, founder: None }
+    }
+}

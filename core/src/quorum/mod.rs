@@ -303,9 +303,11 @@ impl Quorum {
         }
     }
 
-    /// When [`Quorum::tick`] is due; never, once stopped.
+    /// When [`Quorum::tick`] is due. Never once stopped, or while it leads itself alone: a gateway
+    /// by itself sleeps when it is idle.
     pub fn deadline(&self) -> Option<Time> {
-        self.stopped.is_none().then_some(self.wake_at)
+        let alone = self.leading.is_some() && self.members().all().count() == 1;
+        (self.stopped.is_none() && !alone).then_some(self.wake_at)
     }
 
     pub fn poll(&mut self) -> Option<Output> {
@@ -387,7 +389,9 @@ impl Quorum {
 
     /// There is a cluster, and this node is in it from now on.
     fn form(&mut self, now: Time, formation: Formation) {
-        log::info!("the cluster {:?} has formed", formation.cluster);
+        if formation.voters.len() > 1 {
+            log::info!("the cluster {:?} has formed", formation.cluster);
+        }
         self.journal.found(formation.members());
         let ballot = Ballot { term: 0, vote: None, formation };
         self.ask(Persist::Ballot(ballot.clone()));

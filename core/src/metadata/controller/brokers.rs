@@ -10,9 +10,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
+use serde::{Deserialize, Serialize};
 
 /// A gateway that has started introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
     pub node: NodeId,
     /// The cluster that it was in before, if any.
@@ -28,7 +29,7 @@ pub struct Registration {
 }
 
 /// A gateway is there: each quarter of a second or so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub node: NodeId,
     pub epoch: BrokerEpoch,
@@ -39,7 +40,7 @@ pub struct Heartbeat {
 }
 
 /// How a gateway that was heard stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     pub fenced: bool,
     pub draining: bool,

@@ -11,9 +11,10 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// What the leader of a partition wishes its in-sync set to be (KIP-497).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsrChange {
     pub number: PartitionNumber,
     pub leader_epoch: i32,

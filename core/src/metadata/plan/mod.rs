@@ -110,12 +110,6 @@ impl<'a> Plan<'a> {
         self.records
     }
 
-    /// Names the cluster. Only for the first decision of all.
-    pub fn create_cluster(&mut self) {
-        let id = self.new_id();
-        self.records.push(Record::Cluster { id });
-    }
-
     /// Plans a topic, and says what it gets.
     pub fn create_topic(
         &mut self,
