@@ -1,11 +1,12 @@
 //! What clients ask first: versions, brokers, topics and their leaders, the coordinator.
 
-use super::changes::Change;
+use super::Node;
+use super::changes::Then;
 use super::connections::Caller;
-use super::{LEADER_EPOCH, Node};
+use super::site::{After, Ask};
 use crate::error::ErrorCode;
 use crate::metadata::{CONSUMER_OFFSETS, Topic, check_name, is_internal};
-use crate::types::{Time, TopicId};
+use crate::types::{NodeId, Time, TopicId};
 use crate::wire::api_versions::{self, ApiVersionsRequest};
 use crate::wire::cluster::{
     DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse,
@@ -49,8 +50,11 @@ impl Node {
                 self.image.topic(name).is_none() && check_name(name).is_ok() && !is_internal(name)
             })
         };
-        if creates && request.topics.iter().flatten().any(missing) {
-            return self.change(now, Change::AutoCreate(caller, request));
+        let missing = request.topics.iter().flatten().filter(|topic| missing(topic));
+        let names: Vec<String> = missing.filter_map(|topic| topic.name.clone()).collect();
+        if creates && !names.is_empty() {
+            let after = After::Then(Then::Metadata(caller, request));
+            return self.ask(now, Ask::CreateTopics(names), after);
         }
         self.answer_metadata(caller, &request);
     }
@@ -72,16 +76,17 @@ impl Node {
         }
         let with_operations =
             |topic| MetadataResponseTopic { topic_authorized_operations: operations, ..topic };
-        let broker = MetadataResponseBroker {
-            node_id: self.settings.node.0,
-            host: self.settings.advertised_host.clone(),
-            port: i32::from(self.settings.advertised_port),
-            rack: self.settings.rack.clone(),
-        };
+        let gateways = self.image.brokers().filter(|gateway| gateway.serves());
+        let brokers = gateways.map(|gateway| MetadataResponseBroker {
+            node_id: gateway.node.0,
+            host: gateway.kafka.0.clone(),
+            port: i32::from(gateway.kafka.1),
+            rack: gateway.rack.clone(),
+        });
         let response = MetadataResponse {
-            brokers: Vec::from([broker]),
+            brokers: brokers.collect(),
             cluster_id: self.image.cluster_id().map(|id| id.to_string()),
-            controller_id: self.settings.node.0,
+            controller_id: self.site.controller_id().map_or(-1, |node| node.0),
             topics: topics.into_iter().map(with_operations).collect(),
             cluster_authorized_operations: match request.include_cluster_authorized_operations {
                 true => CLUSTER_OPERATIONS,
@@ -109,16 +114,23 @@ impl Node {
     }
 
     fn topic_metadata(&self, topic: &Topic) -> MetadataResponseTopic {
-        let node = self.settings.node.0;
-        let partitions =
-            (0..).zip(&topic.partitions).map(|(partition_index, _)| MetadataResponsePartition {
+        let partitions = (0..).zip(&topic.partitions).map(|(partition_index, number)| {
+            let state = self.image.state(*number).cloned().unwrap_or_default();
+            let leader = self.image.leader(*number);
+            let offline = |node: &NodeId| !self.image.is_alive(*node);
+            MetadataResponsePartition {
+                error_code: match leader {
+                    Some(_) => ErrorCode::NONE,
+                    None => ErrorCode::LEADER_NOT_AVAILABLE,
+                },
                 partition_index,
-                leader_id: node,
-                leader_epoch: LEADER_EPOCH,
-                replica_nodes: Vec::from([node]),
-                isr_nodes: Vec::from([node]),
-                ..MetadataResponsePartition::default()
-            });
+                leader_id: leader.map_or(-1, |node| node.0),
+                leader_epoch: state.leader_epoch,
+                offline_replicas: numbers(state.replicas.iter().copied().filter(offline)),
+                replica_nodes: numbers(state.replicas.iter().copied()),
+                isr_nodes: numbers(state.isr.iter().copied()),
+            }
+        });
         MetadataResponseTopic {
             name: Some(topic.name.clone()),
             topic_id: topic.id,
@@ -132,17 +144,22 @@ impl Node {
         let mut response = DescribeClusterResponse {
             endpoint_type: request.endpoint_type,
             cluster_id: self.image.cluster_id().unwrap_or(TopicId::NONE).to_string(),
-            controller_id: self.settings.node.0,
+            controller_id: self.site.controller_id().map_or(-1, |node| node.0),
             ..DescribeClusterResponse::default()
         };
         match request.endpoint_type {
-            1 => response.brokers.push(DescribeClusterBroker {
-                broker_id: self.settings.node.0,
-                host: self.settings.advertised_host.clone(),
-                port: i32::from(self.settings.advertised_port),
-                rack: self.settings.rack.clone(),
-                is_fenced: false,
-            }),
+            1 => {
+                let known = self.image.brokers().filter(|gateway| gateway.holds_partitions);
+                let asked =
+                    known.filter(|gateway| request.include_fenced_brokers || !gateway.fenced);
+                response.brokers.extend(asked.map(|gateway| DescribeClusterBroker {
+                    broker_id: gateway.node.0,
+                    host: gateway.kafka.0.clone(),
+                    port: i32::from(gateway.kafka.1),
+                    rack: gateway.rack.clone(),
+                    is_fenced: gateway.fenced,
+                }));
+            }
             2 => {
                 response.error_code = ErrorCode::MISMATCHED_ENDPOINT_TYPE;
                 let message = "This is a broker endpoint, and no controller one.";
@@ -164,7 +181,8 @@ impl Node {
         request: FindCoordinatorRequest,
     ) {
         if request.key_type == KEY_GROUP && self.image.topic(CONSUMER_OFFSETS).is_none() {
-            return self.change(now, Change::Coordinator(caller, request));
+            let after = After::Then(Then::Coordinator(caller, request));
+            return self.ask(now, Ask::CreateOffsets, after);
         }
         self.answer_coordinator(caller, &request);
     }
@@ -212,6 +230,11 @@ impl Node {
         let error_message = Some(message.into());
         Coordinator { key, node_id: -1, port: -1, error_code, error_message, host: String::new() }
     }
+}
+
+/// Nodes as the wire has them.
+pub(super) fn numbers(nodes: impl Iterator<Item = NodeId>) -> Vec<i32> {
+    nodes.map(|node| node.0).collect()
 }
 
 /// KIP-511: a letter or digit at both ends, dots and dashes between.

@@ -9,6 +9,13 @@ use crate::wire::{self, ApiKey, Frame, Message};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 
+/// Connections of peers' clients, as the controller sees them: one a peer.
+pub(super) const OF_PEERS: u64 = 1 << 63;
+
+pub(super) fn is_of_peer(conn: ConnId) -> bool {
+    conn.0 & OF_PEERS != 0
+}
+
 /// Whom an answer is for, and how it must look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Caller {
@@ -105,6 +112,8 @@ impl Connections {
             outputs.push_back(match answered {
                 Answered::Reply(frame) => Output::Reply { conn, frame },
                 Answered::NoReply => Output::NoReply { conn },
+                // A peer's clients share a connection, which goes on.
+                Answered::Close if is_of_peer(conn) => Output::Close { conn },
                 Answered::Close => {
                     connection.slots.clear();
                     connection.closing = true;

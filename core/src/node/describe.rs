@@ -1,8 +1,9 @@
 //! What tools ask: partitions of topics page by page, and how large partitions are.
 
+use super::Node;
 use super::cluster::TOPIC_OPERATIONS;
+use super::cluster::numbers;
 use super::connections::Caller;
-use super::{LEADER_EPOCH, Node};
 use crate::error::ErrorCode;
 use crate::metadata::{Topic, check_name, is_internal};
 use crate::types::PartitionNumber;
@@ -71,16 +72,26 @@ impl Node {
         topic: &Topic,
         indexes: core::ops::Range<i32>,
     ) -> DescribeTopicPartitionsResponseTopic {
-        let node = self.settings.node.0;
-        let partition = |partition_index| DescribeTopicPartitionsResponsePartition {
-            partition_index,
-            leader_id: node,
-            leader_epoch: LEADER_EPOCH,
-            replica_nodes: Vec::from([node]),
-            isr_nodes: Vec::from([node]),
-            eligible_leader_replicas: Some(Vec::new()),
-            last_known_elr: Some(Vec::new()),
-            ..DescribeTopicPartitionsResponsePartition::default()
+        let partition = |partition_index| {
+            let number = topic.partition(partition_index).unwrap_or_default();
+            let state = self.image.state(number).cloned().unwrap_or_default();
+            let leader = self.image.leader(number);
+            let replicas = state.replicas.iter().copied();
+            let offline = replicas.clone().filter(|node| !self.image.is_alive(*node));
+            DescribeTopicPartitionsResponsePartition {
+                error_code: match leader {
+                    Some(_) => ErrorCode::NONE,
+                    None => ErrorCode::LEADER_NOT_AVAILABLE,
+                },
+                partition_index,
+                leader_id: leader.map_or(-1, |node| node.0),
+                leader_epoch: state.leader_epoch,
+                offline_replicas: numbers(offline),
+                replica_nodes: numbers(replicas),
+                isr_nodes: numbers(state.isr.iter().copied()),
+                eligible_leader_replicas: Some(numbers(state.elr.iter().copied())),
+                last_known_elr: Some(Vec::new()),
+            }
         };
         DescribeTopicPartitionsResponseTopic {
             name: Some(topic.name.clone()),

@@ -7,13 +7,12 @@
 //! | waiting | enough bytes became durable, or the time is over | reading |
 //! | reading | every partition is read, from memory or from the disk | answered |
 //!
-//! While one gateway leads, the high watermark is the durable end, and since there are no
-//! transactions yet the last stable offset is the high watermark. Followers' fetches are answered
-//! like consumers'.
+//! Since there are no transactions yet the last stable offset is the high watermark.
 
+use super::Node;
 use super::connections::Caller;
+use super::replication::Replicas;
 use super::session::{Kind, Sessions, Told, TopicKey, Wanted};
-use super::{LEADER_EPOCH, Node};
 use crate::batch::Header;
 use crate::error::ErrorCode;
 use crate::limits;
@@ -136,7 +135,7 @@ impl Fetches {
 }
 
 impl Target {
-    fn new(image: &Image, wanted: Wanted) -> Target {
+    fn new(image: &Image, replicas: &Replicas, wanted: Wanted) -> Target {
         let (topic, unknown) = match &wanted.topic {
             TopicKey::Name(name) => (image.topic(name), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             TopicKey::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
@@ -145,8 +144,9 @@ impl Target {
             let known = topic.partition(wanted.partition);
             known.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
         });
+        let epoch = wanted.current_leader_epoch;
         let partition =
-            partition.and_then(|number| check_epoch(wanted.current_leader_epoch).map(|()| number));
+            partition.and_then(|number| replicas.check_epoch(number, epoch).map(|_| number));
         Target { counted: Offset(wanted.from), wanted, partition }
     }
 
@@ -156,14 +156,17 @@ impl Target {
     }
 
     /// Whether the answer cannot wait: an error, or bytes enough. Counts what is new.
-    fn is_urgent(&mut self, log: &mut Log, bytes_missing: &mut usize) -> bool {
+    fn is_urgent(&mut self, log: &mut Log, replicas: &Replicas, bytes_missing: &mut usize) -> bool {
         let Ok(number) = self.partition else { return !self.is_unknown() };
+        if replicas.leader(number).is_err() {
+            return true;
+        }
         let Some(view) = log.partition(number) else { return true };
         let from = Offset(self.wanted.from);
         if from < view.log_start || from > view.log_end {
             return true;
         }
-        let end = view.durable_end;
+        let end = replicas.high_watermark(number);
         if self.counted >= end {
             return false;
         }
@@ -187,15 +190,6 @@ impl Target {
     }
 }
 
-/// Kafka's check of the leader epoch that a client believes in; -1: none.
-pub(super) fn check_epoch(current_leader_epoch: i32) -> Result<(), ErrorCode> {
-    match current_leader_epoch {
-        -1 | LEADER_EPOCH => Ok(()),
-        epoch if epoch < LEADER_EPOCH => Err(ErrorCode::FENCED_LEADER_EPOCH),
-        _ => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
-    }
-}
-
 impl Node {
     pub(super) fn on_fetch(&mut self, now: Time, caller: Caller, request: FetchRequest) {
         let sessions = &mut self.fetches.sessions;
@@ -207,12 +201,15 @@ impl Node {
                 return self.reply(caller, &response);
             }
         };
-        let image = &self.image;
+        let (image, replicas) = (&self.image, &self.replicas);
         let mut fetch = Fetch {
             caller,
             kind,
             read_committed: request.isolation_level == 1,
-            targets: wanted.into_iter().map(|wanted| Target::new(image, wanted)).collect(),
+            targets: wanted
+                .into_iter()
+                .map(|wanted| Target::new(image, replicas, wanted))
+                .collect(),
             bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(limits::FETCH_BYTES_MAX),
             bytes_missing: usize::try_from(request.min_bytes).unwrap_or(0),
             deadline: now.plus_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
@@ -226,7 +223,8 @@ impl Node {
             || fetch.deadline <= now
             || named > limits::FETCH_PARTITIONS_MAX;
         for target in &mut fetch.targets {
-            urgent = urgent || target.is_urgent(&mut self.log, &mut fetch.bytes_missing);
+            urgent =
+                urgent || target.is_urgent(&mut self.log, &self.replicas, &mut fetch.bytes_missing);
         }
         match urgent {
             true => self.read(fetch),
@@ -241,7 +239,7 @@ impl Node {
         for (key, at) in waiting {
             let Some(fetch) = self.fetches.waiting.get_mut(&key) else { continue };
             let Some(target) = fetch.targets.get_mut(at) else { continue };
-            if target.is_urgent(&mut self.log, &mut fetch.bytes_missing)
+            if target.is_urgent(&mut self.log, &self.replicas, &mut fetch.bytes_missing)
                 && let Some(fetch) = self.fetches.unpark(key)
             {
                 self.read(fetch);
@@ -278,7 +276,8 @@ impl Node {
         for (at, target) in fetch.targets.iter().enumerate() {
             let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0).min(bytes_left);
             let from = Offset(target.wanted.from);
-            let (one, answer) = read_one(&mut self.log, target, from, bytes_max, !any);
+            let (one, answer) =
+                read_one(&mut self.log, &self.replicas, target, from, bytes_max, !any);
             match answer {
                 Answer::Now(records) => {
                     any |= !records.is_empty();
@@ -310,7 +309,7 @@ impl Node {
             (Ok(batches), _) => Ok(batches),
             (Err(FetchError::Damaged { until }), Some(target)) => {
                 let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0);
-                match read_one(&mut self.log, target, until, bytes_max, true) {
+                match read_one(&mut self.log, &self.replicas, target, until, bytes_max, true) {
                     (_, Answer::Later(ticket)) => {
                         self.fetches.tickets.insert(ticket, (key, at));
                         return;
@@ -374,6 +373,7 @@ impl Node {
 /// never, and the log counts it.
 fn read_one(
     log: &mut Log,
+    replicas: &Replicas,
     target: &Target,
     mut from: Offset,
     bytes_max: usize,
@@ -387,7 +387,11 @@ fn read_one(
     let Some(view) = log.partition(partition) else {
         return (Found::error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), nothing);
     };
-    let (log_start, log_end, end) = (view.log_start, view.log_end, view.durable_end);
+    let (log_start, log_end) = (view.log_start, view.log_end);
+    let end = match replicas.leader(partition) {
+        Ok(leader) => leader.high_watermark(),
+        Err(code) => return (Found::error(code), nothing),
+    };
     if from < log_start || from > log_end {
         return (Found::error(ErrorCode::OFFSET_OUT_OF_RANGE), nothing);
     }

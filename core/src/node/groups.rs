@@ -6,7 +6,6 @@
 //! in order. The topic is compacted by key, as any other.
 
 use super::connections::Caller;
-use super::start::leader_epoch;
 use super::{GroupStatus, MemberStatus, Node, OffsetStatus};
 use crate::batch::{self, Header};
 use crate::bytes::Malformed;
@@ -193,9 +192,7 @@ impl Node {
     /// A partition of `__consumer_offsets` has become durable up to somewhere.
     pub(super) fn on_offsets_durable(&mut self, now: Time) {
         let is_durable = |ends: &Ends| {
-            ends.iter().all(|(number, end)| {
-                self.log.partition(*number).is_none_or(|view| view.durable_end >= *end)
-            })
+            ends.iter().all(|(number, end)| self.replicas.high_watermark(*number) >= *end)
         };
         while self.coordinator.appended.front().is_some_and(|oldest| is_durable(&oldest.ends)) {
             let Some(oldest) = self.coordinator.appended.pop_front() else { break };
@@ -214,7 +211,8 @@ impl Node {
                 let header = Header::parse(&batch).expect("our own batch has a header");
                 let view = self.log.partition(partition);
                 let base_offset = view.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?.log_end;
-                let leader_epoch = leader_epoch();
+                let leader = self.replicas.leader(partition);
+                let leader_epoch = leader.map_err(|_| ErrorCode::NOT_COORDINATOR)?.epoch();
                 let append = Append { partition, leader_epoch, base_offset, header, batch };
                 let refused = |_| ErrorCode::KAFKA_STORAGE_ERROR;
                 self.log.append(now, append).map_err(refused)?;
@@ -258,12 +256,12 @@ impl Node {
     fn group_status(&self, view: group::GroupView<'_>) -> GroupStatus {
         let offset = |(topic, partition, committed): (&str, i32, i64)| {
             let number = self.image.topic(topic).and_then(|topic| topic.partition(partition));
-            let end = number.and_then(|number| self.log.partition(number));
+            let end = number.map(|number| self.replicas.high_watermark(number));
             OffsetStatus {
                 topic: topic.into(),
                 partition,
                 committed,
-                lag: end.map_or(0, |view| (view.durable_end.0 - committed).max(0)),
+                lag: end.map_or(0, |end| (end.0 - committed).max(0)),
             }
         };
         let asked = DescribeGroupsRequest {

@@ -1,8 +1,7 @@
 //! ListOffsets and OffsetForLeaderEpoch: where a partition begins and ends, and where a time leads.
 
+use super::Node;
 use super::connections::Caller;
-use super::fetch::check_epoch;
-use super::{LEADER_EPOCH, Node};
 use crate::error::ErrorCode;
 use crate::log::{Answer, FetchError, Ticket, TimestampHit};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
@@ -133,14 +132,15 @@ impl Node {
         let topic = self.image.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let number = topic.partition(asked.partition_index);
         let number = number.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        check_epoch(asked.current_leader_epoch)?;
+        let leader = self.replicas.check_epoch(number, asked.current_leader_epoch)?;
+        if !leader.is_settled() {
+            return Err(ErrorCode::OFFSET_NOT_AVAILABLE);
+        }
+        let (leader_epoch, end) = (leader.epoch(), leader.high_watermark());
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        let (log_start, end, max_timestamp) =
-            (view.log_start, view.durable_end, view.max_timestamp);
-        let at = |offset| {
-            let leader_epoch = LeaderEpoch(LEADER_EPOCH);
-            Ok(Listed::Place(Some(TimestampHit { offset, timestamp: -1, leader_epoch })))
-        };
+        let (log_start, max_timestamp) = (view.log_start, view.max_timestamp);
+        let at =
+            |offset| Ok(Listed::Place(Some(TimestampHit { offset, timestamp: -1, leader_epoch })));
         let nowhere = Ok(Listed::Place(None));
         let timestamp = match asked.timestamp {
             LATEST => return at(end),
@@ -174,12 +174,15 @@ impl Node {
             let partitions = asked.partitions.iter().map(|asked| {
                 let number = topic.and_then(|topic| topic.partition(asked.partition));
                 let known = number.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+                let epoch = asked.current_leader_epoch;
                 let checked =
-                    known.and_then(|known| check_epoch(asked.current_leader_epoch).map(|()| known));
+                    known.and_then(|known| self.replicas.check_epoch(known, epoch).map(|_| known));
                 let mut one =
                     EpochEndOffset { partition: asked.partition, ..EpochEndOffset::default() };
                 match checked.map(|number| self.epoch_end(number, asked.leader_epoch)) {
-                    Ok(Some(end)) => (one.leader_epoch, one.end_offset) = (LEADER_EPOCH, end.0),
+                    Ok(Some((epoch, end))) => {
+                        (one.leader_epoch, one.end_offset) = (epoch.0, end.0);
+                    }
                     Ok(None) => {}
                     Err(code) => one.error_code = code,
                 }
@@ -191,10 +194,12 @@ impl Node {
         self.reply(caller, &response);
     }
 
-    /// Where an epoch ends: the only one there is ends at the high watermark.
-    fn epoch_end(&self, number: PartitionNumber, epoch: i32) -> Option<Offset> {
-        let view = self.log.partition(number).filter(|_| epoch == LEADER_EPOCH)?;
-        Some(view.durable_end)
+    /// Where an epoch ends, as far as it is committed.
+    fn epoch_end(&self, number: PartitionNumber, epoch: i32) -> Option<(LeaderEpoch, Offset)> {
+        let leader = self.replicas.leader(number).ok()?;
+        let asked = Some(LeaderEpoch(epoch)).filter(|asked| *asked <= leader.epoch())?;
+        let (epoch, end) = self.log.epoch_end(number, asked)?;
+        Some((epoch, end.min(leader.high_watermark())))
     }
 }
 

@@ -20,8 +20,10 @@ mod groups;
 mod list_offsets;
 mod produce;
 mod producer_ids;
+mod replication;
 mod requests;
 mod session;
+mod site;
 mod start;
 mod status;
 mod timers;
@@ -34,9 +36,12 @@ pub use status::{
 
 use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start, Upkeep};
 use crate::metadata::{CONSUMER_OFFSETS, Image, TopicDefaults};
+use crate::peer;
+use crate::peer::handshake::Hello;
 use crate::rng::Rng;
 use crate::types::{ConnId, NodeId, OpId, PartitionNumber, Time, WallTime};
 use crate::wire::{Frame, Message};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -66,6 +71,12 @@ pub struct Settings {
     pub num_partitions: i32,
     pub default_replication_factor: Option<i16>,
     pub auto_create_topics: bool,
+    /// The voters that begin the cluster: `cluster.voters`. Nobody: this gateway by itself.
+    pub voters: Vec<NodeId>,
+    /// Whether this gateway holds partitions. A voter that does not is a witness.
+    pub holds_partitions: bool,
+    /// Where other gateways find this one: `peer.advertise`.
+    pub peer_address: (String, u16),
     /// Seed of the node's random numbers: topic ids, member ids.
     pub seed: u64,
 }
@@ -80,18 +91,45 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A client has connected. Optional: it tells groups and tools the client's address.
-    Opened { conn: ConnId, host: String },
+    Opened {
+        conn: ConnId,
+        host: String,
+    },
     /// A request frame without its four size bytes.
-    Request { conn: ConnId, frame: Bytes },
+    Request {
+        conn: ConnId,
+        frame: Bytes,
+    },
     /// The client is gone; what it waits for is dropped. Its ids are never used again.
-    Closed { conn: ConnId },
+    Closed {
+        conn: ConnId,
+    },
+    /// Another gateway of the site is connected, and has proved that it belongs here.
+    PeerUp {
+        node: NodeId,
+        hello: Box<Hello>,
+    },
+    /// It is not connected any more: what it was asked is lost.
+    PeerDown {
+        node: NodeId,
+    },
+    Peer {
+        from: NodeId,
+        message: peer::Message,
+    },
     /// A disk operation ended.
-    Done { op: OpId, result: IoResult },
+    Done {
+        op: OpId,
+        result: IoResult,
+    },
     /// The deadline has come.
     Tick,
     /// What the wall clock says, and whether it is trusted (set by NTP). At the start, then each
     /// second.
-    WallClock { now: WallTime, trusted: bool },
+    WallClock {
+        now: WallTime,
+        trusted: bool,
+    },
     /// Write a checkpoint and answer [`Output::Stopped`] when everything is on flash.
     Stop,
 }
@@ -112,6 +150,19 @@ pub enum Output {
     Close {
         conn: ConnId,
     },
+    /// For another gateway. It may be lost, with the connection.
+    Send {
+        to: NodeId,
+        message: peer::Message,
+    },
+    /// Whom this gateway has to be connected with, and where each listens. What it says of itself
+    /// from now on.
+    Peers {
+        addresses: BTreeMap<NodeId, (String, u16)>,
+        cluster: Option<[u8; 16]>,
+        directory: [u8; 16],
+        incarnation: [u8; 16],
+    },
     /// The start is over: listen.
     Ready,
     /// The medium cannot be used.
@@ -119,9 +170,6 @@ pub enum Output {
     /// After [`Input::Stop`].
     Stopped,
 }
-
-/// The leader epoch of every partition while one gateway leads them all.
-const LEADER_EPOCH: i32 = 0;
 
 /// The wall clock as it was said last, and when.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,8 +201,10 @@ pub struct Node {
     connections: connections::Connections,
     counts: status::Counts,
     start: start::Start,
+    site: site::Site,
     changes: changes::Changes,
     producer_ids: producer_ids::ProducerIds,
+    replicas: replication::Replicas,
     produces: produce::Produces,
     fetches: fetch::Fetches,
     searches: list_offsets::Searches,
@@ -174,9 +224,11 @@ impl Node {
             footer_cache_bytes: settings.footer_cache_bytes,
         });
         log.set_upkeep(now, settings.upkeep);
+        let mut rng = Rng::new(settings.seed);
+        let site = site::Site::new(settings.node, rng.uuid());
         Node {
             phase: Phase::Opening,
-            rng: Rng::new(settings.seed),
+            rng,
             clock: Clock::default(),
             log,
             image: Image::new(settings.topic_defaults.clone()),
@@ -184,8 +236,10 @@ impl Node {
             connections: connections::Connections::default(),
             counts: status::Counts::default(),
             start: start::Start::default(),
+            site,
             changes: changes::Changes::default(),
             producer_ids: producer_ids::ProducerIds::default(),
+            replicas: replication::Replicas::default(),
             produces: produce::Produces::default(),
             fetches: fetch::Fetches::default(),
             searches: list_offsets::Searches::default(),
@@ -203,6 +257,9 @@ impl Node {
                 self.connections.remove(conn);
                 self.close_fetches(conn);
             }
+            Input::PeerUp { node, hello } => self.on_peer_up(now, node, *hello),
+            Input::PeerDown { node } => self.on_peer_down(now, node),
+            Input::Peer { from, message } => self.on_peer(now, from, message),
             Input::Done { op, result } => self.log.done(now, op, result),
             Input::Tick => {}
             Input::WallClock { now: said, trusted } => {
@@ -226,7 +283,7 @@ impl Node {
                 return Some(Output::Io(io));
             }
             if let Some(output) = self.outputs.pop_front() {
-                return Some(output);
+                return Some(site::to_peer(output));
             }
             if !self.on_events(now) && self.outputs.is_empty() {
                 break;
@@ -245,6 +302,9 @@ impl Node {
             self.timers.deadline(),
             self.fetches.deadline(),
             self.coordinator.deadline(),
+            self.produces.deadline(),
+            self.replicas.deadline(),
+            self.site.deadline(&self.image, self.changes.is_idle()),
         ];
         all.into_iter().flatten().min()
     }
@@ -263,11 +323,12 @@ impl Node {
                 Event::Durable { partitions } => self.on_durable(now, &partitions),
                 Event::Fetched { ticket, result } => match self.start.awaits(ticket) {
                     true => self.on_replay_read(now, result),
+                    false if self.on_replica_read(now, ticket, &result) => {}
                     false => self.on_fetched(ticket, result),
                 },
                 Event::Found { ticket, result } => self.on_found(ticket, result),
                 Event::Unpacked { ticket, batch } => self.on_unpacked(now, ticket, batch.as_ref()),
-                Event::Trimmed { partition, .. } => self.wake_fetches(partition),
+                Event::Trimmed { partition, .. } => self.moved(now, partition),
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");
                 }
@@ -282,21 +343,18 @@ impl Node {
 
     fn on_durable(&mut self, now: Time, partitions: &[PartitionNumber]) {
         let offsets = self.image.topic(CONSUMER_OFFSETS).map(|topic| topic.id);
-        let mut offsets_moved = false;
+        let (mut offsets_moved, mut own_moved) = (false, false);
         for &number in partitions {
-            let Some(end) = self.log.partition(number).map(|view| view.durable_end) else {
-                continue;
-            };
-            if number == PartitionNumber::METADATA {
-                self.on_metadata_durable(now, end);
+            if number.is_reserved() {
+                own_moved = true;
                 continue;
             }
             let of = self.image.partition_of(number).map(|partition| partition.topic);
             offsets_moved |= of.is_some() && of == offsets;
-            for (caller, frame) in self.produces.durable(number, end) {
-                self.send(caller, frame);
-            }
-            self.wake_fetches(number);
+            self.moved(now, number);
+        }
+        if own_moved {
+            self.on_quorum_durable(now);
         }
         if offsets_moved {
             self.on_offsets_durable(now);

@@ -1,23 +1,24 @@
 //! Produce: record batches are judged, appended, and answered when they are on flash.
 //!
 //! The answer is put together at once, since the offsets are known when a batch is appended, and
-//! waits as a frame until the durable end of each partition has passed its batches. `acks=1` waits
-//! as `acks=all` does: with one replica the leader's flash is all there is.
+//! waits as a frame until its batches are on this gateway's flash (`acks=1`) or on that of every
+//! in-sync replica (`acks=all`), which is what the high watermark says.
 
 use super::checks::{Checks, Verdicts, check_keys};
 use super::connections::{Answered, Caller};
-use super::{Clock, LEADER_EPOCH, Node};
+use super::replication::Replicas;
+use super::{Clock, Node};
 use crate::batch::{self, BatchError, Codec, Header, Sequence};
 use crate::error::ErrorCode;
 use crate::log::{Append, AppendError, Log};
 use crate::metadata::{Image, Topic, is_internal};
-use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
+use crate::types::{Offset, PartitionNumber, Time};
 use crate::wire::produce::{
     BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
     ProduceResponse, TopicProduceResponse,
 };
 use crate::wire::{ApiKey, Frame, Records};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
@@ -29,61 +30,137 @@ pub(super) struct Produces {
     waiting: BTreeMap<u64, Waiting>,
     /// Requests whose batches are looked into first.
     pub checks: Checks,
-    /// Who waits for a partition's durable end, ascending by the end that it waits for.
-    by_partition: BTreeMap<PartitionNumber, VecDeque<(Offset, u64)>>,
+    /// Who waits for which end of a partition, ascending by the end that it waits for.
+    by_partition: BTreeMap<(PartitionNumber, Acks), VecDeque<(Offset, u64)>>,
+    deadlines: BTreeSet<(Time, u64)>,
+}
+
+/// Whose flash a producer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Acks {
+    /// The leader's.
+    Leader,
+    /// That of every in-sync replica.
+    All,
 }
 
 #[derive(Debug)]
 struct Waiting {
     caller: Caller,
-    frame: Frame,
+    /// As it will be, unless something fails meanwhile.
+    response: ProduceResponse,
     /// Partitions whose durable end is not there yet.
     partitions: usize,
+    /// The flash of this gateway is waited for as long as it takes; others are not.
+    deadline: Option<Time>,
+}
+
+impl Waiting {
+    fn frame(&self) -> Frame {
+        self.caller.frame(&self.response)
+    }
+
+    /// The answer when what was appended may be lost: everything that was not refused is to be sent
+    /// again.
+    fn failed(mut self, code: ErrorCode) -> (Caller, Frame) {
+        let topics = self.response.responses.iter_mut();
+        let partitions = topics.flat_map(|topic| &mut topic.partition_responses);
+        for partition in partitions.filter(|partition| !partition.error_code.is_error()) {
+            let index = partition.index;
+            *partition = PartitionProduceResponse {
+                index,
+                error_code: code,
+                base_offset: -1,
+                ..PartitionProduceResponse::default()
+            };
+        }
+        (self.caller, self.frame())
+    }
 }
 
 impl Produces {
-    fn wait(&mut self, caller: Caller, frame: Frame, ends: &[(PartitionNumber, Offset)]) {
+    fn wait(
+        &mut self,
+        (caller, response): (Caller, ProduceResponse),
+        acks: Acks,
+        deadline: Option<Time>,
+        ends: &[(PartitionNumber, Offset)],
+    ) {
         let id = self.next_id;
         self.next_id += 1;
-        self.waiting.insert(id, Waiting { caller, frame, partitions: ends.len() });
+        self.waiting.insert(id, Waiting { caller, response, partitions: ends.len(), deadline });
+        self.deadlines.extend(deadline.map(|deadline| (deadline, id)));
         for (number, end) in ends {
-            let queue = self.by_partition.entry(*number).or_default();
+            let queue = self.by_partition.entry((*number, acks)).or_default();
             let at = queue.partition_point(|(other, _)| other <= end);
             queue.insert(at, (*end, id));
         }
     }
 
-    /// The answers that may leave now that a partition is durable up to `end`.
-    pub fn durable(&mut self, number: PartitionNumber, end: Offset) -> Vec<(Caller, Frame)> {
+    /// The answers that may leave now that a partition is safe up to `end`.
+    pub fn moved(
+        &mut self,
+        acks: Acks,
+        number: PartitionNumber,
+        end: Offset,
+    ) -> Vec<(Caller, Frame)> {
         let mut answers = Vec::new();
-        let Some(queue) = self.by_partition.get_mut(&number) else { return answers };
+        let Some(queue) = self.by_partition.get_mut(&(number, acks)) else { return answers };
         while queue.front().is_some_and(|(wanted, _)| *wanted <= end) {
             let Some((_, id)) = queue.pop_front() else { break };
             let Some(waiting) = self.waiting.get_mut(&id) else { continue };
             waiting.partitions -= 1;
-            if waiting.partitions == 0 {
-                let waiting = self.waiting.remove(&id);
-                answers.extend(waiting.map(|waiting| (waiting.caller, waiting.frame)));
+            if waiting.partitions == 0
+                && let Some(waiting) = self.waiting.remove(&id)
+            {
+                forget_deadline(&mut self.deadlines, &waiting, id);
+                answers.push((waiting.caller, waiting.frame()));
             }
         }
         if queue.is_empty() {
-            self.by_partition.remove(&number);
+            self.by_partition.remove(&(number, acks));
         }
         answers
     }
 
-    /// Everyone who waits for a partition that is gone.
-    pub fn forget(&mut self, number: PartitionNumber) -> Vec<Caller> {
-        let queue = self.by_partition.remove(&number).unwrap_or_default();
-        queue
+    fn take(&mut self, id: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&id)?;
+        forget_deadline(&mut self.deadlines, &waiting, id);
+        Some(waiting)
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(time, _)| *time)
+    }
+
+    /// Those who have waited for as long as they said they would.
+    fn expired(&mut self, now: Time) -> Vec<(Caller, Frame)> {
+        let mut answers = Vec::new();
+        while let Some((time, id)) = self.deadlines.first().copied()
+            && time <= now
+        {
+            self.deadlines.remove(&(time, id));
+            let waiting = self.waiting.remove(&id);
+            answers.extend(waiting.map(|one| one.failed(ErrorCode::REQUEST_TIMED_OUT)));
+        }
+        answers
+    }
+
+    /// Everyone who waits for a partition that is gone, or is led elsewhere.
+    fn failed(&mut self, number: PartitionNumber, code: ErrorCode) -> Vec<(Caller, Frame)> {
+        let queues =
+            [Acks::Leader, Acks::All].map(|acks| self.by_partition.remove(&(number, acks)));
+        let queued: Vec<(Offset, u64)> = queues.into_iter().flatten().flatten().collect();
+        queued
             .into_iter()
-            .filter_map(|(_, id)| self.waiting.remove(&id))
-            .map(|waiting| waiting.caller)
+            .filter_map(|(_, id)| self.take(id))
+            .map(|waiting| waiting.failed(code))
             .collect()
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = Caller> + use<> {
         self.by_partition.clear();
+        self.deadlines.clear();
         let waiting = core::mem::take(&mut self.waiting);
         let checked = core::mem::take(&mut self.checks).into_callers();
         waiting.into_values().map(|waiting| waiting.caller).chain(checked)
@@ -91,6 +168,12 @@ impl Produces {
 
     pub fn len(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+fn forget_deadline(deadlines: &mut BTreeSet<(Time, u64)>, waiting: &Waiting, id: u64) {
+    if let Some(deadline) = waiting.deadline {
+        deadlines.remove(&(deadline, id));
     }
 }
 
@@ -127,9 +210,13 @@ struct Leader<'a> {
     clock: Clock,
     image: &'a Image,
     log: &'a mut Log,
+    replicas: &'a Replicas,
+    acks: Acks,
     refused: Verdicts,
-    /// The durable ends that the answer waits for.
+    /// The ends that the answer waits for.
     waits: Vec<(PartitionNumber, Offset)>,
+    /// What was appended that others follow.
+    followed: Vec<(PartitionNumber, Offset, Bytes)>,
 }
 
 impl Node {
@@ -142,11 +229,28 @@ impl Node {
         refused: Verdicts,
     ) {
         let acks = request.acks;
+        let waits_for = if acks == -1 { Acks::All } else { Acks::Leader };
         let (version, clock) = (caller.version, self.clock);
-        let (image, log) = (&self.image, &mut self.log);
-        let mut leader = Leader { now, version, clock, image, log, refused, waits: Vec::new() };
+        let (image, log, replicas) = (&self.image, &mut self.log, &self.replicas);
+        let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+        let mut leader = Leader {
+            now,
+            version,
+            clock,
+            image,
+            log,
+            replicas,
+            acks: waits_for,
+            refused,
+            waits: Vec::new(),
+            followed: Vec::new(),
+        };
         let response = leader.produce(request);
-        let waits = leader.waits;
+        let (waits, followed) = (leader.waits, leader.followed);
+        let others = !followed.is_empty();
+        for (number, base_offset, batch) in followed {
+            self.note_appended(now, number, base_offset, &batch);
+        }
         let mut failed = false;
         for partition in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
             failed |= partition.error_code.is_error();
@@ -159,10 +263,29 @@ impl Node {
             self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
             return;
         }
-        let frame = caller.frame(&response);
         match waits.is_empty() {
-            true => self.send(caller, frame),
-            false => self.produces.wait(caller, frame, &waits),
+            true => self.reply(caller, &response),
+            false => {
+                let deadline = (others && acks == -1).then(|| now.plus_ms(timeout_ms));
+                self.produces.wait((caller, response), waits_for, deadline, &waits);
+            }
+        }
+    }
+
+    pub(super) fn expire_produces(&mut self, now: Time) {
+        let expired = self.produces.expired(now);
+        self.answer_produces(expired);
+    }
+
+    /// What was appended to that partition and not acknowledged may be lost.
+    pub(super) fn fail_produces(&mut self, number: PartitionNumber, code: ErrorCode) {
+        let failed = self.produces.failed(number, code);
+        self.answer_produces(failed);
+    }
+
+    fn answer_produces(&mut self, answers: Vec<(Caller, Frame)>) {
+        for (caller, frame) in answers {
+            self.send(caller, frame);
         }
     }
 }
@@ -204,6 +327,12 @@ impl Leader<'_> {
                 "Internal topics are not written to.",
             );
         }
+        let leader = self.replicas.leader(number)?;
+        if self.acks == Acks::All {
+            leader.check_insync()?;
+        }
+        let leader_epoch = leader.epoch();
+        let high_watermark = leader.high_watermark();
         let first = the_batch(data.records, self.version)?;
         let (header, batch) = self.check(topic, data.index, first)?;
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
@@ -216,13 +345,18 @@ impl Leader<'_> {
             Sequence::Append => None,
         };
         if duplicate.is_none() {
-            let leader_epoch = LeaderEpoch(LEADER_EPOCH);
+            let copy = leader.followers().next().map(|_| batch.clone());
             let append = Append { partition: number, leader_epoch, base_offset, header, batch };
             self.log.append(self.now, append).map_err(refused_by_log)?;
+            self.followed.extend(copy.map(|batch| (number, base_offset, batch)));
         }
         let base_offset = duplicate.unwrap_or(base_offset);
         let end = base_offset.plus(i64::from(header.last_offset_delta) + 1);
-        if end > durable_end {
+        let safe = match self.acks {
+            Acks::Leader => durable_end,
+            Acks::All => high_watermark,
+        };
+        if end > safe {
             self.waits.push((number, end));
         }
         let stamped = topic.policy.log_append_time && duplicate.is_none();

@@ -2,8 +2,8 @@
 //! recorded, so that none is given out twice, whatever is cut.
 
 use super::Node;
-use super::changes::Change;
 use super::connections::Caller;
+use super::site::{After, Ask};
 use crate::error::ErrorCode;
 use crate::types::Time;
 use crate::wire::ApiKey;
@@ -53,7 +53,28 @@ impl Node {
             return self.on_producer_ids(now, self.producer_ids.block.clone());
         }
         if self.producer_ids.waiting.len() == 1 {
-            self.change(now, Change::ProducerIds);
+            self.ask_producer_ids(now);
+        }
+    }
+
+    fn ask_producer_ids(&mut self, now: Time) {
+        let Some(own) = self.image.broker(self.settings.node) else {
+            return self.on_no_producer_ids(ErrorCode::COORDINATOR_NOT_AVAILABLE);
+        };
+        let ask = Ask::ProducerIds { node: own.node, epoch: own.epoch };
+        self.ask(now, ask, After::ProducerIds);
+    }
+
+    /// No block is to be had now.
+    pub(super) fn on_no_producer_ids(&mut self, error_code: ErrorCode) {
+        for caller in self.producer_ids.drain() {
+            self.counts.error(ApiKey::InitProducerId, error_code);
+            let response = InitProducerIdResponse {
+                error_code,
+                producer_epoch: -1,
+                ..InitProducerIdResponse::default()
+            };
+            self.reply(caller, &response);
         }
     }
 
@@ -61,7 +82,7 @@ impl Node {
         self.producer_ids.block = block;
         while !self.producer_ids.waiting.is_empty() {
             let Some(producer_id) = self.producer_ids.block.next() else {
-                return self.change(now, Change::ProducerIds);
+                return self.ask_producer_ids(now);
             };
             let Some(caller) = self.producer_ids.waiting.pop_front() else { return };
             let response = InitProducerIdResponse { producer_id, ..Default::default() };

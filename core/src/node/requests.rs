@@ -5,7 +5,8 @@
 //! malformed bytes.
 
 use super::changes::Change;
-use super::connections::{Answered, Caller};
+use super::connections::{Answered, Caller, is_of_peer};
+use super::site::is_for_controller;
 use super::{Node, Phase};
 use crate::types::{ConnId, Time};
 use crate::wire::{self, AnyRequest, ApiKey};
@@ -22,6 +23,13 @@ impl Node {
                 Some(api) => {
                     let (version, correlation_id) = (header.api_version, header.correlation_id);
                     let caller = Caller { conn, sequence, api, version, correlation_id };
+                    if is_for_controller(api) && !self.site.leads() {
+                        return match is_of_peer(conn) {
+                            // That peer knows less than this one does: its client asks again.
+                            true => self.close(caller),
+                            false => self.forward(now, caller, frame.clone()),
+                        };
+                    }
                     match AnyRequest::decode(api, version, &mut reader) {
                         Ok(request) => {
                             self.counts.request(api);
@@ -51,6 +59,18 @@ impl Node {
             }
         };
         self.connections.answer(conn, sequence, answered, &mut self.outputs);
+    }
+
+    /// Answers a request whose slot is open already.
+    pub(super) fn answer_frame(&mut self, now: Time, caller: Caller, frame: &Bytes) {
+        let header = wire::decode_request_header(frame);
+        let request = header.and_then(|(_, mut reader)| {
+            AnyRequest::decode(caller.api, caller.version, &mut reader)
+        });
+        match request {
+            Ok(request) => self.dispatch(now, caller, request),
+            Err(_) => self.close(caller),
+        }
     }
 
     fn dispatch(&mut self, now: Time, caller: Caller, request: AnyRequest) {

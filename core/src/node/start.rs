@@ -2,20 +2,19 @@
 //!
 //! | phase | event | next phase |
 //! |---|---|---|
-//! | Opening | the log is ready | Replaying, from `__cluster_metadata` |
+//! | Opening | the log is ready | Replaying, what the quorum has on flash |
 //! | Opening | the log refuses the medium | Refused |
-//! | Replaying | metadata read to its end | Replaying, the partitions of `__consumer_offsets` |
-//! | Replaying | all read to their ends, and the cluster has an id | Serving |
+//! | Replaying | that is read to its end | Joining: the quorum starts |
+//! | Joining | this gateway is registered, and not fenced | Replaying, `__consumer_offsets` |
+//! | Replaying | all read to their ends | Serving |
 //!
-//! What must be read is bounded: an internal partition is written anew when it is several times as
-//! long as what it says (`changes`).
+//! What must be read is bounded: a snapshot takes the place of the metadata's log when that is
+//! several times as long (`site`), and internal topics are compacted.
 
-use super::changes::{Change, metadata_index};
-use super::{LEADER_EPOCH, Node, Output, Phase};
-use crate::batch;
+use super::{Node, Output, Phase, site};
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Lane, Policy, Ticket};
 use crate::metadata::{self, CONSUMER_OFFSETS};
-use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
+use crate::types::{Offset, PartitionNumber, Time, TopicId};
 use alloc::collections::VecDeque;
 
 /// Bytes of one read while replaying.
@@ -34,8 +33,20 @@ pub(super) struct Start {
     reading: Option<Reading>,
     /// Partitions to read after it.
     next: VecDeque<PartitionNumber>,
+    stage: Stage,
     /// Some metadata could not be read: forget no partition for want of a record of it.
-    metadata_damaged: bool,
+    pub metadata_damaged: bool,
+}
+
+/// What is read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Quorum,
+    /// Nothing: the quorum decides whether this gateway is in.
+    Joining,
+    Groups,
+    Over,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +59,11 @@ struct Reading {
 }
 
 impl Start {
+    /// Whether this gateway is one of its site, and takes up what it holds.
+    pub fn is_joined(&self) -> bool {
+        matches!(self.stage, Stage::Groups | Stage::Over)
+    }
+
     pub fn awaits(&self, ticket: Ticket) -> bool {
         self.reading.is_some_and(|reading| reading.ticket == Some(ticket))
     }
@@ -56,8 +72,8 @@ impl Start {
 impl Node {
     pub(super) fn on_log_ready(&mut self, now: Time) {
         self.phase = Phase::Replaying;
-        self.log.set_partition(PartitionNumber::METADATA, INTERNAL);
-        self.start.next.push_back(PartitionNumber::METADATA);
+        site::make_known(&mut self.log, INTERNAL);
+        self.start.next.extend(site::PARTITIONS);
         self.replay(now);
     }
 
@@ -99,10 +115,7 @@ impl Node {
 
     /// Goes on with the next partition; false when there is none.
     fn next_partition(&mut self) -> bool {
-        let ended = self.start.reading.take().map(|reading| reading.partition);
-        if ended == Some(PartitionNumber::METADATA) {
-            self.on_metadata_replayed();
-        }
+        self.start.reading = None;
         let Some(partition) = self.start.next.pop_front() else { return false };
         let ends = self.log.partition(partition).map(|view| (view.log_start, view.durable_end));
         let (from, end) = ends.unwrap_or_default();
@@ -117,7 +130,7 @@ impl Node {
             Ok(batches) => {
                 let mut next = reading.end;
                 for bytes in &batches {
-                    let Ok(header) = batch::Header::parse(bytes) else { continue };
+                    let Ok(header) = crate::batch::Header::parse(bytes) else { continue };
                     next = header.last_offset().plus(1);
                     self.replay_batch(partition, bytes);
                 }
@@ -129,66 +142,60 @@ impl Node {
                     partition.0,
                     reading.from
                 );
-                self.start.metadata_damaged |= partition == PartitionNumber::METADATA;
+                self.start.metadata_damaged |= partition.is_reserved();
                 reading.from = until.max(reading.from.plus(1));
             }
             Err(FetchError::Device) if reading.failures < READ_AGAIN_MAX => reading.failures += 1,
             Err(error) => {
                 log::error!("partition {} of the flash log is not read: {error:?}", partition.0);
-                self.start.metadata_damaged |= partition == PartitionNumber::METADATA;
+                self.start.metadata_damaged |= partition.is_reserved();
                 reading.from = reading.end;
             }
         }
         self.start.reading = Some(reading);
     }
 
-    fn replay_batch(&mut self, partition: PartitionNumber, bytes: &[u8]) {
-        if partition != PartitionNumber::METADATA {
-            return self.replay_offsets(partition, bytes);
-        }
-        match metadata::decode_batch(bytes) {
-            Ok(records) => {
-                let base = batch::Header::parse(bytes).map_or(0, |header| header.base_offset.0);
-                for (record, offset) in records.iter().zip(base..) {
-                    self.image.apply(record, metadata_index(Offset(offset)));
-                }
-            }
-            Err(_) => {
-                self.start.metadata_damaged = true;
-                log::error!("a record of the metadata is of a newer release, or of none: left out");
-            }
-        }
-    }
-
-    /// The topics are known: tells the log, and plans to read the committed offsets.
-    fn on_metadata_replayed(&mut self) {
-        let (image, damaged) = (&self.image, self.start.metadata_damaged);
-        let mut highest = PartitionNumber::METADATA;
-        self.log.retain_partitions(|number| {
-            if number.is_reserved() {
-                return true;
-            }
-            highest = highest.max(number);
-            damaged || image.partition_of(number).is_some()
-        });
-        // Numbers that the damaged records gave out must not be given out again.
-        let number = highest.0.saturating_add(1);
-        self.image.apply(&metadata::Record::NextPartition { number }, 0);
-        let topics: alloc::vec::Vec<_> = self.image.topics().map(|topic| topic.id).collect();
-        for topic in topics {
-            self.make_known(topic);
-        }
-        if let Some(topic) = self.image.topic(CONSUMER_OFFSETS) {
-            self.start.next.extend(&topic.partitions);
+    fn replay_batch(&mut self, partition: PartitionNumber, batch: &[u8]) {
+        match partition.is_reserved() {
+            true => self.site.found.take(partition, batch),
+            false => self.replay_offsets(partition, batch),
         }
     }
 
     fn on_replay_end(&mut self, now: Time) {
-        self.on_offsets_replayed(now);
-        match self.image.cluster_id() {
-            Some(_) => self.serve(),
-            None => self.change(now, Change::Cluster),
+        match self.start.stage {
+            Stage::Quorum => {
+                self.start.stage = Stage::Joining;
+                self.start_quorum(now);
+            }
+            Stage::Groups => {
+                self.start.stage = Stage::Over;
+                self.on_offsets_replayed(now);
+                self.serve();
+            }
+            Stage::Joining | Stage::Over => {}
         }
+    }
+
+    /// This gateway is one of its site: tells the log which partitions there are, and reads the
+    /// committed offsets.
+    pub(super) fn on_joined(&mut self, now: Time) {
+        if self.start.stage != Stage::Joining {
+            return;
+        }
+        let (image, damaged) = (&self.image, self.start.metadata_damaged);
+        self.log.retain_partitions(|number| {
+            damaged || number.is_reserved() || image.partition_of(number).is_some()
+        });
+        self.start.stage = Stage::Groups;
+        let topics: alloc::vec::Vec<_> = self.image.topics().map(|topic| topic.id).collect();
+        for topic in topics {
+            self.make_known(now, topic);
+        }
+        if let Some(topic) = self.image.topic(CONSUMER_OFFSETS) {
+            self.start.next.extend(&topic.partitions);
+        }
+        self.replay(now);
     }
 
     pub(super) fn serve(&mut self) {
@@ -200,19 +207,16 @@ impl Node {
     }
 
     /// Tells the log of a topic's partitions, or of their new policy.
-    pub(super) fn make_known(&mut self, topic: crate::types::TopicId) {
+    pub(super) fn make_known(&mut self, now: Time, topic: TopicId) {
         let Some(topic) = self.image.topic_by_id(topic) else { return };
         let policy = match metadata::is_internal(&topic.name) {
             true => Policy { cleanup: topic.policy.cleanup, ..INTERNAL },
             false => Policy::new(topic.policy.retention, topic.policy.cleanup),
         };
-        for number in &topic.partitions {
-            self.log.set_partition(*number, policy);
+        let numbers = topic.partitions.clone();
+        for number in numbers {
+            self.log.set_partition(number, policy);
+            self.follow_partition(now, number);
         }
     }
-}
-
-/// The leader epoch of what this node appends.
-pub(super) const fn leader_epoch() -> LeaderEpoch {
-    LeaderEpoch(LEADER_EPOCH)
 }

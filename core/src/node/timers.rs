@@ -24,6 +24,9 @@ impl Timers {
 impl Node {
     pub(super) fn on_timers(&mut self, now: Time) {
         self.expire_fetches(now);
+        self.expire_produces(now);
+        self.tick_site(now);
+        self.tick_replicas(now);
         if now < self.timers.expire {
             return;
         }

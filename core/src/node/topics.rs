@@ -10,7 +10,7 @@ use super::{Node, Settings};
 use crate::error::ErrorCode;
 use crate::metadata::configs::{Configs, DEFINITIONS};
 use crate::metadata::{Image, NewTopic, Plan, Record, Refusal, Topic, is_internal};
-use crate::types::{Offset, PartitionNumber, Time, TopicId};
+use crate::types::{Offset, Time, TopicId};
 use crate::wire::ApiKey;
 use crate::wire::topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreatePartitionsRequest,
@@ -199,12 +199,11 @@ impl Node {
     pub(super) fn on_topics_deleted(&mut self, deleted: &[Topic]) {
         let image = &self.image;
         self.log.retain_partitions(|number| {
-            number == PartitionNumber::METADATA || image.partition_of(number).is_some()
+            number.is_reserved() || image.partition_of(number).is_some()
         });
         for number in deleted.iter().flat_map(|topic| &topic.partitions) {
-            for caller in self.produces.forget(*number) {
-                self.close(caller);
-            }
+            self.replicas.forget(*number);
+            self.fail_produces(*number, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
             self.wake_fetches(*number);
         }
         self.forget_deleted_topics();
@@ -253,7 +252,8 @@ impl Node {
             return Err(ErrorCode::POLICY_VIOLATION);
         }
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        let (log_start, end) = (view.log_start, view.durable_end);
+        let log_start = view.log_start;
+        let end = self.replicas.leader(number)?.high_watermark();
         // -1 is the high watermark.
         let wanted = if offset == Offset::NONE.0 { end } else { Offset(offset) };
         if wanted < Offset::ZERO || wanted > end {

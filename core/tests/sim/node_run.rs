@@ -160,6 +160,9 @@ impl NodeRun {
             num_partitions: 2,
             default_replication_factor: None,
             auto_create_topics: false,
+            voters: Vec::new(),
+            holds_partitions: true,
+            peer_address: ("gw".into(), 9093),
             seed: self.world.rng.next_u64(),
         };
         log::debug!(
@@ -302,6 +305,8 @@ impl NodeRun {
                     let at = self.links.get(&conn).map_or(now, |link| link.to_client);
                     self.world.at(at, Event::HangUp { conn });
                 }
+                Output::Send { .. } => panic!("a gateway by itself has no peers"),
+                Output::Peers { addresses, .. } => assert!(addresses.is_empty()),
                 Output::Ready => self.ready = true,
                 Output::Stopped => self.stopped = true,
                 Output::Refused(OpenError::Blank | OpenError::NotALog) if !self.formatted => {

@@ -86,6 +86,9 @@ impl World {
             num_partitions: 1,
             default_replication_factor: None,
             auto_create_topics: true,
+            voters: Vec::new(),
+            holds_partitions: true,
+            peer_address: ("gw".into(), 9093),
             seed: 7,
         };
         change(&mut settings);
@@ -132,6 +135,8 @@ impl World {
                 Output::Close { conn } => {
                     self.came.entry(conn).or_default().push_back(Came::Closed);
                 }
+                Output::Send { .. } => panic!("a gateway by itself has no peers"),
+                Output::Peers { addresses, .. } => assert!(addresses.is_empty()),
                 Output::Ready => self.is_ready = true,
                 Output::Refused(error) => panic!("refused: {error:?}"),
                 Output::Stopped => self.is_stopped = true,
@@ -140,7 +145,27 @@ impl World {
     }
 
     fn perform(&mut self, io: Io) {
-        let (op, result) = match io {
+        match io {
+            Io::Unpack { .. } if self.holds_codecs => self.held_codecs.push_back(io),
+            Io::Flush { op } if self.holds_flushes => self.held.push_back(op),
+            io => {
+                let (op, result) = self.done(io);
+                self.node.handle(self.now, Input::Done { op, result });
+            }
+        }
+    }
+
+    /// Performs what a log wants on this medium, without a node.
+    fn run_log(&mut self, log: &mut Log) {
+        self.now = log.deadline().unwrap_or(self.now).max(self.now);
+        while let Some(io) = log.poll_io(self.now) {
+            let (op, result) = self.done(io);
+            log.done(self.now, op, result);
+        }
+    }
+
+    fn done(&mut self, io: Io) -> (OpId, IoResult) {
+        match io {
             Io::Write { op, .. } if self.fails_writes => (op, IoResult::Failed),
             Io::Write { op, at, bytes } => {
                 let at = at as usize;
@@ -161,13 +186,10 @@ impl World {
                 bytes[..have.len()].copy_from_slice(have);
                 (op, IoResult::Read(bytes.into()))
             }
-            Io::Unpack { .. } if self.holds_codecs => return self.held_codecs.push_back(io),
             Io::Unpack { op, batch, .. } => (op, flip::unpack(&batch)),
             Io::Pack { op, batch, codec } => (op, flip::pack(&batch, codec)),
-            Io::Flush { op } if self.holds_flushes => return self.held.push_back(op),
             Io::Flush { op } => (op, IoResult::Done),
-        };
-        self.node.handle(self.now, Input::Done { op, result });
+        }
     }
 
     fn release_flushes(&mut self) {

@@ -1,10 +1,14 @@
 //! What a restart must bring back, and what it must not read again.
 
 use super::*;
+use crate::log::{self, Append, Lane, Log, Policy};
+use crate::metadata::Record;
+use crate::types::{LeaderEpoch, Offset};
 use crate::wire::configs::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource, IncrementalAlterableConfig,
 };
 use crate::wire::producers::InitProducerIdRequest;
+use alloc::string::ToString;
 
 #[test]
 fn topics_records_and_the_cluster_id_are_there_again() {
@@ -71,8 +75,73 @@ fn the_metadata_stays_short_though_it_changes_often() {
         assert_eq!(world.ask(1, request).responses[0].error_code, ErrorCode::NONE);
     }
     let metadata = world.node.log.partition(PartitionNumber::METADATA).unwrap();
-    assert!(metadata.log_start > crate::types::Offset::ZERO && metadata.bytes < 2 << 20);
+    assert!(metadata.log_start > Offset::ZERO && metadata.bytes < 2 << 20);
     let before = world.node.image.clone();
     let world = world.restarted();
-    assert_eq!(world.node.image, before);
+    let after = &world.node.image;
+    assert_eq!(after.cluster_id(), before.cluster_id());
+    assert!(after.topics().eq(before.topics()) && after.states().eq(before.states()));
+    let epoch = |image: &Image| image.broker(NodeId(1)).map(|broker| broker.epoch);
+    assert!(epoch(after) > epoch(&before), "it has registered anew");
+}
+
+/// The medium of a release that had no quorum: plain records, of which the first two are trimmed
+/// because the image was written anew behind them.
+fn older_store() -> Vec<u8> {
+    let mut world = World::new();
+    let start = Start::Format { store: [9; 16], slot_bytes: SLOT_BYTES, slots: SLOTS };
+    let settings = log::Settings {
+        start,
+        medium_bytes: 0,
+        node: NodeId(1),
+        flush_cap: None,
+        checkpoint_bytes: 4 << 20,
+        tail_cache_bytes: 1 << 20,
+        footer_cache_bytes: 1 << 20,
+    };
+    let mut log = Log::open(settings);
+    world.medium.clear();
+    world.run_log(&mut log);
+    log.set_partition(PartitionNumber::METADATA, Policy::for_ever(Lane::Meta));
+    let (id, topic) = (TopicId([3; 16]), TopicId([4; 16]));
+    let configs = vec![("retention.ms".into(), "77".into())];
+    let numbers = vec![PartitionNumber(1), PartitionNumber(2)];
+    let old = Record::NextProducerId { id: 5 };
+    for record in [
+        old.clone(),
+        old,
+        Record::Cluster { id },
+        Record::Topic { id: topic, name: "t".into(), configs },
+        Record::Partitions { topic, first_index: 0, numbers },
+    ] {
+        let mut builder = Builder::new();
+        builder.push(5, None, Some(&postcard::to_allocvec(&record).unwrap()), &[]);
+        let batch = Bytes::from(builder.build(None));
+        let header = crate::batch::Header::parse(&batch).unwrap();
+        let partition = PartitionNumber::METADATA;
+        let base_offset = log.partition(partition).unwrap().log_end;
+        let leader_epoch = LeaderEpoch(0);
+        let append = Append { partition, leader_epoch, base_offset, header, batch };
+        log.append(world.now, append).unwrap();
+        world.run_log(&mut log);
+    }
+    log.trim(world.now, PartitionNumber::METADATA, Offset(2));
+    world.run_log(&mut log);
+    world.medium
+}
+
+#[test]
+fn a_store_of_a_release_without_quorum_keeps_what_it_has() {
+    let mut world = World::start(older_store(), Start::Recover, |_| {});
+    for _ in 0..2 {
+        let status = world.node.status();
+        assert_eq!(status.cluster_id, TopicId([3; 16]).to_string());
+        let topic = world.node.image.topic("t").unwrap();
+        assert_eq!((topic.partitions.len(), topic.policy.retention.ms), (2, 77));
+        let leader = world.node.image.leader(PartitionNumber(2));
+        assert_eq!(leader, Some(NodeId(1)), "it leads what it has had alone");
+        world.produce("t", batch(&["a"]));
+        world = world.restarted();
+    }
+    assert_eq!(world.values("t", 0), ["a", "a"]);
 }

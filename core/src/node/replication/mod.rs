@@ -1,0 +1,306 @@
+//! The partitions that this gateway holds: which it leads, which it follows, and how far each may
+//! be shown.
+//!
+//! Follows the image: whenever a partition's state changes there, this gateway's role in it is
+//! taken up anew. A partition that it does not lead is NOT_LEADER_OR_FOLLOWER to clients, who look
+//! for the leader then.
+//!
+//! | event | leader | follower |
+//! |---|---|---|
+//! | the log has grown, or was flushed | the high watermark moves, fetches are served | fetches |
+//! | a fetch | served at once, or parked until there is news | |
+//! | an answer | | truncates, appends, fetches again |
+//! | a deadline | wishes for another in-sync set | fetches again |
+//! | the other side is gone | forgets its fetch | waits until it is back |
+
+mod following;
+mod fresh;
+mod leading;
+mod schedule;
+
+use super::Node;
+use super::produce::Acks;
+use crate::error::ErrorCode;
+use crate::log::{Log, Ticket};
+use crate::metadata::PartitionState;
+use crate::replica::{
+    Decided, Fetch, Follower, FollowerSettings, IsrMember, Leader, LeaderSettings, LogState,
+};
+use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, PartitionNumber, Time};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use fresh::Fresh;
+use schedule::Schedule;
+
+/// How long a follower waits for an answer. Leaders hold fetches until there is news, and the end
+/// of a connection is told otherwise: so this is for what gets lost though nothing breaks.
+const FETCH_TIMEOUT: Nanos = Nanos(30_000_000_000);
+
+#[derive(Debug, Default)]
+pub(super) struct Replicas {
+    by_number: BTreeMap<PartitionNumber, Replica>,
+    schedule: Schedule,
+    /// What is appended to partitions that others follow, and not durable yet.
+    fresh: Fresh,
+    /// Reads from the disk for followers.
+    reads: BTreeMap<Ticket, (PartitionNumber, NodeId, Fetch)>,
+    /// Leaders that may wish for another in-sync set.
+    wishing: BTreeSet<PartitionNumber>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    role: Role,
+    /// The highest that was known here.
+    high_watermark: Offset,
+}
+
+#[derive(Debug)]
+enum Role {
+    Leads(Box<Leading>),
+    Follows(Box<Following>),
+    /// Nobody leads.
+    Waits,
+}
+
+#[derive(Debug)]
+struct Leading {
+    leader: Leader,
+    /// Fetches that wait for news.
+    parked: BTreeMap<NodeId, Fetch>,
+}
+
+#[derive(Debug)]
+struct Following {
+    leader: NodeId,
+    follower: Follower,
+}
+
+impl Replicas {
+    pub fn leader(&self, number: PartitionNumber) -> Result<&Leader, ErrorCode> {
+        match self.by_number.get(&number).map(|replica| &replica.role) {
+            Some(Role::Leads(leading)) => Ok(&leading.leader),
+            _ => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        }
+    }
+
+    /// What consumers may see of a partition ends here.
+    pub fn high_watermark(&self, number: PartitionNumber) -> Offset {
+        self.by_number.get(&number).map_or(Offset::ZERO, |replica| replica.high_watermark)
+    }
+
+    /// Kafka's check of the leader epoch that a client believes in; -1: none.
+    pub fn check_epoch(
+        &self,
+        number: PartitionNumber,
+        current_leader_epoch: i32,
+    ) -> Result<&Leader, ErrorCode> {
+        let leader = self.leader(number)?;
+        match current_leader_epoch {
+            -1 => Ok(leader),
+            epoch if epoch < leader.epoch().0 => Err(ErrorCode::FENCED_LEADER_EPOCH),
+            epoch if epoch > leader.epoch().0 => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+            _ => Ok(leader),
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.schedule.first().map(|(time, _)| time)
+    }
+
+    fn leading(&mut self, number: PartitionNumber) -> Option<&mut Leading> {
+        match &mut self.by_number.get_mut(&number)?.role {
+            Role::Leads(leading) => Some(leading),
+            _ => None,
+        }
+    }
+
+    fn following(&mut self, number: PartitionNumber) -> Option<&mut Following> {
+        match &mut self.by_number.get_mut(&number)?.role {
+            Role::Follows(following) => Some(following),
+            _ => None,
+        }
+    }
+
+    /// The partition is not held here any more.
+    pub fn forget(&mut self, number: PartitionNumber) {
+        self.by_number.remove(&number);
+        self.schedule.set(number, None);
+        self.fresh.forget(number);
+        self.wishing.remove(&number);
+    }
+
+    /// Partitions that are followed from that gateway.
+    fn followed_from(&self, node: NodeId) -> Vec<PartitionNumber> {
+        let from =
+            |replica: &Replica| matches!(&replica.role, Role::Follows(it) if it.leader == node);
+        let followed = self.by_number.iter().filter(|(_, replica)| from(replica));
+        followed.map(|(number, _)| *number).collect()
+    }
+}
+
+pub(super) fn log_state(log: &Log, number: PartitionNumber) -> Option<LogState> {
+    let view = log.partition(number)?;
+    Some(LogState {
+        start: view.log_start,
+        end: view.log_end,
+        durable: view.durable_end,
+        last_epoch: view.last_epoch,
+    })
+}
+
+impl Node {
+    /// Takes up what the image says of a partition.
+    pub(super) fn follow_partition(&mut self, now: Time, number: PartitionNumber) {
+        if !self.start.is_joined() {
+            return;
+        }
+        let me = self.settings.node;
+        let state = self.image.state(number).filter(|state| state.is_replica(me)).cloned();
+        let Some(state) = state else { return self.stop_holding(number) };
+        let before = self.replicas.high_watermark(number);
+        match state.leader {
+            Some(leader) if leader == me => self.lead(now, number, &state, before),
+            Some(leader) => self.follow(now, number, &state, leader, before),
+            None => self.take_role(number, Role::Waits, before),
+        }
+        self.moved(now, number);
+    }
+
+    fn take_role(&mut self, number: PartitionNumber, role: Role, high_watermark: Offset) {
+        let led = self.replicas.leader(number).is_ok();
+        let leads = matches!(role, Role::Leads(_));
+        self.replicas.by_number.insert(number, Replica { role, high_watermark });
+        self.replicas.schedule.set(number, None);
+        if led && !leads {
+            self.replicas.fresh.forget(number);
+            self.replicas.wishing.remove(&number);
+        }
+        if led {
+            // Whoever waits may not be told what another leader has not: they ask that one.
+            self.fail_produces(number, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        }
+        self.wake_fetches(number);
+    }
+
+    fn lead(
+        &mut self,
+        now: Time,
+        number: PartitionNumber,
+        state: &PartitionState,
+        high_watermark: Offset,
+    ) {
+        let of = self.image.partition_of(number);
+        let topic = of.and_then(|of| self.image.topic_by_id(of.topic));
+        let settings = LeaderSettings {
+            min_insync_replicas: topic.map_or(1, |topic| topic.policy.min_insync_replicas),
+            ..LeaderSettings::default()
+        };
+        if let Some(leading) = self.replicas.leading(number) {
+            leading.leader.settings = settings;
+            if leading.leader.decided(now, state) != Decided::Over {
+                return;
+            }
+        }
+        let (Some(log), Some(own)) =
+            (log_state(&self.log, number), self.image.broker(self.settings.node))
+        else {
+            return;
+        };
+        let me = IsrMember { node: own.node, broker_epoch: own.epoch.0 as i64 };
+        let leader = Leader::new(now, me, state, log, high_watermark, settings);
+        let leading = Leading { leader, parked: BTreeMap::new() };
+        self.take_role(number, Role::Leads(Box::new(leading)), high_watermark);
+        self.tell_leader_who_lives(now, number);
+    }
+
+    fn follow(
+        &mut self,
+        now: Time,
+        number: PartitionNumber,
+        state: &PartitionState,
+        leader: NodeId,
+        high_watermark: Offset,
+    ) {
+        let epoch = LeaderEpoch(state.leader_epoch);
+        let Some(own) = self.image.broker(self.settings.node) else { return };
+        if let Some(following) = self.replicas.following(number)
+            && following.leader == leader
+            && following.follower.leader_epoch() == epoch
+        {
+            return;
+        }
+        let settings = FollowerSettings { timeout: FETCH_TIMEOUT, ..FollowerSettings::default() };
+        let broker_epoch = own.epoch.0 as i64;
+        let follower = Follower::new(epoch, broker_epoch, high_watermark, settings);
+        let following = Following { leader, follower };
+        self.take_role(number, Role::Follows(Box::new(following)), high_watermark);
+        self.fetch_next(now, number);
+    }
+
+    /// Another gateway holds it, or nobody does: what is here of it goes.
+    fn stop_holding(&mut self, number: PartitionNumber) {
+        self.fail_produces(number, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        self.replicas.forget(number);
+        self.wake_fetches(number);
+    }
+
+    /// The log of a partition has grown, was flushed or trimmed, or its leader has heard something.
+    pub(super) fn moved(&mut self, now: Time, number: PartitionNumber) {
+        let Some(state) = log_state(&self.log, number) else { return };
+        let Some(leading) = self.replicas.leading(number) else {
+            return self.fetch_next(now, number);
+        };
+        leading.leader.advance(now, state);
+        let high_watermark = leading.leader.high_watermark();
+        self.replicas.fresh.durable(number, state.durable);
+        self.set_high_watermark(number, high_watermark);
+        let mut answers = self.produces.moved(Acks::Leader, number, state.durable);
+        answers.extend(self.produces.moved(Acks::All, number, high_watermark));
+        for (caller, frame) in answers {
+            self.send(caller, frame);
+        }
+        self.serve_parked(now, number);
+        self.replicas.wishing.insert(number);
+    }
+
+    fn set_high_watermark(&mut self, number: PartitionNumber, high_watermark: Offset) {
+        self.log.set_high_watermark(number, high_watermark);
+        if let Some(replica) = self.replicas.by_number.get_mut(&number) {
+            replica.high_watermark = high_watermark;
+        }
+        self.wake_fetches(number);
+    }
+
+    /// Everything about replicas that is due.
+    pub(super) fn tick_replicas(&mut self, now: Time) {
+        for number in self.replicas.schedule.take_due(now) {
+            match self.replicas.leader(number).is_ok() {
+                true => self.moved(now, number),
+                false => self.fetch_next(now, number),
+            }
+        }
+        self.wish(now);
+    }
+
+    pub(super) fn on_replica_peer_up(&mut self, now: Time, node: NodeId) {
+        for number in self.replicas.followed_from(node) {
+            self.fetch_next(now, number);
+        }
+    }
+
+    pub(super) fn on_replica_peer_down(&mut self, now: Time, node: NodeId) {
+        for number in self.replicas.followed_from(node) {
+            if let Some(following) = self.replicas.following(number) {
+                following.follower.failed(now);
+            }
+            self.replicas.schedule.set(number, None);
+        }
+        for replica in self.replicas.by_number.values_mut() {
+            if let Role::Leads(leading) = &mut replica.role {
+                leading.parked.remove(&node);
+            }
+        }
+    }
+}
