@@ -8,6 +8,7 @@ mod http;
 mod logger;
 mod serve;
 mod signals;
+mod site;
 mod store;
 mod units;
 

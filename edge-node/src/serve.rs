@@ -1,9 +1,10 @@
 //! `weir serve`: joins configuration, data folder, driver, bridge and HTTP into a running gateway.
 
 use crate::config::{Address, Config};
-use crate::driver::{Driver, End, Handle, Limits, Port};
+use crate::driver::{Driver, End, Handle, Limits, Port, Progress, peer};
 use crate::http;
 use crate::signals::{outlive_file_size_limit, stop_signals};
+use crate::site;
 use crate::store::{self, Store, flush_cap};
 use crate::units::format_bytes;
 use async_channel::{Receiver, Sender};
@@ -44,28 +45,38 @@ pub fn serve(config: &Config) -> Result<(), String> {
         Some(address) => Some(bind("HTTP", "http.listen", address)?),
         None => None,
     };
+    let peers = site::peers(config)?;
+    let sockets = Sockets { kafka, console, peers };
     let executor = Rc::new(LocalExecutor::new());
-    let running = executor.run(run(config, store, file, kafka, console, executor.clone()));
+    let running = executor.run(run(config, store, file, sockets, executor.clone()));
     smol::block_on(running)
+}
+
+/// What is listened to, before anybody is answered.
+struct Sockets {
+    kafka: TcpListener,
+    console: Option<TcpListener>,
+    peers: Option<peer::Settings>,
 }
 
 async fn run(
     config: &Config,
     mut store: Store,
     file: File,
-    kafka: TcpListener,
-    console: Option<TcpListener>,
+    sockets: Sockets,
     executor: Rc<LocalExecutor<'static>>,
 ) -> Result<(), String> {
-    let (settings, flushes) = settings(config, &store, &kafka)?;
+    let Sockets { kafka, console, peers } = sockets;
+    let (settings, flushes) = settings(config, &store, &kafka, peers.as_ref())?;
     let limits = Limits {
         connections_max: config.kafka.connections_max,
         idle_seconds_max: config.kafka.idle_max.as_secs() as u32,
         clock_floor_ms: store.written_ms,
     };
     let log_path = store.log_path();
-    let (driver, handle, ready) =
-        Driver::new(settings, limits, (&log_path, file), executor.clone())
+    let peers_at = peers.as_ref().and_then(|peers| peers.listener.local_addr().ok());
+    let (driver, handle, progress) =
+        Driver::new(settings, limits, (&log_path, file), peers, executor.clone())
             .map_err(|error| format!("cannot start a thread: {error}"))?;
     let (port, opens) = Port::new(NodeId(config.node.id));
     let port: Arc<dyn LocalNode> = Arc::new(port);
@@ -75,6 +86,7 @@ async fn run(
         kafka: kafka.local_addr().map_err(|error| error.to_string())?.to_string(),
         mqtt: bridge.mqtt.borrow().as_ref().and_then(Mqtt::listens).map(|a| a.to_string()),
         http: console.as_ref().and_then(|l| l.local_addr().ok()).map(|a| a.to_string()),
+        peers: peers_at.map(|address| address.to_string()),
     };
     let http = console.map(|listener| {
         let state = http::State::new(handle.clone(), bridge.clone());
@@ -86,19 +98,26 @@ async fn run(
         stop_signals().map_err(|error| format!("cannot handle signals: {error}"))?;
     executor.spawn(forward).detach();
 
-    let started = smol::future::or(async { ready.recv().await.is_ok() }, async {
-        let _ = signals.recv().await;
-        false
-    });
+    let mut told = false;
+    let told_to_stop = async {
+        told = signals.recv().await.is_ok();
+        Ok(false)
+    };
+    let started = smol::future::or(started(&mut store, &handle, progress), told_to_stop);
     let mut accepting = None;
-    if started.await {
-        store.started()?;
+    if started.await? {
         accepting = Some(executor.spawn(accept));
         listening.say(config, &store, &flushes);
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
         handle.set_serving(true);
     }
-    let stop = executor.spawn(stop_when_told(signals, handle.clone(), bridge, accepting, http));
+    let stop = stop(signals.clone(), handle.clone(), bridge, accepting, http);
+    let stop = executor.spawn(async move {
+        // The signal that ended the start is the one to stop by.
+        if told || signals.recv().await.is_ok() {
+            stop.await;
+        }
+    });
     let watchdog = executor.spawn(watchdog());
     let end = smol::future::or(node, keep_life(&mut store, &handle)).await;
     drop(watchdog);
@@ -112,6 +131,34 @@ async fn run(
             Ok(())
         }
         End::Refused(error) => Err(store::refusal(&error, &store.log_path())),
+    }
+}
+
+/// Waits until clients may be served; says whether the start has come to that.
+async fn started(
+    store: &mut Store,
+    handle: &Handle,
+    progress: Receiver<Progress>,
+) -> Result<bool, String> {
+    let mut kept = false;
+    loop {
+        let next = smol::future::or(async { progress.recv().await.ok() }, async {
+            // Whoever waits for the disk, and not for the site, is as slow as it is.
+            match kept {
+                true => match site::wait(handle).await {},
+                false => std::future::pending().await,
+            }
+        });
+        let Some(progress) = next.await else { return Ok(false) };
+        // A log that peers have heard of must be found again under its name, whenever that is.
+        if !std::mem::replace(&mut kept, true) {
+            store.started()?;
+        }
+        match (progress, handle.peers()) {
+            (Progress::Ready, _) => return Ok(true),
+            (Progress::Open, Some(peers)) => peers.join(),
+            (Progress::Open, None) => {}
+        }
     }
 }
 
@@ -145,7 +192,11 @@ pub struct Bridge {
 
 impl Bridge {
     fn start(config: &Config, port: Arc<dyn LocalNode>) -> Result<Bridge, String> {
-        let mqtt = Mqtt::start(&config.mqtt, port.clone()).map_err(|error| error.to_string())?;
+        // A witness serves nobody but its site.
+        let mqtt = match config.node.roles.broker {
+            true => Some(Mqtt::start(&config.mqtt, port.clone()).map_err(|error| error.0)?),
+            false => None,
+        };
         let (mirror, (mirror_stop, stop)) = (mirror::Handle::new(), async_channel::bounded(1));
         let (routes, handle) = (config.mirrors.clone(), mirror.clone());
         let run = move || {
@@ -164,7 +215,7 @@ impl Bridge {
             ),
         };
         Ok(Bridge {
-            mqtt: RefCell::new(Some(mqtt)),
+            mqtt: RefCell::new(mqtt),
             mirror,
             mirror_stop,
             mirror_thread: RefCell::new(thread),
@@ -205,12 +256,14 @@ fn settings(
     config: &Config,
     store: &Store,
     kafka: &TcpListener,
+    peers: Option<&peer::Settings>,
 ) -> Result<(Settings, String), String> {
     let (flush_cap, flushes) = flush_cap(&config.flash, &store.past, &store.medium);
     let advertise = match &config.kafka.advertise {
         Some(address) => address.clone(),
-        None => advertise(&config.kafka.listen, kafka),
+        None => advertise("clients", "kafka", &config.kafka.listen, kafka),
     };
+    let peer = site::peer_address(config, peers.map(|peers| &peers.listener));
     let info = rustix::system::sysinfo();
     let memory_bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
     let small = memory_bytes > 0 && memory_bytes < 700 << 20;
@@ -231,6 +284,9 @@ fn settings(
         num_partitions: config.kafka.num_partitions,
         default_replication_factor: config.kafka.default_replication_factor,
         auto_create_topics: config.kafka.auto_create_topics,
+        voters: config.cluster.voters.keys().map(|id| NodeId(*id)).collect(),
+        holds_partitions: config.node.roles.broker,
+        peer_address: (peer.host, peer.port),
         seed: u64::from_be_bytes(seed),
     };
     Ok((settings, flushes))
@@ -246,14 +302,14 @@ fn upkeep(config: &Config, store: &Store) -> Upkeep {
     Upkeep { card: config.flash.card, life: store.past.life, scrub }
 }
 
-/// Where clients find us if nobody has said: the address that we listen on, or this machine's name
+/// Where others find us if nobody has said: the address that we listen on, or this machine's name
 /// if that is every address.
-fn advertise(listen: &Address, listener: &TcpListener) -> Address {
+pub fn advertise(who: &str, section: &str, listen: &Address, listener: &TcpListener) -> Address {
     let port = listener.local_addr().map_or(listen.port, |address| address.port());
     let every = matches!(listen.host.as_str(), "0.0.0.0" | "::");
     let host = if every {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        info!("clients are told to connect to {name}:{port}; kafka.advertise would change that");
+        info!("{who} are told to connect to {name}:{port}; {section}.advertise would change that");
         name
     } else {
         listen.host.clone()
@@ -261,7 +317,7 @@ fn advertise(listen: &Address, listener: &TcpListener) -> Address {
     Address { host, port }
 }
 
-fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String> {
+pub fn bind(what: &str, key: &str, address: &Address) -> Result<TcpListener, String> {
     let listener = std::net::TcpListener::bind((address.host.as_str(), address.port));
     let listener = listener.and_then(Async::new).map_err(|error| {
         let hint = match error.kind() {
@@ -290,16 +346,13 @@ fn raise_file_limit() {
 }
 
 /// Ends listeners, then the bridge, then the node: each may need the one after it.
-async fn stop_when_told(
+async fn stop(
     signals: Receiver<()>,
     handle: Handle,
     bridge: Rc<Bridge>,
     accepting: Option<Task<()>>,
     http: Option<Task<()>>,
 ) {
-    if signals.recv().await.is_err() {
-        return;
-    }
     info!("stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     handle.set_serving(false);
@@ -326,6 +379,7 @@ struct Listening {
     kafka: String,
     mqtt: Option<String>,
     http: Option<String>,
+    peers: Option<String>,
 }
 
 impl Listening {
@@ -349,8 +403,20 @@ impl Listening {
         if let Some(http) = &self.http {
             text += &format!("  HTTP   http://{http}/  console, /metrics\n");
         }
+        if let Some(peers) = &self.peers {
+            text += &format!("  peers  {peers}, {}\n", site::described(config));
+        }
         text += &format!("  data   {}: {log} on {medium}; {flushes}\n", config.node.data.display());
-        text += "Try:\n";
+        if config.node.roles.broker {
+            text += &self.examples(config);
+        }
+        // A closed standard output is no reason to end.
+        let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    }
+
+    /// What somebody who sees a gateway for the first time may try.
+    fn examples(&self, config: &Config) -> String {
+        let mut text = String::from("Try:\n");
         if let Some(mqtt) = &self.mqtt {
             let (host, port) = mqtt.rsplit_once(':').unwrap_or((mqtt, "1883"));
             let host = match host {
@@ -362,7 +428,6 @@ impl Listening {
         }
         let kafka = self.kafka.replace("0.0.0.0", "127.0.0.1");
         text += &format!("  kcat -b {kafka} -G dashboards {}\n", config.mqtt.default_topic);
-        // A closed standard output is no reason to end.
-        let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+        text
     }
 }

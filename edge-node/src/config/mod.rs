@@ -1,11 +1,14 @@
 //! The configuration: `weir.toml`, then the environment, then `--set`. Everything has a default.
 
 mod bridge;
+mod cluster;
 mod section;
 mod tree;
 
 #[cfg(test)]
 mod tests;
+
+pub use cluster::{Cluster, Roles};
 
 use crate::units;
 use section::{Errors, Section, nearest};
@@ -20,6 +23,7 @@ use weir_core::metadata::configs;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node: Node,
+    pub cluster: Cluster,
     pub kafka: Kafka,
     pub mqtt: settings::Mqtt,
     pub mirrors: Vec<mirror::Route>,
@@ -32,6 +36,7 @@ pub struct Config {
 pub struct Node {
     pub id: i32,
     pub data: PathBuf,
+    pub roles: Roles,
     pub rack: Option<String>,
 }
 
@@ -148,8 +153,13 @@ fn environment_key(name: &str) -> Option<String> {
 fn read(values: Table) -> Result<Config, String> {
     let errors = Errors::default();
     let mut root = Section::root(values, errors.clone());
+    let (mut node, said) = node(root.section("node"));
+    let (roles, cluster) =
+        cluster::cluster(root.section("cluster"), root.section("peer"), node.id, said);
+    node.roles = roles;
     let config = Config {
-        node: node(root.section("node")),
+        node,
+        cluster,
         kafka: kafka(root.section("kafka")),
         mqtt: bridge::mqtt(root.section("mqtt")),
         mirrors: root.sections("mirror").into_iter().map(bridge::route).collect(),
@@ -157,8 +167,13 @@ fn read(values: Table) -> Result<Config, String> {
         flash: flash(root.section("flash")),
         topic_defaults: root.section("topic_defaults").into_strings(topic_config),
     };
-    single_node(root.section("cluster"), root.section("peer"), config.node.id);
     root.finish();
+    let bridges = !config.mirrors.is_empty() || !config.mqtt.source.is_empty();
+    if bridges && !config.node.roles.broker {
+        let sentence = "a witness has no records to mirror and takes none from MQTT: leave out \
+                        [[mirror]] and [[mqtt.source]], or add \"broker\" to node.roles";
+        errors.borrow_mut().push(sentence.into());
+    }
     let errors = errors.take();
     if errors.is_empty() { Ok(config) } else { Err(errors.join("\n")) }
 }
@@ -188,18 +203,15 @@ fn listen_address(text: &str) -> Option<Address> {
     }
 }
 
-fn node(mut section: Section) -> Node {
+/// The roles are as they were said: what holds depends on the cluster.
+fn node(mut section: Section) -> (Node, Option<Roles>) {
     let id = section.integer("id", 0..=i64::from(i32::MAX)).unwrap_or(1) as i32;
     let data = section.string("data").unwrap_or_else(|| "weir-data".into());
     let rack = section.string("rack");
-    if let Some(roles) = section.strings("roles")
-        && !roles.iter().any(|role| role == "broker")
-    {
-        section
-            .fail("roles must name \"broker\": witnesses come with clusters, in a later version");
-    }
+    let said = cluster::roles(&mut section);
     section.finish();
-    Node { id, data: data.into(), rack }
+    let roles = Roles { broker: true, voter: true };
+    (Node { id, data: data.into(), roles, rack }, said)
 }
 
 fn kafka(mut section: Section) -> Kafka {
@@ -284,23 +296,4 @@ fn card(section: &mut Section, flushes: Flushes) -> Option<Card> {
         endurance_bytes: (tbw * 1e12) as u64,
         wanted_seconds: (years * YEAR_SECONDS as f64) as u64,
     })
-}
-
-/// Clusters come in a later version. A configuration that describes this node alone is accepted, so
-/// that it can be written today.
-fn single_node(mut cluster: Section, mut peer: Section, id: i32) {
-    if let Some(voters) = cluster.strings("voters") {
-        let own = format!("{id}@");
-        if voters.len() > 1 || voters.iter().any(|voter| !voter.starts_with(&own)) {
-            cluster.fail(&format!(
-                "this version runs one gateway by itself; clusters come later. Leave voters out, \
-                 or name this node only, as in [\"{id}@gw1.local:9093\"]"
-            ));
-        }
-    }
-    cluster.string("secret_file");
-    cluster.finish();
-    peer.text("listen", ADDRESS, listen_address);
-    peer.text("advertise", ADDRESS, Address::parse);
-    peer.finish();
 }

@@ -142,14 +142,42 @@ fn a_wrong_value_is_named_with_what_it_should_be() {
         ("[mqtt\n", "weir.toml:1:"),
         ("[[mqtt.rule]]\ntopic = \"x\"", "weir.toml:1: mqtt.rule[0]: needs a filter"),
         ("[[mirror]]\nname=\"a\"\nbootstrap=[\"x:1\"]\ntopics=[\"(\"]", "topics"),
-        ("[cluster]\nvoters = [\"1@a:1\", \"2@b:1\"]", "clusters come later"),
-        ("[node]\nroles = [\"voter\"]", "broker"),
+        ("[cluster]\nvoters = [\"1@a:1\", \"2@b:1\"]", "2 voters: a cluster has 1, 3 or 5"),
+        ("[cluster]\nvoters = [\"1@a:1\", \"1@b:1\"]", "names gateway 1 twice"),
+        ("[cluster]\nvoters = [\"gw1:9093\"]", "not \"gw1:9093\""),
+        ("[cluster]\nvoters = [\"2@a:1\"]", "need a secret_file"),
+        ("[node]\nroles = [\"voter\"]", "a witness is nothing by itself"),
+        ("[node]\nroles = [\"king\"]", "[\"voter\"] is a witness"),
+        ("[node]\nroles = [\"broker\"]", "an observer needs voters"),
+        (
+            "[node]\nroles = [\"voter\"]\n[cluster]\nvoters = [\"2@a:1\"]\nsecret_file = \"s\"",
+            "voters does not name this gateway, 1",
+        ),
     ] {
         let error = wrong(toml, &[]);
         assert!(error.contains(expected), "{toml}\n{error}");
     }
     let two = wrong("[node]\nid = -1\n[kafka]\nlisten = 3\n", &[]);
     assert_eq!(two.lines().count(), 2, "{two}");
+}
+
+#[test]
+fn roles_follow_from_the_voters_unless_said() {
+    let site = |id: i32, roles: &str| {
+        let toml = format!(
+            "[node]\nid = {id}\n{roles}\n[cluster]\nsecret_file = \"s\"\n\
+             voters = [\"1@a:9093\", \"2@b:9093\", \"3@c:9093\"]"
+        );
+        check(&toml, &[], &[]).unwrap()
+    };
+    let both = Roles { broker: true, voter: true };
+    assert_eq!(check("", &[], &[]).unwrap().node.roles, both);
+    assert_eq!(site(2, "").node.roles, both);
+    assert_eq!(site(4, "").node.roles, Roles { broker: true, voter: false });
+    let witness = site(3, "roles = [\"voter\"]");
+    assert_eq!(witness.node.roles, Roles { broker: false, voter: true });
+    assert_eq!(witness.cluster.voters[&2].to_string(), "b:9093");
+    assert_eq!(witness.cluster.peer.listen.to_string(), "0.0.0.0:9093");
 }
 
 #[test]

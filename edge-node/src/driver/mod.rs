@@ -13,10 +13,12 @@ mod frames;
 mod inbox;
 mod listener;
 mod memory;
+pub mod peer;
 mod socket;
 
 pub use memory::Port;
 
+use crate::config::Address;
 use async_channel::{Receiver, Sender};
 use async_net::TcpListener;
 use budget::Budget;
@@ -24,10 +26,11 @@ use clock::Clock;
 use disk::Disk;
 use inbox::Inbox;
 use memory::Memory;
+use peer::Peers;
 use smol::{LocalExecutor, Timer};
 use socket::Socket;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
@@ -39,7 +42,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use weir_core::log::OpenError;
 use weir_core::node::{Input, Node, Output, Settings, Status};
-use weir_core::types::{ConnId, Time};
+use weir_core::types::{ConnId, NodeId, Time};
 use weir_core::wire::Frame;
 
 /// Bytes of requests that are being received or handled, all connections together. Two frames of
@@ -59,6 +62,15 @@ pub struct Limits {
     pub clock_floor_ms: Option<i64>,
 }
 
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The log is open, and stays this gateway's: it may show itself to its site.
+    Open,
+    /// Clients may be served.
+    Ready,
+}
+
 /// How the driver ended.
 #[derive(Debug)]
 pub enum End {
@@ -69,7 +81,7 @@ pub enum End {
 /// What connections and the node's loop share; all on one thread.
 pub struct Shared {
     inbox: Arc<Inbox>,
-    budget: Budget,
+    budget: Rc<Budget>,
     routes: RefCell<HashMap<ConnId, Route>>,
     scratch: RefCell<Box<[u8]>>,
     /// Open sockets of clients.
@@ -92,6 +104,7 @@ enum Route {
 pub struct Handle {
     node: Rc<RefCell<Node>>,
     shared: Rc<Shared>,
+    peers: Option<Rc<Peers>>,
 }
 
 pub struct Driver {
@@ -101,23 +114,30 @@ pub struct Driver {
     clock: Clock,
     executor: Rc<LocalExecutor<'static>>,
     limits: Limits,
-    ready: Sender<()>,
+    peers: Option<Rc<Peers>>,
+    progress: Sender<Progress>,
+    opened: Cell<bool>,
 }
 
 impl Driver {
-    /// Makes the node and its threads; nothing happens before [`Driver::run`].
+    /// Makes the node and its threads; nothing happens before [`Driver::run`]. `peers`: of a
+    /// gateway that is one of a site.
     pub fn new(
         settings: Settings,
         limits: Limits,
         medium: (&Path, File),
+        peers: Option<peer::Settings>,
         executor: Rc<LocalExecutor<'static>>,
-    ) -> io::Result<(Driver, Handle, Receiver<()>)> {
+    ) -> io::Result<(Driver, Handle, Receiver<Progress>)> {
         let clock = Clock::start();
         let inbox = Arc::new(Inbox::default());
         let disk = Disk::start(medium.0, medium.1, inbox.clone())?;
+        let budget = Rc::new(Budget::new(REQUEST_BYTES_MAX));
+        let peers =
+            peers.map(|peers| Peers::new(peers, inbox.clone(), budget.clone(), executor.clone()));
         let shared = Rc::new(Shared {
             inbox,
-            budget: Budget::new(REQUEST_BYTES_MAX),
+            budget,
             routes: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             sockets: Cell::new(0),
@@ -127,9 +147,12 @@ impl Driver {
             serving: Cell::new(false),
         });
         let node = Rc::new(RefCell::new(Node::new(clock.now(), settings)));
-        let handle = Handle { node: node.clone(), shared: shared.clone() };
-        let (ready, is_ready) = async_channel::bounded(1);
-        Ok((Driver { node, shared, disk, clock, executor, limits, ready }, handle, is_ready))
+        let handle = Handle { node: node.clone(), shared: shared.clone(), peers: peers.clone() };
+        let (progress, progressed) = async_channel::unbounded();
+        let opened = Cell::new(false);
+        let driver =
+            Driver { node, shared, disk, clock, executor, limits, peers, progress, opened };
+        Ok((driver, handle, progressed))
     }
 
     /// Serves Kafka clients on `listener` until dropped.
@@ -177,12 +200,26 @@ impl Driver {
     /// Handles all inputs, then performs all outputs.
     fn step(&self, now: Time, inputs: &mut Vec<Input>) -> Option<End> {
         let mut node = self.node.borrow_mut();
+        let mut end = None;
         for input in inputs.drain(..) {
+            if let (Input::PeerUp { node: peer, .. }, Some(peers)) = (&input, &self.peers) {
+                // What was said to the connection before must not go by this one.
+                end = end.or(self.perform(now, &mut node));
+                peers.open(*peer);
+            }
             node.handle(now, input);
+        }
+        if let Some(peers) = &self.peers {
+            peers.taken();
         }
         if node.deadline().is_some_and(|deadline| deadline <= now) {
             node.handle(now, Input::Tick);
         }
+        end.or(self.perform(now, &mut node))
+    }
+
+    /// Performs all outputs.
+    fn perform(&self, now: Time, node: &mut Node) -> Option<End> {
         let mut operations = Vec::new();
         let mut end = None;
         while let Some(output) = node.poll(now) {
@@ -191,7 +228,18 @@ impl Driver {
                 Output::Reply { conn, frame } => self.shared.answered(conn, Some(frame)),
                 Output::NoReply { conn } => self.shared.answered(conn, None),
                 Output::Close { conn } => self.shared.close(conn),
-                Output::Ready => drop(self.ready.try_send(())),
+                Output::Send { to, message } => {
+                    if let Some(peers) = &self.peers {
+                        peers.send(to, message);
+                    }
+                }
+                Output::Peers { addresses, cluster, directory, incarnation } => {
+                    let addresses = dialable(addresses);
+                    self.set_site(peer::Site { addresses, cluster, directory, incarnation });
+                }
+                Output::Ready => {
+                    let _ = self.progress.try_send(Progress::Ready);
+                }
                 Output::Refused(error) => end = Some(End::Refused(error)),
                 Output::Stopped => end = Some(End::Stopped),
             }
@@ -202,10 +250,29 @@ impl Driver {
         end
     }
 
+    /// The node knows itself, or the site, better than before.
+    fn set_site(&self, site: peer::Site) {
+        if let Some(peers) = &self.peers {
+            peers.set_site(site);
+            peers.set_clock(self.trusted_clock_ms());
+        }
+        if !self.opened.replace(true) {
+            let _ = self.progress.try_send(Progress::Open);
+        }
+    }
+
+    fn trusted_clock_ms(&self) -> Option<i64> {
+        let now = clock::wall_time();
+        clock::wall_time_is_trusted(now, self.limits.clock_floor_ms).then_some(now.0)
+    }
+
     fn every_second(&self) {
         let now = clock::wall_time();
         let trusted = clock::wall_time_is_trusted(now, self.limits.clock_floor_ms);
         self.shared.inbox.push(Input::WallClock { now, trusted });
+        if let Some(peers) = &self.peers {
+            peers.set_clock(trusted.then_some(now.0));
+        }
         let seconds = u32::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(u32::MAX);
         self.shared.seconds.set(seconds);
         if seconds.is_multiple_of(PROGRESS_CHECK_SECONDS) {
@@ -216,6 +283,12 @@ impl Driver {
             }
         }
     }
+}
+
+/// The addresses that say where to connect.
+fn dialable(addresses: BTreeMap<NodeId, (String, u16)>) -> BTreeMap<NodeId, String> {
+    let dialable = addresses.into_iter().filter(|(_, (host, port))| !host.is_empty() && *port > 0);
+    dialable.map(|(node, (host, port))| (node, Address { host, port }.to_string())).collect()
 }
 
 impl Handle {
@@ -246,10 +319,19 @@ impl Handle {
         self.shared.inbox.push(Input::Stop);
     }
 
+    /// The connections to the site's other gateways.
+    pub fn peers(&self) -> Option<&Rc<Peers>> {
+        self.peers.as_ref()
+    }
+
     /// Waits until what was replied is written, at most as long as `limit`.
     pub async fn written(&self, limit: Duration) {
         let end = Instant::now() + limit;
-        while self.shared.unsent_bytes.get() > 0 && Instant::now() < end {
+        let unsent = || {
+            let peers = self.peers.as_ref().map_or(0, |peers| peers.queued_bytes());
+            self.shared.unsent_bytes.get() + peers
+        };
+        while unsent() > 0 && Instant::now() < end {
             Timer::after(Duration::from_millis(5)).await;
         }
     }
