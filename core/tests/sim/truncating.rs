@@ -171,8 +171,11 @@ impl Partition {
             let ends_there = end == undone.end
                 && match undone.restart {
                     true => start == end,
-                    // What was there before may end at the same offset.
-                    false => before.is_none_or(|(_, placed)| placed.leader_epoch == last),
+                    // What is on flash of what was there before may end at the same offset.
+                    false => {
+                        end < undone.high_watermark
+                            || before.is_none_or(|(_, placed)| placed.leader_epoch == last)
+                    }
                 };
             if last >= undone.leader_epoch || ends_there {
                 self.undone.push(undone);
