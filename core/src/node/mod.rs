@@ -266,11 +266,7 @@ impl Node {
                 self.clock = Clock { said: Some(said), at: now, trusted };
                 self.set_groups_clock(now);
             }
-            Input::Stop => {
-                self.phase = Phase::Stopping;
-                self.log.wind_down();
-                self.log.checkpoint(now);
-            }
+            Input::Stop => self.on_stop(now),
         }
         self.on_timers(now);
         self.on_events(now);

@@ -81,8 +81,8 @@ impl Settings {
         Settings {
             me,
             voters,
-            election_min_ms: 1_000,
-            election_max_ms: 2_000,
+            election_min_ms: 800,
+            election_max_ms: 1_600,
             heartbeat_ms: 250,
             seed,
         }

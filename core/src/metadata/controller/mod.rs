@@ -48,9 +48,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// For a radio-linked site.
+    /// For a radio-linked site: six heartbeats of the quorum.
     pub fn new(node: NodeId) -> Settings {
-        Settings { node, session_ms: 3_000, imbalance_check_ms: 10_000 }
+        Settings { node, session_ms: 1_500, imbalance_check_ms: 10_000 }
     }
 }
 
@@ -67,6 +67,11 @@ impl<T> Decision<T> {
         Decision { records: Vec::new(), answer }
     }
 }
+
+/// What is left of the session of a gateway that was silent before this controller came.
+const GRACE_MS: u64 = 300;
+/// What is left of one whose connection has ended: gateways connect again within 200 ms.
+const RECONNECT_MS: u64 = 700;
 
 #[derive(Clone, Copy, Debug)]
 struct Session {
@@ -126,6 +131,37 @@ impl Controller {
                 session.heard = now;
             }
         }
+    }
+
+    /// A gateway has said something, whatever it was, in its present incarnation.
+    pub fn heard(&mut self, now: Time, node: NodeId) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            *session = Session { heard: now, in_person: true };
+        }
+    }
+
+    /// Its gateway heard that one before it led. Whoever is silent for long gets no full session
+    /// from a new controller.
+    pub fn heard_before(&mut self, now: Time, node: NodeId, heard: Time) {
+        let least = self.at_most_left(now, GRACE_MS);
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.heard = heard.max(least).min(now);
+        }
+    }
+
+    /// The connection to a gateway has ended: it is back soon, or dead.
+    pub fn disconnected(&mut self, now: Time, node: NodeId) {
+        let latest = self.at_most_left(now, RECONNECT_MS);
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.heard = session.heard.min(latest);
+            session.in_person = false;
+        }
+    }
+
+    /// When somebody was heard whose session ends that soon.
+    fn at_most_left(&self, now: Time, left_ms: u64) -> Time {
+        let ago = self.settings.session_ms.saturating_sub(left_ms) * 1_000_000;
+        Time(now.0.saturating_sub(ago))
     }
 
     fn hear(&mut self, now: Time, node: NodeId) {

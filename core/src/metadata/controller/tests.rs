@@ -169,7 +169,7 @@ fn a_restarted_gateway_is_taken_back_at_once_by_a_controller_that_has_not_heard_
 fn a_silent_leader_is_fenced_after_its_session_and_another_leads() {
     let mut world = World::new(3);
     world.create(&[1, 2, 3], "2");
-    world.pass_ms(2_750, &[2, 3]);
+    world.pass_ms(1_250, &[2, 3]);
     world.check(1, &[1, 2, 3], &[]);
     world.pass_ms(250, &[2, 3]);
     world.check(2, &[2, 3], &[]);
@@ -181,15 +181,45 @@ fn a_silent_leader_is_fenced_after_its_session_and_another_leads() {
 fn a_new_controller_and_one_that_slept_give_everybody_a_full_session() {
     let mut world = World::new(3);
     world.create(&[1, 2, 3], "1");
-    world.pass_ms(2_000, &[]);
+    world.pass_ms(1_000, &[]);
     world.controller = Controller::new(world.now, Settings::new(NodeId(2)), &world.image);
-    world.pass_ms(2_000, &[]);
+    world.pass_ms(1_000, &[]);
     world.check(1, &[1, 2, 3], &[]);
     world.now = world.now.plus_ms(60_000);
-    world.pass_ms(2_000, &[]);
+    world.pass_ms(1_000, &[]);
     world.check(1, &[1, 2, 3], &[]);
-    world.pass_ms(2_000, &[2, 3]);
+    world.pass_ms(750, &[2, 3]);
     world.check(2, &[2, 3], &[]);
+}
+
+#[test]
+fn whoever_was_silent_before_a_new_controller_came_gets_no_full_session() {
+    let mut world = World::new(3);
+    world.create(&[1, 2, 3], "1");
+    world.pass_ms(1_000, &[]);
+    world.controller = Controller::new(world.now, Settings::new(NodeId(2)), &world.image);
+    world.controller.heard_before(world.now, NodeId(1), Time(1));
+    world.pass_ms(250, &[2, 3]);
+    world.check(1, &[1, 2, 3], &[]);
+    world.pass_ms(250, &[2, 3]);
+    world.check(2, &[2, 3], &[]);
+}
+
+#[test]
+fn a_gateway_whose_connection_has_ended_is_fenced_sooner_and_may_come_back_at_once() {
+    let mut world = World::new(3);
+    world.create(&[1, 2, 3], "1");
+    world.controller.disconnected(world.now, NodeId(1));
+    world.pass_ms(500, &[2, 3]);
+    world.check(1, &[1, 2, 3], &[]);
+    world.controller.heard(world.now, NodeId(1));
+    world.pass_ms(1_250, &[2, 3]);
+    world.check(1, &[1, 2, 3], &[]);
+    world.controller.heard(world.now, NodeId(1));
+    world.controller.disconnected(world.now, NodeId(1));
+    world.pass_ms(750, &[2, 3]);
+    world.check(2, &[2, 3], &[]);
+    assert_eq!(world.register(1, 1, 1), Ok(()));
 }
 
 #[test]

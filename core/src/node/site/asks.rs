@@ -3,12 +3,14 @@
 //! | asked | when | if it is not answered |
 //! |---|---|---|
 //! | register | this incarnation is not in the image | again, with each heartbeat |
-//! | heartbeat | each half second, so that it is not fenced | again |
+//! | heartbeat | often while it joins or leaves, now and then else | again |
 //! | in-sync sets | a leader wishes for another one | its leader wishes again |
 //! | producer ids | none are left | whoever waits is told to try again |
 //! | topics | a client looked for one that is not there | the client looks again |
 //!
-//! What is asked is lost with the connection, and with the controller.
+//! What is asked is lost with the connection, and with the controller. Whatever a gateway says lets
+//! the controller hear that it is there: heartbeats say what nothing else does, that it has applied
+//! its registration, and that it wants to stop.
 
 use super::super::Node;
 use super::super::changes::{Change, Then};
@@ -22,8 +24,10 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
-/// How often a gateway is heard: six times within a session.
-const HEARTBEAT_MS: u64 = 500;
+/// How often a gateway asks that is not in yet, or about to go, and how often one that has nothing
+/// to ask for.
+const HEARTBEAT_MS: u64 = 300;
+const HEARTBEAT_IDLE_MS: u64 = 3_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::node) enum Ask {
@@ -142,7 +146,10 @@ impl Node {
                 }
                 self.site.asks.refused = why;
             }
-            (Told::Standing(Ok(standing)), _) => self.site.asks.may_stop |= standing.may_stop,
+            (Told::Standing(Ok(standing)), _) => {
+                self.site.asks.may_stop |= standing.may_stop && self.site.asks.stopping;
+                self.leave(now);
+            }
             (Told::Altered(altered), After::Wishes(numbers)) => {
                 let granted = altered.unwrap_or_default();
                 let granted = granted.into_iter().map(|one| one.is_ok());
@@ -196,8 +203,11 @@ impl Node {
         if now < self.site.asks.heartbeat || !self.site.beats(&self.image) {
             return;
         }
-        self.site.asks.heartbeat = now.plus_ms(HEARTBEAT_MS);
-        let ask = match self.heartbeat() {
+        let settled = self.image.is_alive(self.settings.node) && !self.site.asks.stopping;
+        let ask = self.heartbeat();
+        let pause = if ask.is_some() && settled { HEARTBEAT_IDLE_MS } else { HEARTBEAT_MS };
+        self.site.asks.heartbeat = now.plus_ms(pause);
+        let ask = match ask {
             Some(heartbeat) => Ask::Heartbeat(heartbeat),
             None => Ask::Register(self.registration()),
         };

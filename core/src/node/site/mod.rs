@@ -13,6 +13,7 @@
 
 mod asks;
 mod forward;
+mod leave;
 mod ledger;
 mod peers;
 
@@ -53,6 +54,10 @@ pub(super) struct Site {
     snapshot_above: u64,
     /// Who is connected.
     peers: BTreeMap<NodeId, Hello>,
+    /// When each was heard last.
+    heard: BTreeMap<NodeId, Time>,
+    /// This gateway is about to stop, and does so then at the latest.
+    leave_by: Option<Time>,
     asks: asks::Asks,
     forwarded: forward::Forwarded,
     /// The controller that was known last.
@@ -72,8 +77,8 @@ impl Site {
         let controller = self.controller.as_ref().filter(|_| decides);
         let controller = controller.map(|it| it.deadline(image));
         let beat = self.beats(image).then(|| self.asks.deadline());
-        let parked = self.forwarded.deadline();
-        quorum.into_iter().chain(controller).chain(beat).chain(parked).min()
+        let others = [quorum, controller, beat, self.forwarded.deadline(), self.leave_by];
+        others.into_iter().flatten().min()
     }
 
     pub fn leads(&self) -> bool {
@@ -84,7 +89,8 @@ impl Site {
     /// that, once it is in.
     fn beats(&self, image: &Image) -> bool {
         let joined = |own: &Broker| own.incarnation == self.incarnation && !own.fenced;
-        self.quorum.is_some() && !(self.leads() && image.broker(self.node).is_some_and(joined))
+        let needless = self.leads() && !self.asks.stopping;
+        self.quorum.is_some() && !(needless && image.broker(self.node).is_some_and(joined))
     }
 
     pub fn is_connected(&self, node: NodeId) -> bool {
@@ -288,7 +294,11 @@ impl Node {
     fn on_leads(&mut self, now: Time, term: u64) {
         log::debug!("this gateway is the controller, in term {term}");
         let settings = metadata::controller::Settings::new(self.settings.node);
-        self.site.controller = Some(Controller::new(now, settings, &self.image));
+        let mut controller = Controller::new(now, settings, &self.image);
+        for (node, heard) in &self.site.heard {
+            controller.heard_before(now, *node, *heard);
+        }
+        self.site.controller = Some(controller);
         let quorum = self.site.quorum.as_ref();
         let formed = quorum.and_then(|quorum| quorum.status(now).cluster);
         if let Some(cluster) = formed.filter(|_| self.image.cluster_id().is_none()) {
@@ -356,6 +366,7 @@ impl Node {
         }
         self.expire_parked(now);
         self.beat(now);
+        self.leave(now);
     }
 }
 

@@ -19,6 +19,9 @@ impl Node {
 
     pub(in crate::node) fn on_peer_down(&mut self, now: Time, node: NodeId) {
         self.site.peers.remove(&node);
+        if let Some(controller) = &mut self.site.controller {
+            controller.disconnected(now, node);
+        }
         self.on_replica_peer_down(now, node);
         self.fail_asks(now, |controller| controller == node);
         self.fail_forwarded(node);
@@ -29,6 +32,7 @@ impl Node {
     }
 
     pub(in crate::node) fn on_peer(&mut self, now: Time, from: NodeId, message: Message) {
+        self.hear(now, from);
         match message {
             Message::Ping => {}
             Message::Quorum(bytes) => {
@@ -64,6 +68,21 @@ impl Node {
             }
             Message::Request(frame) => self.on_forwarded(now, from, &frame),
             Message::Response(frame) => self.on_forwarded_answer(from, frame),
+        }
+    }
+}
+
+impl Node {
+    /// A peer has said something: it lives, if it is the one that the controller knows.
+    fn hear(&mut self, now: Time, from: NodeId) {
+        let known = self.image.broker(from).map(|broker| broker.incarnation);
+        let said = self.site.peers.get(&from).map(|hello| hello.incarnation);
+        if known.is_none() || known != said {
+            return;
+        }
+        self.site.heard.insert(from, now);
+        if let Some(controller) = &mut self.site.controller {
+            controller.heard(now, from);
         }
     }
 }
