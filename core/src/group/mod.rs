@@ -6,14 +6,16 @@
 //!
 //! How a node uses it:
 //!
-//! - At the start: [`Groups::apply`] for each record of the topic in order, then
-//!   [`Groups::loaded`], then [`Groups::forget_deleted_topics`]. Only then requests are handed in.
+//! - When the gateway leads the partition of the groups, [`Coordinator`]: [`Groups::apply`] for each
+//!   of its records in order, then [`Groups::loaded`], then [`Groups::forget_deleted_topics`]. Only
+//!   then requests are handed in.
 //! - A request is one call. Those that need no flash answer at once; the others take a [`Ticket`]
 //!   and are answered by [`Output::Answer`], maybe in the same moment, maybe after minutes (a join
 //!   waits for the other members). A ticket whose client is gone is simply not answered any more.
 //! - After every call, [`Groups::poll`] until `None`. An [`Output::Append`] is one batch for the
-//!   internal topic: append it in the order of the outputs, and call [`Groups::durable`] in that
-//!   same order when it is on flash, or [`Groups::refused`] at once when the log did not take it.
+//!   groups' partition: append it in the order of the outputs, and call [`Groups::durable`] in that
+//!   same order when it is on all replicas, or [`Groups::refused`] at once when the log did not take
+//!   it.
 //! - At [`Groups::deadline`], `poll` again: it fires the timers that are due.
 //! - From time to time: [`Groups::expire_offsets`]; after topics were deleted
 //!   [`Groups::forget_deleted_topics`]. That the topic does not grow is the matter of key
@@ -23,10 +25,12 @@
 //! Does not know KIP-848 groups. Does not write a record when a group is first heard of, as Kafka
 //! does for its own snapshots' sake: a group without assignment and offsets has nothing to survive.
 
+mod coordinator;
 mod join;
 mod offsets;
 mod outbox;
 mod records;
+mod refusal;
 mod requests;
 mod state;
 mod sync;
@@ -47,8 +51,10 @@ use outbox::{Context, InFlight, Outbox, Then};
 use records::Fact;
 use state::{Group, join_error};
 
+pub use coordinator::{Coordinator, batch_of, partition_of};
+pub use refusal::{refusal, unfetched};
 pub use state::State;
-pub use tools::GroupView;
+pub use tools::{GROUPS_FROM, GroupView};
 
 /// A request that is answered later. The node gives the number and knows what it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +140,27 @@ impl Default for Settings {
     }
 }
 
-/// All groups of a node.
+/// What groups take of what a node has for all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub groups: usize,
+    pub members_bytes: usize,
+    pub offsets: usize,
+}
+
+impl core::ops::Add for Usage {
+    type Output = Usage;
+
+    fn add(self, other: Usage) -> Usage {
+        Usage {
+            groups: self.groups + other.groups,
+            members_bytes: self.members_bytes + other.members_bytes,
+            offsets: self.offsets + other.offsets,
+        }
+    }
+}
+
+/// The groups of one partition of `__consumer_offsets`.
 #[derive(Clone, Debug)]
 pub struct Groups {
     settings: Settings,
@@ -142,6 +168,8 @@ pub struct Groups {
     groups: BTreeMap<String, Group>,
     /// Committed offsets of all groups.
     offsets_count: usize,
+    /// What the groups of other partitions take.
+    elsewhere: Usage,
     clock: Option<Clock>,
     /// Nothing expires before this.
     expiry_due: Time,
@@ -165,6 +193,7 @@ impl Groups {
             rng: Rng::new(seed),
             groups: BTreeMap::new(),
             offsets_count: 0,
+            elsewhere: Usage::default(),
             clock: None,
             expiry_due: Time::ZERO,
             outbox: Outbox::default(),
@@ -202,6 +231,31 @@ impl Groups {
             at: now,
             first_ms: first_ms.unwrap_or(wall_ms),
         });
+    }
+
+    /// What these groups take.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            groups: self.groups.len(),
+            members_bytes: self.groups.values().map(|group| group.members_bytes).sum(),
+            offsets: self.offsets_count,
+        }
+    }
+
+    /// What the groups of other partitions take: together with these they keep the limits.
+    pub fn set_elsewhere(&mut self, usage: Usage) {
+        self.elsewhere = usage;
+    }
+
+    /// Another gateway has these groups now: what whoever waits is told.
+    pub fn resign(mut self, now: Time) -> Vec<(Ticket, AnyResponse)> {
+        let (code, wall_ms) = (ErrorCode::NOT_COORDINATOR, self.wall_ms(now));
+        let (settings, outbox) = (&self.settings, &mut self.outbox);
+        let mut cx = Context { now, wall_ms, settings, outbox };
+        for group in self.groups.values() {
+            group.members.iter().for_each(|(id, member)| member.turn_away(&mut cx, id, code));
+        }
+        self.outbox.resign(code)
     }
 
     /// Removes what is older than the retention, and groups that hold nothing any more, when it is

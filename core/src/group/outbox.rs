@@ -121,6 +121,23 @@ impl Outbox {
         self.in_flight.remove(at)
     }
 
+    /// What is to be answered when nothing will be appended, or known to be durable, any more.
+    pub fn resign(self, code: ErrorCode) -> Vec<(Ticket, AnyResponse)> {
+        let decided = self.outputs.into_iter().filter_map(|output| match output {
+            Output::Answer { ticket, response } => Some((ticket, response)),
+            Output::Append { .. } => None,
+        });
+        let waiting = self.in_flight.into_iter().filter_map(|entry| match entry.then {
+            Then::Answer { ticket, mut response } => {
+                fail(&mut response, code);
+                Some((ticket, response))
+            }
+            // Members wait for these, and are told by themselves.
+            Then::Nothing | Then::Assign { .. } | Then::Rejoin { .. } => None,
+        });
+        decided.chain(waiting).collect()
+    }
+
     /// The last records of each key among the batches that are polled and not durable.
     #[cfg(test)]
     pub fn overlay(&self) -> BTreeMap<Bytes, Option<Bytes>> {

@@ -62,11 +62,11 @@ impl Groups {
             if !request.member_id.is_empty() {
                 return Err(ErrorCode::UNKNOWN_MEMBER_ID);
             }
-            if self.groups.len() >= GROUPS_MAX {
+            if self.groups.len() + self.elsewhere.groups >= GROUPS_MAX {
                 return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
             }
         }
-        let held: usize = self.groups.values().map(|group| group.members_bytes).sum();
+        let held = self.usage().members_bytes + self.elsewhere.members_bytes;
         let known = self.groups.get(&request.group_id).map(|group| &group.members);
         let replaced = known.and_then(|members| members.get(&request.member_id));
         if held + bytes > GROUPS_BYTES_MAX + replaced.map_or(0, Member::bytes) {
@@ -155,7 +155,8 @@ impl Groups {
             Some(group) => group.check_commit(&request),
             None => self.check_commit_of_new_group(&request, api_version),
         };
-        let room = GROUP_OFFSETS_MAX.saturating_sub(self.offsets_count);
+        let kept = self.offsets_count + self.elsewhere.offsets;
+        let room = GROUP_OFFSETS_MAX.saturating_sub(kept);
         let group = self.groups.get(&request.group_id);
         let wall_ms = self.wall_ms(now);
         let (records, response) =
@@ -185,7 +186,7 @@ impl Groups {
                 ErrorCode::ILLEGAL_GENERATION
             });
         }
-        if self.groups.len() >= GROUPS_MAX {
+        if self.groups.len() + self.elsewhere.groups >= GROUPS_MAX {
             return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
         }
         Ok(())

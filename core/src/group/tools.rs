@@ -23,7 +23,7 @@ const GROUP_ID_NOT_FOUND_FROM: i16 = 6;
 const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// OffsetFetch from this version on asks for several groups.
-const GROUPS_FROM: i16 = 8;
+pub const GROUPS_FROM: i16 = 8;
 
 /// A group as status and console show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod failover;
 mod membership;
 mod offsets;
 mod simulation;
@@ -121,6 +122,27 @@ impl World {
         self.starts += 1;
         self.groups = Groups::new(self.settings.clone(), self.starts);
         self.groups.set_wall_clock(self.now, self.wall.map(WallTime));
+        self.load();
+    }
+
+    /// Another gateway coordinates from now on. Of what is on its way it has the first `kept`
+    /// batches; whoever waited is told.
+    fn fail_over(&mut self, kept: usize) {
+        self.pump();
+        let kept = kept.min(self.unflushed.len());
+        self.log.extend(self.unflushed.drain(..kept).flat_map(|(_, records)| records));
+        self.unflushed.clear();
+        self.starts += 1;
+        let begun = Groups::new(self.settings.clone(), self.starts);
+        let ended = core::mem::replace(&mut self.groups, begun);
+        for (ticket, response) in ended.resign(self.now) {
+            assert!(self.answers.insert(ticket, response).is_none(), "answered twice");
+        }
+        self.groups.set_wall_clock(self.now, self.wall.map(WallTime));
+        self.load();
+    }
+
+    fn load(&mut self) {
         for record in &self.log {
             self.groups.apply(record).unwrap();
         }

@@ -1,5 +1,5 @@
 //! Members as small models in seeded disorder: silence, restarts of theirs, power cuts of the
-//! node's.
+//! node's, and other nodes that take over.
 //!
 //! Three checkers watch: GroupOwnsEachPartitionOnce, OffsetsNeverGoBack, GenerationOnlyGrows. For
 //! each there is a [`Mutation`] that it finds.
@@ -17,6 +17,8 @@ enum Mutation {
     AssignTwice,
     /// Batches are called durable before they are on flash.
     DurableBeforeFlush,
+    /// A node that takes over tells what is not on all replicas, and may be lost with it.
+    ServeUnreplicated,
     /// A power cut loses what is said of groups, though it was on flash.
     ForgetGroups,
 }
@@ -96,7 +98,8 @@ impl Simulation {
         match self.rng.below(100) {
             0 => self.cut_power(),
             1 => self.compact(),
-            2..=4 => {
+            2 => return self.fail_over(),
+            3..=4 => {
                 let ms = self.rng.below(30_000);
                 self.world.pass(ms);
             }
@@ -142,6 +145,26 @@ impl Simulation {
                 _ => {}
             }
         }
+    }
+
+    /// Another node has some of what was on its way, and everybody who waits is sent there.
+    fn fail_over(&mut self) -> Checked {
+        let kept = self.rng.below(4) as usize;
+        let unreplicated = self.world.log.len();
+        self.world.fail_over(kept);
+        if self.mutation == Mutation::ServeUnreplicated {
+            self.offsets_never_go_back()?;
+            self.world.log.truncate(unreplicated);
+            self.world.fail_over(0);
+        }
+        for client in &self.clients {
+            if let Phase::Joining(ticket) | Phase::Syncing(ticket) = client.phase
+                && !self.world.answers.contains_key(&ticket)
+            {
+                return Err(format!("EverybodyIsAnswered: {client:?} waits for nobody"));
+            }
+        }
+        Ok(())
     }
 
     /// The node writes the topic anew and trims what is before.
@@ -415,5 +438,6 @@ fn each_checker_finds_its_mutation() {
     };
     found(Mutation::AssignTwice, "GroupOwnsEachPartitionOnce");
     found(Mutation::DurableBeforeFlush, "OffsetsNeverGoBack");
+    found(Mutation::ServeUnreplicated, "OffsetsNeverGoBack");
     found(Mutation::ForgetGroups, "GenerationOnlyGrows");
 }
