@@ -212,18 +212,21 @@ impl Node {
     }
 
     fn coordinator(&self, key: String, key_type: i8) -> Coordinator {
+        let leader = self.coordinator_of(&key).ok();
+        let leader = leader.and_then(|leader| self.image.broker(leader));
         let (error_code, message) = match key_type {
-            KEY_GROUP if self.image.topic(CONSUMER_OFFSETS).is_none() => {
-                (ErrorCode::COORDINATOR_NOT_AVAILABLE, "The offsets topic is not there yet.")
-            }
             KEY_GROUP => {
-                return Coordinator {
-                    key,
-                    node_id: self.settings.node.0,
-                    host: self.settings.advertised_host.clone(),
-                    port: i32::from(self.settings.advertised_port),
-                    ..Coordinator::default()
-                };
+                if let Some(leader) = leader {
+                    return Coordinator {
+                        key,
+                        node_id: leader.node.0,
+                        host: leader.kafka.0.clone(),
+                        port: i32::from(leader.kafka.1),
+                        ..Coordinator::default()
+                    };
+                }
+                let message = "Nobody leads the group's partition of the offsets topic just now.";
+                (ErrorCode::COORDINATOR_NOT_AVAILABLE, message)
             }
             _ => (ErrorCode::INVALID_REQUEST, "There are coordinators of groups only, so far."),
         };

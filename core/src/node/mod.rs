@@ -35,7 +35,7 @@ pub use status::{
 };
 
 use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start, Upkeep};
-use crate::metadata::{CONSUMER_OFFSETS, Image, TopicDefaults};
+use crate::metadata::{Image, TopicDefaults};
 use crate::peer;
 use crate::peer::handshake::Hello;
 use crate::rng::Rng;
@@ -208,7 +208,7 @@ pub struct Node {
     produces: produce::Produces,
     fetches: fetch::Fetches,
     searches: list_offsets::Searches,
-    coordinator: groups::Coordinator,
+    coordinators: groups::Coordinators,
     timers: timers::Timers,
 }
 
@@ -243,7 +243,7 @@ impl Node {
             produces: produce::Produces::default(),
             fetches: fetch::Fetches::default(),
             searches: list_offsets::Searches::default(),
-            coordinator: groups::Coordinator::new(settings.seed),
+            coordinators: groups::Coordinators::default(),
             timers: timers::Timers::new(now),
             settings,
         }
@@ -297,7 +297,7 @@ impl Node {
             self.log.deadline(),
             self.timers.deadline(),
             self.fetches.deadline(),
-            self.coordinator.deadline(),
+            self.coordinators.deadline(),
             self.produces.deadline(),
             self.replicas.deadline(),
             self.site.deadline(&self.image, self.changes.is_idle()),
@@ -320,6 +320,7 @@ impl Node {
                 Event::Fetched { ticket, result } => match self.start.awaits(ticket) {
                     true => self.on_replay_read(now, result),
                     false if self.on_replica_read(now, ticket, &result) => {}
+                    false if self.on_groups_read(now, ticket, &result) => {}
                     false => self.on_fetched(ticket, result),
                 },
                 Event::Found { ticket, result } => self.on_found(ticket, result),
@@ -333,27 +334,19 @@ impl Node {
                 Event::Fenced => self.on_fenced(),
             }
         }
-        self.poll_groups(now);
-        any
+        any | self.poll_groups(now)
     }
 
     fn on_durable(&mut self, now: Time, partitions: &[PartitionNumber]) {
-        let offsets = self.image.topic(CONSUMER_OFFSETS).map(|topic| topic.id);
-        let (mut offsets_moved, mut own_moved) = (false, false);
+        let mut own_moved = false;
         for &number in partitions {
-            if number.is_reserved() {
-                own_moved = true;
-                continue;
+            match number.is_reserved() {
+                true => own_moved = true,
+                false => self.moved(now, number),
             }
-            let of = self.image.partition_of(number).map(|partition| partition.topic);
-            offsets_moved |= of.is_some() && of == offsets;
-            self.moved(now, number);
         }
         if own_moved {
             self.on_quorum_durable(now);
-        }
-        if offsets_moved {
-            self.on_offsets_durable(now);
         }
     }
 
@@ -368,7 +361,7 @@ impl Node {
             .drain()
             .chain(self.changes.drain())
             .chain(self.producer_ids.drain())
-            .chain(self.coordinator.drain())
+            .chain(self.coordinators.drain())
             .collect();
         for caller in callers {
             self.close(caller);

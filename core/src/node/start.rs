@@ -1,19 +1,18 @@
-//! The start: the internal partitions are read back into memory before anybody is served.
+//! The start: what the quorum has on flash is read back into memory before anybody is served.
 //!
 //! | phase | event | next phase |
 //! |---|---|---|
 //! | Opening | the log is ready | Replaying, what the quorum has on flash |
 //! | Opening | the log refuses the medium | Refused |
 //! | Replaying | that is read to its end | Joining: the quorum starts |
-//! | Joining | this gateway is registered, and not fenced | Replaying, `__consumer_offsets` |
-//! | Replaying | all read to their ends | Serving |
+//! | Joining | this gateway is registered, and not fenced | Serving |
 //!
 //! What must be read is bounded: a snapshot takes the place of the metadata's log when that is
-//! several times as long (`site`), and internal topics are compacted.
+//! several times as long (`site`). Groups are read later, where they are coordinated (`groups`).
 
 use super::{Node, Output, Phase, site};
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Lane, Policy, Ticket};
-use crate::metadata::{self, CONSUMER_OFFSETS};
+use crate::metadata;
 use crate::types::{Offset, PartitionNumber, Time, TopicId};
 use alloc::collections::VecDeque;
 
@@ -45,7 +44,6 @@ enum Stage {
     Quorum,
     /// Nothing: the quorum decides whether this gateway is in.
     Joining,
-    Groups,
     Over,
 }
 
@@ -61,7 +59,7 @@ struct Reading {
 impl Start {
     /// Whether this gateway is one of its site, and takes up what it holds.
     pub fn is_joined(&self) -> bool {
-        matches!(self.stage, Stage::Groups | Stage::Over)
+        self.stage == Stage::Over
     }
 
     pub fn awaits(&self, ticket: Ticket) -> bool {
@@ -132,7 +130,7 @@ impl Node {
                 for bytes in &batches {
                     let Ok(header) = crate::batch::Header::parse(bytes) else { continue };
                     next = header.last_offset().plus(1);
-                    self.replay_batch(partition, bytes);
+                    self.site.found.take(partition, bytes);
                 }
                 reading.from = next.max(reading.from);
             }
@@ -155,30 +153,15 @@ impl Node {
         self.start.reading = Some(reading);
     }
 
-    fn replay_batch(&mut self, partition: PartitionNumber, batch: &[u8]) {
-        match partition.is_reserved() {
-            true => self.site.found.take(partition, batch),
-            false => self.replay_offsets(partition, batch),
-        }
-    }
-
     fn on_replay_end(&mut self, now: Time) {
-        match self.start.stage {
-            Stage::Quorum => {
-                self.start.stage = Stage::Joining;
-                self.start_quorum(now);
-            }
-            Stage::Groups => {
-                self.start.stage = Stage::Over;
-                self.on_offsets_replayed(now);
-                self.serve();
-            }
-            Stage::Joining | Stage::Over => {}
+        if self.start.stage == Stage::Quorum {
+            self.start.stage = Stage::Joining;
+            self.start_quorum(now);
         }
     }
 
-    /// This gateway is one of its site: tells the log which partitions there are, and reads the
-    /// committed offsets.
+    /// This gateway is one of its site: tells the log which partitions there are, and takes up
+    /// those that it holds.
     pub(super) fn on_joined(&mut self, now: Time) {
         if self.start.stage != Stage::Joining {
             return;
@@ -187,18 +170,11 @@ impl Node {
         self.log.retain_partitions(|number| {
             damaged || number.is_reserved() || image.partition_of(number).is_some()
         });
-        self.start.stage = Stage::Groups;
+        self.start.stage = Stage::Over;
         let topics: alloc::vec::Vec<_> = self.image.topics().map(|topic| topic.id).collect();
         for topic in topics {
             self.make_known(now, topic);
         }
-        if let Some(topic) = self.image.topic(CONSUMER_OFFSETS) {
-            self.start.next.extend(&topic.partitions);
-        }
-        self.replay(now);
-    }
-
-    pub(super) fn serve(&mut self) {
         // Whoever was told to stop meanwhile, or cannot write, does not begin.
         if self.phase == Phase::Replaying {
             self.phase = Phase::Serving;

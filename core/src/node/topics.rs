@@ -196,7 +196,7 @@ pub(super) fn said(outcome: Result<(), Refusal>) -> (ErrorCode, Option<alloc::st
 
 impl Node {
     /// Topics are gone from the image: their partitions go from the log, and whoever waits is told.
-    pub(super) fn on_topics_deleted(&mut self, deleted: &[Topic]) {
+    pub(super) fn on_topics_deleted(&mut self, now: Time, deleted: &[Topic]) {
         let image = &self.image;
         self.log.retain_partitions(|number| {
             number.is_reserved() || image.partition_of(number).is_some()
@@ -205,6 +205,7 @@ impl Node {
             self.replicas.forget(*number);
             self.fail_produces(*number, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
             self.wake_fetches(*number);
+            self.coordinate(now, *number);
         }
         self.forget_deleted_topics();
     }

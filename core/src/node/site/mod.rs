@@ -255,7 +255,7 @@ impl Node {
             self.name_peers();
         }
         if !deleted.is_empty() {
-            self.on_topics_deleted(deleted);
+            self.on_topics_deleted(now, deleted);
         }
     }
 

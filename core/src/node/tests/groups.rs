@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::wire::group::{
-    FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol,
-    SyncGroupRequest, SyncGroupRequestAssignment,
+    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest,
+    JoinGroupRequest, JoinGroupRequestProtocol, ListGroupsRequest, SyncGroupRequest,
+    SyncGroupRequestAssignment,
 };
 use crate::wire::offsets::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-    OffsetFetchRequest, OffsetFetchRequestTopic,
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchResponseGroup,
 };
 
 fn find(world: &mut World) {
@@ -157,4 +158,91 @@ fn committed_offsets_survive_restarts_and_compaction() {
     assert_eq!(committed(&mut world, "even"), 11_998);
     assert_eq!(committed(&mut world, "odd"), 11_999);
     assert_eq!(committed(&mut world, "other"), -1);
+}
+
+/// Another gateway, or this one again, leads the partitions of the offsets topic from now on.
+fn lead(world: &mut World, leader: i32) {
+    let topic = world.node.image.topic(crate::metadata::CONSUMER_OFFSETS).unwrap().clone();
+    for (index, number) in (0..).zip(topic.partitions) {
+        let mut state = world.node.image.state(number).unwrap().clone();
+        state.leader = Some(NodeId(leader));
+        state.leader_epoch += 1;
+        let record = crate::metadata::Record::Partition { topic: topic.id, index, state };
+        world.node.image.apply(&record, 0);
+        world.node.follow_partition(world.now, number);
+    }
+    world.settle();
+}
+
+fn ask_commit(world: &mut World, conn: ConnId, offset: i64) {
+    let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+    let topic = OffsetCommitRequestTopic {
+        name: "t".into(),
+        partitions: vec![partition],
+        ..OffsetCommitRequestTopic::default()
+    };
+    let topics = vec![topic];
+    let request = OffsetCommitRequest { group_id: "g".into(), topics, ..Default::default() };
+    world.send(conn, 8, &request);
+}
+
+fn outcome(world: &mut World, conn: ConnId) -> ErrorCode {
+    let answer = world.answer::<OffsetCommitRequest>(conn, 8);
+    answer.topics[0].partitions[0].error_code
+}
+
+#[test]
+fn who_does_not_lead_a_groups_partition_sends_its_clients_away() {
+    let mut world = World::new();
+    world.create_topic("t", 1, &[]);
+    find(&mut world);
+    assert_eq!(commit(&mut world, "g", 5), ErrorCode::NONE);
+    world.holds_flushes = true;
+    ask_commit(&mut world, ConnId(2), 6);
+    world.pass_ms(100);
+    assert!(!world.has_come(ConnId(2)));
+    lead(&mut world, 2);
+    assert_eq!(outcome(&mut world, ConnId(2)), ErrorCode::NOT_COORDINATOR, "it waited");
+    assert_eq!(commit(&mut world, "g", 7), ErrorCode::NOT_COORDINATOR);
+    assert!(world.node.status().groups.is_empty());
+    let request = FindCoordinatorRequest { key: "g".into(), ..FindCoordinatorRequest::default() };
+    let found = world.ask(3, request);
+    assert_eq!(found.error_code, ErrorCode::COORDINATOR_NOT_AVAILABLE, "2 is not registered");
+    lead(&mut world, 1);
+    assert_eq!(commit(&mut world, "g", 7), ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+    world.release_flushes();
+    assert_eq!(committed(&mut world, "g"), 6, "it was on its way, and is durable now");
+    assert_eq!(commit(&mut world, "g", 7), ErrorCode::NONE);
+    assert_eq!(committed(&mut world, "g"), 7);
+}
+
+#[test]
+fn groups_of_several_coordinators_are_told_and_deleted_together() {
+    let mut world = World::new();
+    world.create_topic("t", 1, &[]);
+    find(&mut world);
+    let ids: Vec<String> = (0..20).map(|number| alloc::format!("group-{number}")).collect();
+    for (offset, id) in (0..).zip(&ids) {
+        assert_eq!(commit(&mut world, id, offset), ErrorCode::NONE);
+    }
+    let listed = world.ask(4, ListGroupsRequest::default());
+    assert_eq!((listed.error_code, listed.groups.len()), (ErrorCode::NONE, 20));
+    let groups = ids.iter().map(|id| OffsetFetchRequestGroup {
+        group_id: id.clone(),
+        ..OffsetFetchRequestGroup::default()
+    });
+    let request = OffsetFetchRequest { groups: groups.collect(), ..Default::default() };
+    let fetched = world.ask(8, request).groups;
+    let offset = |group: &OffsetFetchResponseGroup| group.topics[0].partitions[0].committed_offset;
+    assert_eq!(fetched.iter().map(offset).collect::<Vec<_>>(), Vec::from_iter(0..20));
+    let request = DescribeGroupsRequest { groups: ids.clone(), ..Default::default() };
+    let described = world.ask(5, request).groups;
+    assert!(described.iter().zip(&ids).all(|(group, id)| group.group_id == *id));
+    assert!(described.iter().all(|group| group.group_state == "Empty"));
+    let mut groups_names = ids.clone();
+    groups_names.push("nobody".into());
+    let results = world.ask(2, DeleteGroupsRequest { groups_names }).results;
+    let failed = results.iter().filter(|result| result.error_code != ErrorCode::NONE);
+    assert_eq!((results.len(), failed.count()), (21, 1));
+    assert!(world.ask(4, ListGroupsRequest::default()).groups.is_empty());
 }
