@@ -25,8 +25,15 @@ pub struct AckedIsDurable;
 pub struct OrderKept;
 
 /// What a reader was given never changes or disappears but by trimming and retention, and the high
-/// watermark and committed group offsets never go back.
+/// watermark never goes back.
 pub struct CommittedStays;
+
+/// In each generation of a group one member at most is told that a partition is its own.
+pub struct GroupOwnsEachPartitionOnce;
+
+/// A committed offset that anybody was told, of its storing or when asking for it, is never
+/// followed by a lower one.
+pub struct OffsetsNeverGoBack;
 
 /// Under damage: what was not hit is there; what was is named, and never served. `faults` says what
 /// else a loss may look like.
@@ -113,6 +120,18 @@ impl OrderKept {
 
     pub fn fails(what: String) -> Verdict {
         Err(Violation { checker: "OrderKept", what })
+    }
+}
+
+impl GroupOwnsEachPartitionOnce {
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "GroupOwnsEachPartitionOnce", what })
+    }
+}
+
+impl OffsetsNeverGoBack {
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "OffsetsNeverGoBack", what })
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Call {
 pub struct Shared {
     pub histories: BTreeMap<Target, History>,
     pub next_id: u64,
+    /// Who was told that a partition is its own, by group and generation.
+    pub owners: BTreeMap<(String, i32, Target), String>,
     /// Acknowledged commits: group and partition, and the offset.
     pub commits: BTreeMap<(String, Target), i64>,
     /// Topics that come and go: whether they must be there. `None`: nobody knows.

@@ -10,7 +10,7 @@
 //! any        another error                        Find
 //! ```
 
-use crate::checks::{Bounded, CommittedStays, Verdict};
+use crate::checks::{Bounded, GroupOwnsEachPartitionOnce, OffsetsNeverGoBack, Verdict};
 use crate::client::{Call, Context, Target, read, unframed};
 use crate::fetching::{Floor, UNKNOWN, fetch_request, start_request, take_fetched, take_start};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use weir_core::types::{Nanos, Time};
 use weir_core::wire::fetch::FetchRequest;
 use weir_core::wire::group::{
     FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, JoinGroupRequestProtocol,
-    JoinGroupResponse, SyncGroupRequest, SyncGroupRequestAssignment,
+    JoinGroupResponse, SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse,
 };
 use weir_core::wire::list_offsets::ListOffsetsRequest;
 use weir_core::wire::offsets::{
@@ -193,7 +193,7 @@ impl Consumer {
             Call::Sync => {
                 let response = read::<SyncGroupRequest>(frame, 3)?;
                 match response.error_code {
-                    ErrorCode::NONE => self.assigned(&response.assignment),
+                    ErrorCode::NONE => return self.assigned(context, &response.assignment),
                     code => self.rejoin(code),
                 }
             }
@@ -240,10 +240,22 @@ impl Consumer {
         }
     }
 
-    fn assigned(&mut self, assignment: &Bytes) {
+    fn assigned(&mut self, context: &mut Context<'_>, assignment: &Bytes) -> Verdict {
         let mine = assignment.iter().filter_map(|place| self.targets.get(usize::from(*place)));
         self.positions = mine.map(|target| (target.clone(), -1)).collect();
         self.phase = Phase::Positions;
+        let generation = self.generation_id;
+        for target in self.positions.keys() {
+            let key = (self.group.clone(), generation, target.clone());
+            let owner = context.shared.owners.entry(key).or_insert(self.member_id.clone());
+            if *owner != self.member_id {
+                let (group, me) = (&self.group, &self.member_id);
+                return GroupOwnsEachPartitionOnce::fails(format!(
+                    "{target:?} is {owner}'s and {me}'s in generation {generation} of {group}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn positioned(&mut self, context: &mut Context<'_>, frame: &Bytes) -> Verdict {
@@ -262,7 +274,7 @@ impl Consumer {
                 let now = partition.committed_offset;
                 if now < before {
                     let group = &self.group;
-                    return CommittedStays::fails(format!(
+                    return OffsetsNeverGoBack::fails(format!(
                         "{group} had {before} committed for {target:?}, now {now}"
                     ));
                 }
@@ -290,7 +302,7 @@ impl Consumer {
             for partition in topic.partitions {
                 let target = (topic.name.clone(), partition.partition_index);
                 let Some((_, offset)) = offsets.iter().find(|(asked, _)| *asked == target) else {
-                    return CommittedStays::fails(format!("{target:?} was not committed"));
+                    return OffsetsNeverGoBack::fails(format!("{target:?} was not committed"));
                 };
                 match partition.error_code {
                     ErrorCode::NONE => {
@@ -322,6 +334,22 @@ impl Consumer {
     pub fn lost(&mut self) {
         self.phase = Phase::Find;
     }
+}
+
+/// The answer of a broker that tells a group's leader its assignment and does not store it, if the
+/// frame has one.
+pub fn pretend_assigned(frame: &Bytes) -> Option<Bytes> {
+    let (header, mut reader) = wire::decode_request_header(frame).ok()?;
+    if header.api_key != ApiKey::SyncGroup as i16 {
+        return None;
+    }
+    let request = SyncGroupRequest::decode(&mut reader, header.api_version).ok()?;
+    let own = request.assignments.iter().find(|one| one.member_id == request.member_id)?;
+    let assignment = own.assignment.clone();
+    let response = SyncGroupResponse { assignment, ..Default::default() };
+    let key = ApiKey::SyncGroup;
+    let frame = wire::encode_response(&response, key, header.api_version, header.correlation_id);
+    Some(unframed(&frame))
 }
 
 /// The answer of a broker that forgets to store a commit, if the frame is one.

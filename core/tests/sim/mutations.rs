@@ -57,7 +57,13 @@ fn serving_what_is_not_flushed_is_found() {
 #[test]
 fn a_forgotten_offset_commit_is_found() {
     // Long lives: a group needs seconds to form.
-    node_must_find(Bug::ForgetCommits, &["CommittedStays"], |plan| plan.life_us = 1_000_000);
+    node_must_find(Bug::ForgetCommits, &["OffsetsNeverGoBack"], |plan| plan.life_us = 1_000_000);
+}
+
+#[test]
+fn a_forgotten_assignment_is_found() {
+    let checkers = &["GroupOwnsEachPartitionOnce"];
+    node_must_find(Bug::ForgetAssignments, checkers, |plan| plan.life_us = 1_000_000);
 }
 
 #[test]

@@ -246,8 +246,12 @@ impl NodeRun {
             }
             Event::Wake(index) => self.wake(index),
             Event::Arrive { conn, frame } if self.links.contains_key(&conn) => {
-                let forgets = self.plan.bug == Bug::ForgetCommits;
-                match forgets.then(|| consumer::pretend_committed(&frame)).flatten() {
+                let pretended = match self.plan.bug {
+                    Bug::ForgetCommits => consumer::pretend_committed(&frame),
+                    Bug::ForgetAssignments => consumer::pretend_assigned(&frame),
+                    _ => None,
+                };
+                match pretended {
                     Some(answer) => self.send_back(conn, Some(answer)),
                     None => return self.tell(Input::Request { conn, frame }),
                 }

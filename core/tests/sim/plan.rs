@@ -52,6 +52,8 @@ pub enum Bug {
     ForgetSequences,
     /// Readers see what is not flushed yet.
     ServeUnflushed,
+    /// A group's leader is told its assignment, which is not stored.
+    ForgetAssignments,
     /// Offset commits are answered and not stored.
     ForgetCommits,
     /// No checkpoint is ever written.
