@@ -3,6 +3,7 @@
 //! A change waits until the one before it is applied, so what is decided is decided on everything
 //! that is true. Only the controller decides.
 
+use super::admin::Wish;
 use super::connections::Caller;
 use super::site::{Ask, Asker, Told};
 use super::{Node, producer_ids};
@@ -27,8 +28,12 @@ pub(super) enum Change {
     Tick,
     /// Partition numbers up to this one are in use, though no record says so any more.
     NextPartition(u32),
+    /// Decided already.
+    Record(Record),
     /// A gateway asks.
     Asked(Asker, Ask),
+    /// An operator asks.
+    Wished(Caller, Wish),
     CreateTopics(Caller, CreateTopicsRequest),
     DeleteTopics(Caller, DeleteTopicsRequest),
     CreatePartitions(Caller, CreatePartitionsRequest),
@@ -39,10 +44,13 @@ pub(super) enum Change {
 impl Change {
     fn caller(&self) -> Option<Caller> {
         match self {
-            Change::Cluster(_) | Change::Tick | Change::NextPartition(_) | Change::Asked(..) => {
-                None
-            }
-            Change::CreateTopics(caller, _)
+            Change::Cluster(_)
+            | Change::Tick
+            | Change::NextPartition(_)
+            | Change::Record(_)
+            | Change::Asked(..) => None,
+            Change::Wished(caller, _)
+            | Change::CreateTopics(caller, _)
             | Change::DeleteTopics(caller, _)
             | Change::CreatePartitions(caller, _)
             | Change::IncrementalAlterConfigs(caller, _)
@@ -144,7 +152,9 @@ impl Node {
                 let due = controller.tick(now, &self.image);
                 (own.into_iter().flatten().chain(due).collect(), Then::Nothing)
             }
+            Change::Record(record) => (Vec::from([record]), Then::Nothing),
             Change::Asked(asker, ask) => self.decide_asked(now, asker, ask),
+            Change::Wished(caller, wish) => self.decide_wished(now, caller, wish),
             Change::CreateTopics(caller, request) => {
                 super::topics::create_topics(plan, settings, caller, request)
             }
@@ -155,7 +165,8 @@ impl Node {
                 super::topics::create_partitions(plan, &self.image, caller, request)
             }
             Change::IncrementalAlterConfigs(caller, request) => {
-                super::configs::incremental_alter(plan, &self.image, caller, request)
+                let controller = self.site.controller.as_ref();
+                super::configs::incremental_alter(plan, controller, &self.image, caller, request)
             }
             Change::AlterConfigs(caller, request) => {
                 super::configs::alter(plan, &self.image, caller, request)

@@ -1,5 +1,6 @@
 //! Configs: describe and alter. Topics' are in the metadata; brokers' come from `weir.toml`.
 
+use super::admin::{DRAINING, alter_gateway, draining};
 use super::changes::Then;
 use super::connections::Caller;
 use super::topics::said;
@@ -7,6 +8,7 @@ use super::{Node, Settings};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::metadata::configs::{self, Configs, DEFINITIONS, Definition};
+use crate::metadata::controller::Controller;
 use crate::metadata::{ConfigOperation, Image, Plan, Record, Refusal, Topic};
 use crate::wire::ApiKey;
 use crate::wire::configs::{
@@ -19,6 +21,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+/// `DescribeConfigsResponse.ConfigType`.
+const BOOLEAN: i8 = 1;
+
 /// Kinds of resources (`ConfigResource.Type`).
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -28,6 +33,7 @@ const BROKER: i8 = 4;
 #[repr(i8)]
 pub(super) enum Source {
     DynamicTopic = 1,
+    DynamicBroker = 2,
     StaticBroker = 4,
     Default = 5,
 }
@@ -48,13 +54,21 @@ pub(super) fn topic_config<'a>(
 
 pub(super) fn incremental_alter(
     mut plan: Plan<'_>,
+    controller: Option<&Controller>,
     image: &Image,
     caller: Caller,
     request: IncrementalAlterConfigsRequest,
 ) -> (Vec<Record>, Then) {
     let mut response = IncrementalAlterConfigsResponse::default();
+    let mut of_gateways = Vec::new();
     for resource in request.resources {
         let (kind, name) = (resource.resource_type, resource.resource_name);
+        if let (BROKER, Some(controller)) = (kind, controller) {
+            let planned = alter_gateway(controller, image, &name, &resource.configs);
+            let planned = planned.map(|records| of_gateways.extend(records));
+            response.responses.push(altered(kind, name, planned));
+            continue;
+        }
         let planned = alterable(image, kind, &name).and_then(|topic| {
             let changes = resource.configs.into_iter().map(|config| {
                 let operation = ConfigOperation::from_code(config.config_operation);
@@ -66,7 +80,8 @@ pub(super) fn incremental_alter(
         });
         response.responses.push(altered(kind, name, planned));
     }
-    let records = if request.validate_only { Vec::new() } else { plan.into_records() };
+    let planned = plan.into_records().into_iter().chain(of_gateways);
+    let records = if request.validate_only { Vec::new() } else { planned.collect() };
     (records, Then::reply(caller, &response))
 }
 
@@ -181,11 +196,18 @@ impl Node {
             // The cluster-wide dynamic defaults, of which there are none.
             return Ok(Vec::new());
         }
-        if resource.resource_name.parse() != Ok(node) {
+        // Whether a gateway is drained is known everywhere; the rest it knows itself.
+        let draining = draining(&self.image, &resource.resource_name);
+        let own = resource.resource_name.parse() == Ok(node);
+        if !own && draining.is_none() {
             let message = format!("Unexpected broker id, expected {node}.");
             return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
         }
-        let known = broker_configs(&self.settings, &self.image);
+        let mut known = match own {
+            true => broker_configs(&self.settings, &self.image),
+            false => Vec::new(),
+        };
+        known.push(draining_config(draining.unwrap_or(false)));
         let wanted = known.into_iter().filter(|config| is_wanted(resource, &config.name));
         Ok(wanted.collect())
     }
@@ -218,7 +240,6 @@ fn synonyms(
 
 /// Kafka's broker configs, as far as a gateway has what they are about.
 fn broker_configs(settings: &Settings, image: &Image) -> Vec<DescribeConfigsResourceResult> {
-    const BOOLEAN: i8 = 1;
     const STRING: i8 = 2;
     const INT: i8 = 3;
     let listener = format!("PLAINTEXT://{}:{}", settings.advertised_host, settings.advertised_port);
@@ -249,6 +270,12 @@ fn broker_configs(settings: &Settings, image: &Image) -> Vec<DescribeConfigsReso
         broker_config(definition.broker_name, value.into(), definition.kind.config_type(), source)
     });
     own.chain(topics).collect()
+}
+
+fn draining_config(draining: bool) -> DescribeConfigsResourceResult {
+    let source = if draining { Source::DynamicBroker } else { Source::Default };
+    let config = broker_config(DRAINING, draining.to_string(), BOOLEAN, source);
+    DescribeConfigsResourceResult { read_only: false, ..config }
 }
 
 fn broker_config(

@@ -9,6 +9,7 @@
 //! the metadata for its record to be durable (`changes`). Everything that waits is woken by an
 //! event of the log or by the clock.
 
+mod admin;
 mod changes;
 mod checks;
 mod cluster;

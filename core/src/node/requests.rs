@@ -4,6 +4,7 @@
 //! an answer in it would look like; only ApiVersions has an answer for that (KIP-511). So do
 //! malformed bytes.
 
+use super::admin::Wish;
 use super::changes::Change;
 use super::connections::{Answered, Caller, is_of_peer};
 use super::site::is_for_controller;
@@ -104,18 +105,21 @@ impl Node {
             JoinGroup(_) | SyncGroup(_) | Heartbeat(_) | LeaveGroup(_) | OffsetCommit(_)
             | OffsetFetch(_) | OffsetDelete(_) | DescribeGroups(_) | ListGroups(_)
             | DeleteGroups(_) => self.on_group_request(now, caller, request),
+            ElectLeaders(request) => {
+                self.change(now, Change::Wished(caller, Wish::ElectLeaders(request)));
+            }
+            AlterPartitionReassignments(request) => {
+                self.change(now, Change::Wished(caller, Wish::Reassign(request)));
+            }
+            UnregisterBroker(request) => {
+                self.change(now, Change::Wished(caller, Wish::Unregister(request)));
+            }
+            ListPartitionReassignments(request) => self.on_list_reassignments(caller, &request),
+            DescribeQuorum(request) => self.on_describe_quorum(now, caller, &request),
+            AddRaftVoter(request) => self.on_add_voter(now, caller, &request),
+            RemoveRaftVoter(request) => self.on_remove_voter(now, caller, &request),
             // Only our client speaks these; `served_api` lets none of them in.
-            AddPartitionsToTxn(_)
-            | AddOffsetsToTxn(_)
-            | EndTxn(_)
-            | TxnOffsetCommit(_)
-            | ElectLeaders(_)
-            | AlterPartitionReassignments(_)
-            | ListPartitionReassignments(_)
-            | DescribeQuorum(_)
-            | UnregisterBroker(_)
-            | AddRaftVoter(_)
-            | RemoveRaftVoter(_) => {
+            AddPartitionsToTxn(_) | AddOffsetsToTxn(_) | EndTxn(_) | TxnOffsetCommit(_) => {
                 self.close(caller);
             }
         }

@@ -192,14 +192,24 @@ apis! {
         CreatePartitions = 37: 0..=3, flexible 2,
             CreatePartitionsRequest => CreatePartitionsResponse;
         DeleteGroups = 42: 0..=2, flexible 2, DeleteGroupsRequest => DeleteGroupsResponse;
+        ElectLeaders = 43: 0..=2, flexible 2, ElectLeadersRequest => ElectLeadersResponse;
         IncrementalAlterConfigs = 44: 0..=1, flexible 1,
             IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
+        AlterPartitionReassignments = 45: 0..=1, flexible 0,
+            AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
+        ListPartitionReassignments = 46: 0..=0, flexible 0,
+            ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
         OffsetDelete = 47: 0..=0, flexible NEVER, OffsetDeleteRequest => OffsetDeleteResponse;
+        DescribeQuorum = 55: 0..=2, flexible 0, DescribeQuorumRequest => DescribeQuorumResponse;
         DescribeCluster = 60: 0..=2, flexible 0, DescribeClusterRequest => DescribeClusterResponse;
         DescribeProducers = 61: 0..=0, flexible 0,
             DescribeProducersRequest => DescribeProducersResponse;
+        UnregisterBroker = 64: 0..=0, flexible 0,
+            UnregisterBrokerRequest => UnregisterBrokerResponse;
         DescribeTopicPartitions = 75: 0..=0, flexible 0,
             DescribeTopicPartitionsRequest => DescribeTopicPartitionsResponse;
+        AddRaftVoter = 80: 0..=1, flexible 0, AddRaftVoterRequest => AddRaftVoterResponse;
+        RemoveRaftVoter = 81: 0..=0, flexible 0, RemoveRaftVoterRequest => RemoveRaftVoterResponse;
     }
     client {
         AddPartitionsToTxn = 24: 0..=5, flexible 3,
@@ -207,15 +217,5 @@ apis! {
         AddOffsetsToTxn = 25: 0..=4, flexible 3, AddOffsetsToTxnRequest => AddOffsetsToTxnResponse;
         EndTxn = 26: 0..=5, flexible 3, EndTxnRequest => EndTxnResponse;
         TxnOffsetCommit = 28: 0..=5, flexible 3, TxnOffsetCommitRequest => TxnOffsetCommitResponse;
-        ElectLeaders = 43: 0..=2, flexible 2, ElectLeadersRequest => ElectLeadersResponse;
-        AlterPartitionReassignments = 45: 0..=1, flexible 0,
-            AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
-        ListPartitionReassignments = 46: 0..=0, flexible 0,
-            ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
-        DescribeQuorum = 55: 0..=2, flexible 0, DescribeQuorumRequest => DescribeQuorumResponse;
-        UnregisterBroker = 64: 0..=0, flexible 0,
-            UnregisterBrokerRequest => UnregisterBrokerResponse;
-        AddRaftVoter = 80: 0..=1, flexible 0, AddRaftVoterRequest => AddRaftVoterResponse;
-        RemoveRaftVoter = 81: 0..=0, flexible 0, RemoveRaftVoterRequest => RemoveRaftVoterResponse;
     }
 }

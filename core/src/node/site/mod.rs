@@ -15,8 +15,10 @@ mod asks;
 mod forward;
 mod leave;
 mod ledger;
+mod members;
 mod peers;
 
+use super::admin::Votes;
 use super::changes::Change;
 use super::{Node, Output};
 use crate::log::Log;
@@ -60,6 +62,9 @@ pub(super) struct Site {
     leave_by: Option<Time>,
     asks: asks::Asks,
     forwarded: forward::Forwarded,
+    tended: members::Tended,
+    /// Whoever waits for a change of the voters.
+    pub votes: Votes,
     /// The controller that was known last.
     controller_before: Option<NodeId>,
     /// Made at the start.
@@ -91,6 +96,14 @@ impl Site {
         let joined = |own: &Broker| own.incarnation == self.incarnation && !own.fenced;
         let needless = self.leads() && !self.asks.stopping;
         self.quorum.is_some() && !(needless && image.broker(self.node).is_some_and(joined))
+    }
+
+    pub fn quorum(&self) -> Option<&Quorum> {
+        self.quorum.as_ref()
+    }
+
+    pub fn quorum_mut(&mut self) -> Option<&mut Quorum> {
+        self.quorum.as_mut()
     }
 
     pub fn is_connected(&self, node: NodeId) -> bool {
@@ -171,7 +184,7 @@ impl Node {
                     let message = Message::Quorum(bytes.into());
                     self.outputs.push_back(Output::Send { to, message });
                 }
-                quorum::Output::Members { .. } => {}
+                quorum::Output::Members { members, .. } => self.on_members(&members),
                 quorum::Output::Restore(snapshot) => {
                     self.image = Image::new(self.image.defaults().clone());
                     for record in records(Position { term: 1, index: 0 }, &snapshot.payload) {
@@ -317,7 +330,7 @@ impl Node {
 
     fn on_lost(&mut self) {
         self.site.controller = None;
-        for caller in self.changes.drain() {
+        for caller in self.changes.drain().into_iter().chain(self.site.votes.drain()) {
             self.close(caller);
         }
     }
@@ -364,6 +377,7 @@ impl Node {
         if due.is_some_and(|due| due <= now) && self.changes.is_idle() {
             self.change(now, Change::Tick);
         }
+        self.tend_members(now);
         self.expire_parked(now);
         self.beat(now);
         self.leave(now);

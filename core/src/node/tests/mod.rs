@@ -3,6 +3,7 @@
 //! [`World`] is a driver in memory: it performs every disk operation at once, unless a test holds
 //! flushes back, and moves the clock only to the node's own deadlines.
 
+mod admin;
 mod configs;
 mod fetch;
 mod groups;

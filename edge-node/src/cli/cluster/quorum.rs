@@ -7,7 +7,7 @@ use super::super::output::{Table, print, print_json};
 use super::super::{Failure, Outcome};
 use super::{done, explained};
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_bridge::client::{Broker, Client, Error, ErrorKind};
 use weir_core::types::TopicId;
 use weir_core::wire::quorum::{
@@ -186,12 +186,20 @@ fn add(node: i32, timeout: u64, target: &KafkaTarget) -> Outcome {
             listeners: found.listeners.clone(),
             ack_when_committed: true,
         };
-        let ask = async || {
-            let answer = client.request_held(Broker::Controller, &request, patience).await?;
-            let doing = format!("adding voter {node}");
-            Error::check(answer.error_code, || explained(doing, &answer.error_message))
-        };
-        client.retry(Broker::Controller, ask).await.map_err(|error| target.failure(error))?;
+        let end = Instant::now() + patience;
+        loop {
+            let ask = async || {
+                let answer = client.request_held(Broker::Controller, &request, patience).await?;
+                let doing = format!("adding voter {node}");
+                Error::check(answer.error_code, || explained(doing, &answer.error_message))
+            };
+            match client.retry(Broker::Controller, ask).await {
+                Ok(()) => break,
+                // It has to catch up first: Kafka says so by a time-out.
+                Err(error) if error.is_retriable() && Instant::now() < end => {}
+                Err(error) => return Err(target.failure(error)),
+            }
+        }
         Quorum::ask(&client).await.map_err(|error| target.failure(error))
     })?;
     done(target, "votes now", node, &format!("; {}", quorum.strength()))
