@@ -9,6 +9,7 @@ import time
 
 import device
 import flashlog
+import three
 from brokers import CACHE, ROOT, TARGET, Kafka, KafkaSync, Mosquitto, Nats, Rumqttd, Weir, available
 
 
@@ -172,5 +173,6 @@ ALL = {
     "catch-up": ("Reading one partition of 100, and all, from an empty cache", flashlog.CATCH_UP),
     "large": ("Memory and start of a log that is 88 % full, 100 partitions", flashlog.LARGE),
 }
+ALL |= three.all_cases(sys.modules[__name__])
 # Of cases that take minutes.
-ROUNDS = {"cleaning": 2, "retention": 1, "compaction": 1, "large": 1}
+ROUNDS = {"failover": 1, "site-idle": 1, "cleaning": 2, "retention": 1, "compaction": 1, "large": 1}

@@ -18,7 +18,7 @@ use crate::error::ErrorCode;
 use crate::limits;
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Log, Ticket};
 use crate::metadata::Image;
-use crate::types::{ConnId, Offset, PartitionNumber, Time, TopicId};
+use crate::types::{ConnId, NodeId, Offset, PartitionNumber, Time, TopicId};
 use crate::wire::ApiKey;
 use crate::wire::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +29,9 @@ use alloc::vec::Vec;
 /// (franz-go 1.22) come back at once, several thousand times a second. Beside known topics an
 /// unknown one does not end the wait, as in Kafka.
 const UNKNOWN_WAIT_MS: u64 = 100;
+
+/// The version from which on a consumer may read from a follower (KIP-392).
+const NEARBY: i16 = 11;
 
 /// A fetch by its connection and the sequence of its request.
 type Key = (ConnId, u64);
@@ -53,6 +56,8 @@ struct Fetch {
     caller: Caller,
     kind: Kind,
     read_committed: bool,
+    /// Where the consumer is, as it says (KIP-392).
+    rack: String,
     targets: Vec<Target>,
     bytes_max: usize,
     /// Bytes that are missing for an answer before the deadline.
@@ -85,11 +90,13 @@ struct Found {
     high_watermark: i64,
     log_start: i64,
     records: Batches,
+    /// Where to read instead.
+    nearby: Option<NodeId>,
 }
 
 impl Found {
     fn error(error_code: ErrorCode) -> Found {
-        Found { error_code, high_watermark: -1, log_start: -1, records: Batches::new() }
+        Found { error_code, high_watermark: -1, log_start: -1, ..Found::default() }
     }
 }
 
@@ -135,7 +142,7 @@ impl Fetches {
 }
 
 impl Target {
-    fn new(image: &Image, replicas: &Replicas, wanted: Wanted) -> Target {
+    fn new(image: &Image, replicas: &Replicas, nearby: bool, wanted: Wanted) -> Target {
         let (topic, unknown) = match &wanted.topic {
             TopicKey::Name(name) => (image.topic(name), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             TopicKey::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
@@ -145,8 +152,8 @@ impl Target {
             known.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
         });
         let epoch = wanted.current_leader_epoch;
-        let partition =
-            partition.and_then(|number| replicas.check_epoch(number, epoch).map(|_| number));
+        let partition = partition
+            .and_then(|number| replicas.check_reader(number, nearby, epoch).map(|()| number));
         Target { counted: Offset(wanted.from), wanted, partition }
     }
 
@@ -158,7 +165,7 @@ impl Target {
     /// Whether the answer cannot wait: an error, or bytes enough. Counts what is new.
     fn is_urgent(&mut self, log: &mut Log, replicas: &Replicas, bytes_missing: &mut usize) -> bool {
         let Ok(number) = self.partition else { return !self.is_unknown() };
-        if replicas.leader(number).is_err() {
+        if replicas.check_reader(number, true, -1).is_err() {
             return true;
         }
         let Some(view) = log.partition(number) else { return true };
@@ -208,8 +215,9 @@ impl Node {
             read_committed: request.isolation_level == 1,
             targets: wanted
                 .into_iter()
-                .map(|wanted| Target::new(image, replicas, wanted))
+                .map(|wanted| Target::new(image, replicas, caller.version >= NEARBY, wanted))
                 .collect(),
+            rack: request.rack_id,
             bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(limits::FETCH_BYTES_MAX),
             bytes_missing: usize::try_from(request.min_bytes).unwrap_or(0),
             deadline: now.plus_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
@@ -222,6 +230,7 @@ impl Node {
         let mut urgent = fetch.bytes_missing == 0
             || fetch.deadline <= now
             || named > limits::FETCH_PARTITIONS_MAX;
+        urgent = urgent || fetch.targets.iter().any(|it| self.nearby(&fetch, it).is_some());
         for target in &mut fetch.targets {
             urgent =
                 urgent || target.is_urgent(&mut self.log, &self.replicas, &mut fetch.bytes_missing);
@@ -276,8 +285,12 @@ impl Node {
         for (at, target) in fetch.targets.iter().enumerate() {
             let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0).min(bytes_left);
             let from = Offset(target.wanted.from);
+            let nearby = self.nearby(&fetch, target);
+            let bytes_max = if nearby.is_some() { 0 } else { bytes_max };
+            let at_least_one = !any && nearby.is_none();
             let (one, answer) =
-                read_one(&mut self.log, &self.replicas, target, from, bytes_max, !any);
+                read_one(&mut self.log, &self.replicas, target, from, bytes_max, at_least_one);
+            let one = Found { nearby, ..one };
             match answer {
                 Answer::Now(records) => {
                     any |= !records.is_empty();
@@ -300,6 +313,14 @@ impl Node {
                 self.fetches.reading.insert(key, Reading { fetch, found, outstanding });
             }
         }
+    }
+
+    /// The replica that the consumer should rather ask for this target.
+    fn nearby(&self, fetch: &Fetch, target: &Target) -> Option<NodeId> {
+        if fetch.rack.is_empty() {
+            return None;
+        }
+        self.nearby_replica(target.partition.ok()?, &fetch.rack, Offset(target.wanted.from))
     }
 
     pub(super) fn on_fetched(&mut self, ticket: Ticket, result: Result<Batches, FetchError>) {
@@ -348,6 +369,7 @@ impl Node {
             let wanted = target.wanted;
             self.counts.error(ApiKey::Fetch, found.error_code);
             let news = found.error_code.is_error()
+                || found.nearby.is_some()
                 || !found.records.is_empty()
                 || wanted.told != Some((found.high_watermark, found.log_start));
             if matches!(fetch.kind, Kind::Incremental(_)) && !news {
@@ -388,10 +410,10 @@ fn read_one(
         return (Found::error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), nothing);
     };
     let (log_start, log_end) = (view.log_start, view.log_end);
-    let end = match replicas.leader(partition) {
-        Ok(leader) => leader.high_watermark(),
-        Err(code) => return (Found::error(code), nothing),
-    };
+    if let Err(code) = replicas.check_reader(partition, true, -1) {
+        return (Found::error(code), nothing);
+    }
+    let end = replicas.high_watermark(partition);
     if from < log_start || from > log_end {
         return (Found::error(ErrorCode::OFFSET_OUT_OF_RANGE), nothing);
     }
@@ -428,6 +450,7 @@ fn partition_data(partition_index: i32, found: Found, read_committed: bool) -> P
         last_stable_offset: found.high_watermark,
         log_start_offset: found.log_start,
         aborted_transactions: read_committed.then(Vec::new),
+        preferred_read_replica: found.nearby.map_or(-1, |node| node.0),
         records: found.records.into(),
         ..PartitionData::default()
     }

@@ -97,12 +97,26 @@ impl Replicas {
         current_leader_epoch: i32,
     ) -> Result<&Leader, ErrorCode> {
         let leader = self.leader(number)?;
-        match current_leader_epoch {
-            -1 => Ok(leader),
-            epoch if epoch < leader.epoch().0 => Err(ErrorCode::FENCED_LEADER_EPOCH),
-            epoch if epoch > leader.epoch().0 => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
-            _ => Ok(leader),
-        }
+        same_epoch(current_leader_epoch, leader.epoch())?;
+        Ok(leader)
+    }
+
+    /// The same for a consumer that reads. `nearby`: it takes records from followers too (KIP-392),
+    /// whose log has to be a beginning of the leader's.
+    pub fn check_reader(
+        &self,
+        number: PartitionNumber,
+        nearby: bool,
+        current_leader_epoch: i32,
+    ) -> Result<(), ErrorCode> {
+        let epoch = match self.by_number.get(&number).map(|replica| &replica.role) {
+            Some(Role::Leads(leading)) => leading.leader.epoch(),
+            Some(Role::Follows(following)) if nearby && following.follower.is_matched() => {
+                following.follower.leader_epoch()
+            }
+            _ => return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        };
+        same_epoch(current_leader_epoch, epoch)
     }
 
     pub fn deadline(&self) -> Option<Time> {
@@ -140,6 +154,15 @@ impl Replicas {
     }
 }
 
+fn same_epoch(believed: i32, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
+    match believed {
+        -1 => Ok(()),
+        believed if believed < epoch.0 => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        believed if believed > epoch.0 => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn log_state(log: &Log, number: PartitionNumber) -> Option<LogState> {
     let view = log.partition(number)?;
     Some(LogState {
@@ -151,6 +174,27 @@ pub(super) fn log_state(log: &Log, number: PartitionNumber) -> Option<LogState> 
 }
 
 impl Node {
+    /// A replica in that rack that a consumer there rather reads from (KIP-392). In sync, so that it
+    /// is not far behind, and with the offset that is asked for.
+    pub(super) fn nearby_replica(
+        &self,
+        number: PartitionNumber,
+        rack: &str,
+        from: Offset,
+    ) -> Option<NodeId> {
+        let is_there = |node: NodeId| {
+            let broker = self.image.broker(node);
+            broker.is_some_and(|it| it.serves() && it.rack.as_deref() == Some(rack))
+        };
+        let leader = self.replicas.leader(number).ok()?;
+        if is_there(self.settings.node) {
+            return None;
+        }
+        let followers = leader.followers();
+        let fit = followers.filter(|it| it.in_sync && it.fetch_offset >= from && is_there(it.node));
+        fit.max_by_key(|it| it.fetch_offset).map(|it| it.node)
+    }
+
     /// Takes up what the image says of a partition.
     pub(super) fn follow_partition(&mut self, now: Time, number: PartitionNumber) {
         if !self.start.is_joined() {

@@ -4,6 +4,7 @@
 //	bench keyed BOOTSTRAP TOPIC RECORDS SIZE KEYS  the same, each with one of so many keys
 //	bench consume BOOTSTRAP TOPIC RECORDS        from the beginning, as fast as it goes
 //	bench e2e BOOTSTRAP TOPIC RECORDS SIZE RATE  from the moment a record is due until it is read
+//	bench gap BOOTSTRAP TOPIC SECONDS RATE       the longest time between two acknowledgements
 package main
 
 import (
@@ -133,6 +134,34 @@ func e2e() {
 	report(out)
 }
 
+// What a producer sees while a leader fails: records go out at a steady rate, and all are acknowledged in the end.
+func gap() {
+	seconds, rate := number(4), number(5)
+	cl := client(kgo.ProducerLinger(0), kgo.RecordDeliveryTimeout(60*time.Second))
+	var lock sync.Mutex
+	var last time.Time
+	longest, acked := time.Duration(0), 0
+	var wg sync.WaitGroup
+	start := time.Now()
+	for i := 0; i < seconds*rate; i++ {
+		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+		wg.Add(1)
+		cl.Produce(ctx, &kgo.Record{Topic: os.Args[3], Value: []byte(strconv.Itoa(i))}, func(_ *kgo.Record, err error) {
+			check(err)
+			now := time.Now()
+			lock.Lock()
+			if acked > 0 && now.Sub(last) > longest {
+				longest = now.Sub(last)
+			}
+			last, acked = now, acked+1
+			lock.Unlock()
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	report(map[string]any{"gap_ms": float64(longest.Microseconds()) / 1000, "acked": acked})
+}
+
 func main() {
-	map[string]func(){"produce": produce, "keyed": keyed, "consume": consume, "e2e": e2e}[os.Args[1]]()
+	map[string]func(){"produce": produce, "keyed": keyed, "consume": consume, "e2e": e2e, "gap": gap}[os.Args[1]]()
 }
