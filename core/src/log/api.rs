@@ -383,6 +383,8 @@ pub struct PartitionView<'a> {
     pub truncations: usize,
     pub bytes: u64,
     pub max_timestamp: i64,
+    /// Whether some of its offsets are quarantined.
+    pub is_damaged: bool,
     /// Of the last record; `None` where there never was one.
     pub last_epoch: Option<LeaderEpoch>,
     pub producers: &'a crate::batch::Producers,

@@ -269,6 +269,7 @@ impl Log {
             truncations: self.truncations.of(number),
             bytes: partition.bytes,
             max_timestamp: partition.max_timestamp,
+            is_damaged: !partition.damaged.is_empty(),
             last_epoch: partition.epochs.last().map(|&(epoch, _)| epoch),
             producers: &partition.producers,
         })

@@ -198,6 +198,10 @@ impl Node {
                 let decided = controller.producer_ids(image, node, epoch, producer_ids::BLOCK);
                 (decided.records, Told::ProducerIds(decided.answer))
             }
+            Ask::Lost { node, epoch, number } => {
+                let decided = controller.lost(image, (node, epoch), number);
+                return (decided.records, Then::Done(asker));
+            }
             Ask::CreateTopics(_) | Ask::CreateOffsets => {
                 let new = match ask {
                     Ask::CreateTopics(names) => names.iter().map(|name| wanted(name, -1)).collect(),

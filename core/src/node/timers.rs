@@ -34,6 +34,7 @@ impl Node {
         if matches!(self.phase, Phase::Serving) {
             self.log.expire(now, self.clock.trusted(now));
             self.expire_offsets(now);
+            self.repair(now);
         }
     }
 }

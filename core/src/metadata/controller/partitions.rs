@@ -1,6 +1,6 @@
 //! In-sync sets that leaders wish for, and elections that operators ask for.
 
-use super::super::{Image, Refusal};
+use super::super::{Image, PartitionState, Refusal};
 use super::brokers::check_epoch;
 use super::draft::Draft;
 use super::election::{Cause, Election};
@@ -51,6 +51,26 @@ impl Controller {
         };
         let answers = wishes.iter().map(alter).collect();
         Decision { records: draft.into_records(), answer: Ok(answers) }
+    }
+
+    /// A gateway has lost a part of a partition to damage: it is out of sync until it has fetched it
+    /// again, unless nobody else has all of it.
+    pub fn lost(
+        &self,
+        image: &Image,
+        (node, epoch): (NodeId, BrokerEpoch),
+        number: PartitionNumber,
+    ) -> Decision<Result<(), ErrorCode>> {
+        if let Err(code) = check_epoch(image, node, epoch) {
+            return Decision::only(Err(code));
+        }
+        let mut draft = Draft::new(image);
+        let others = |state: &PartitionState| state.isr.iter().any(|other| *other != node);
+        if image.state(number).is_some_and(others) {
+            let cause = Cause { lost: Some(node), ..Cause::default() };
+            draft.change(number, cause, |state| state.isr.retain(|other| *other != node));
+        }
+        Decision { records: draft.into_records(), answer: Ok(()) }
     }
 
     /// ElectLeaders (KIP-183, KIP-460). `None`: all partitions, of which those are left out of the

@@ -362,3 +362,21 @@ fn only_a_dead_gateway_that_nobody_needs_is_removed() {
     assert_eq!(remove(&mut world, 3), Ok(()));
     assert!(world.image.broker(NodeId(3)).is_none());
 }
+
+#[test]
+fn a_gateway_that_lost_a_part_leads_no_more_and_is_out_of_sync() {
+    let mut world = World::new(2);
+    world.create(&[1, 2], "2");
+    let lost = |world: &World, node: i32| {
+        let asked = (NodeId(node), world.epoch(node));
+        world.controller.lost(&world.image, asked, world.number())
+    };
+    world.apply(lost(&world, 1)).unwrap();
+    world.check(2, &[2], &[]);
+    // Nobody else has all of it.
+    world.apply(lost(&world, 2)).unwrap();
+    world.check(2, &[2], &[]);
+    let stale = (NodeId(2), BrokerEpoch(0));
+    let decided = world.controller.lost(&world.image, stale, world.number());
+    assert_eq!(decided.answer, Err(ErrorCode::STALE_BROKER_EPOCH));
+}

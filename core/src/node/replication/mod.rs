@@ -16,6 +16,7 @@
 mod following;
 mod fresh;
 mod leading;
+mod repair;
 mod schedule;
 
 use super::Node;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | register | this incarnation is not in the image | again, with each heartbeat |
 //! | heartbeat | often while it joins or leaves, now and then else | again |
+//! | to be out of sync | some of its records are lost to damage | again, with the next look |
 //! | in-sync sets | a leader wishes for another one | its leader wishes again |
 //! | producer ids | none are left | whoever waits is told to try again |
 //! | topics | a client looked for one that is not there | the client looks again |
@@ -41,6 +42,12 @@ pub(in crate::node) enum Ask {
     ProducerIds {
         node: NodeId,
         epoch: BrokerEpoch,
+    },
+    /// A part of what it has of that partition is lost.
+    Lost {
+        node: NodeId,
+        epoch: BrokerEpoch,
+        number: PartitionNumber,
     },
     /// Topics of these names, as `num.partitions` and the other defaults say.
     CreateTopics(Vec<String>),
