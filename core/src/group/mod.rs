@@ -6,16 +6,16 @@
 //!
 //! How a node uses it:
 //!
-//! - When the gateway leads the partition of the groups, [`Coordinator`]: [`Groups::apply`] for each
-//!   of its records in order, then [`Groups::loaded`], then [`Groups::forget_deleted_topics`]. Only
-//!   then requests are handed in.
+//! - When the gateway leads the partition of the groups, [`Coordinator`]: [`Groups::apply`] for
+//!   each of its records in order, then [`Groups::loaded`], then
+//!   [`Groups::forget_deleted_topics`]. Only then requests are handed in.
 //! - A request is one call. Those that need no flash answer at once; the others take a [`Ticket`]
 //!   and are answered by [`Output::Answer`], maybe in the same moment, maybe after minutes (a join
 //!   waits for the other members). A ticket whose client is gone is simply not answered any more.
 //! - After every call, [`Groups::poll`] until `None`. An [`Output::Append`] is one batch for the
-//!   groups' partition: append it in the order of the outputs, and call [`Groups::durable`] in that
-//!   same order when it is on all replicas, or [`Groups::refused`] at once when the log did not take
-//!   it.
+//!   groups' partition: append it in the order of the outputs, and call [`Groups::durable`] in
+//!   that same order when it is on all replicas, or [`Groups::refused`] at once when the log did
+//!   not take it.
 //! - At [`Groups::deadline`], `poll` again: it fires the timers that are due.
 //! - From time to time: [`Groups::expire_offsets`]; after topics were deleted
 //!   [`Groups::forget_deleted_topics`]. That the topic does not grow is the matter of key

@@ -69,8 +69,8 @@ fn uncommitted(request: OffsetCommitRequest) -> OffsetCommitResponse {
     OffsetCommitResponse { topics: topics.collect(), ..OffsetCommitResponse::default() }
 }
 
-/// What an OffsetFetch is answered so. Version 1 has a place for the error with each partition only, up to 7 there is one for all, from
-/// 8 one for each group.
+/// What an OffsetFetch is answered so. Version 1 has a place for the error with each partition
+/// only, up to 7 there is one for all, from 8 one for each group.
 pub fn unfetched(
     api_version: i16,
     request: OffsetFetchRequest,
