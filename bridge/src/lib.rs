@@ -19,8 +19,9 @@ use bytes::Bytes;
 use weir_core::types::NodeId;
 use weir_core::wire::Frame;
 
-/// A connection to the node in the same process. Frames are whole: no size bytes in front of
-/// requests; replies carry theirs as [`Frame`] says. Dropping it closes it.
+/// A connection to the node in the same process, or one whose socket somebody else serves. Frames
+/// are whole: no size bytes in front of requests; replies carry theirs as [`Frame`] says. Dropping
+/// it closes it.
 #[derive(Debug)]
 pub struct MemoryConnection {
     pub requests: Sender<Bytes>,

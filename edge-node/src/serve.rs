@@ -107,6 +107,7 @@ async fn run(
     let mut accepting = None;
     if started.await? {
         accepting = Some(executor.spawn(accept));
+        bridge.serve()?;
         listening.say(config, &store, &flushes);
         let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
         handle.set_serving(true);
@@ -220,6 +221,11 @@ impl Bridge {
             mirror_stop,
             mirror_thread: RefCell::new(thread),
         })
+    }
+
+    /// Lets devices connect.
+    fn serve(&self) -> Result<(), String> {
+        self.mqtt.borrow().as_ref().map_or(Ok(()), Mqtt::serve).map_err(|error| error.0)
     }
 
     pub fn mqtt_status(&self) -> Option<weir_bridge::mqtt::Status> {

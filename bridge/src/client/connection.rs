@@ -184,6 +184,41 @@ impl Connection {
     }
 }
 
+/// A TCP connection whose user writes and reads the frames. It ends with the task.
+pub(super) async fn open_frames(
+    address: &str,
+    timeout: Duration,
+) -> Result<(MemoryConnection, smol::Task<()>)> {
+    let stream = connect(address, timeout).await?;
+    let (requests, outgoing) = async_channel::bounded::<Bytes>(REQUESTS_IN_FLIGHT_MAX);
+    // Replies are bounded by the requests in flight.
+    let (incoming, replies) = async_channel::unbounded();
+    let mut writer = stream.clone();
+    let write = async move {
+        while let Ok(request) = outgoing.recv().await {
+            let size = (request.len() as u32).to_be_bytes();
+            let frame = Frame(vec![Bytes::copy_from_slice(&size), request]);
+            write_frame(&mut writer, &frame).await?;
+        }
+        Ok(())
+    };
+    let read = async move {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let frame = read_frame(&mut reader).await?;
+            let _ = incoming.try_send(Frame(vec![frame]));
+        }
+    };
+    let address = address.to_string();
+    let task = smol::spawn(async move {
+        let ended: Ended = write.or(read).await;
+        if let Err(e) = ended {
+            log::debug!("connection to {address} ended: {e}");
+        }
+    });
+    Ok((MemoryConnection { requests, replies }, task))
+}
+
 async fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
     let failed = |e: std::io::Error| {
         Error::new(ErrorKind::Network, format!("no connection to {address}: {e}"))
@@ -219,19 +254,7 @@ async fn run_tcp(
     let read = async {
         let mut reader = BufReader::new(stream);
         loop {
-            let mut size = [0; 4];
-            reader.read_exact(&mut size).await?;
-            let size = u32::from_be_bytes(size) as usize;
-            if size > FRAME_BYTES_MAX {
-                return Err(std::io::Error::other(format!("a response of {size} bytes")));
-            }
-            // Grows with what arrives, never by what is claimed.
-            let mut body = Vec::new();
-            (&mut reader).take(size as u64).read_to_end(&mut body).await?;
-            if body.len() < size {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            deliver(&pending, body.into())?;
+            deliver(&pending, read_frame(&mut reader).await?.split_off(4))?;
         }
     };
     let ended: Ended = write.or(read).or(stopped).await;
@@ -278,6 +301,23 @@ fn deliver(pending: &Pending, body: Bytes) -> std::io::Result<()> {
     // Whoever asked may have gone meanwhile.
     let _ = reply.try_send(body);
     Ok(())
+}
+
+/// The next frame, with its size in front.
+async fn read_frame(reader: &mut BufReader<TcpStream>) -> std::io::Result<Bytes> {
+    let mut bytes = [0; 4];
+    reader.read_exact(&mut bytes).await?;
+    let size = u32::from_be_bytes(bytes) as usize;
+    if size > FRAME_BYTES_MAX {
+        return Err(std::io::Error::other(format!("a response of {size} bytes")));
+    }
+    // Grows with what arrives, never by what is claimed.
+    let mut frame = bytes.to_vec();
+    reader.take(size as u64).read_to_end(&mut frame).await?;
+    if frame.len() - bytes.len() < size {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(frame.into())
 }
 
 async fn write_frame(writer: &mut TcpStream, frame: &Frame) -> std::io::Result<()> {

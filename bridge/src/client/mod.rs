@@ -45,7 +45,7 @@ use weir_core::error::ErrorCode;
 use weir_core::wire::Request;
 use weir_core::wire::group::FindCoordinatorRequest;
 
-use crate::LocalNode;
+use crate::{LocalNode, MemoryConnection};
 use connection::{Address, Connection, ConnectionSettings};
 use metadata::MetadataCache;
 
@@ -162,6 +162,13 @@ impl Client {
             self.forget(to);
         }
         response
+    }
+
+    /// A connection of its own to another node of the cluster, for whoever writes the frames. It
+    /// lives as long as its task.
+    pub(crate) async fn frames(&self, node: i32) -> Result<(MemoryConnection, smol::Task<()>)> {
+        let address = self.node_address(node).await?;
+        connection::open_frames(&address, self.inner.settings.connect_timeout).await
     }
 
     /// Repeats `attempt` while it fails with what may pass, with growing pauses, for `retry_for`.

@@ -5,7 +5,11 @@
 //! open batch of their partition, and leaves a [`Ticket`]. Nothing is copied or queued before that,
 //! and no timer runs: batches are sent when those who push have no more for now, so what arrives
 //! together goes together. [`Ingest`] itself does no input or output.
+//!
+//! A site has a lane for each gateway that leads partitions, this one first. A partition's batches
+//! go along one lane at a time: to another one only when none of them is without an answer.
 
+mod lanes;
 pub(crate) mod murmur;
 mod partition;
 pub(crate) mod topics;
@@ -13,11 +17,14 @@ pub(crate) mod topics;
 use crate::client::without_size;
 use crate::slab::Key;
 use bytes::Bytes;
+pub(crate) use lanes::LOCAL;
+use lanes::{Lane, Sent};
 use partition::Partition;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use weir_core::batch::ProducerStamp;
 use weir_core::error::ErrorCode;
+use weir_core::types::{NodeId, TopicId};
 use weir_core::wire::{ApiKey, Frame, decode_response, produce};
 
 /// Bytes that may wait for the log or for its answer. When there are more, sockets are not read.
@@ -106,12 +113,30 @@ pub(crate) struct Wanted {
     pub compacted: bool,
 }
 
+/// A topic as the cluster has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub id: TopicId,
+    /// By index.
+    pub partitions: Vec<FoundPartition>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FoundPartition {
+    pub end: i64,
+    pub leader: NodeId,
+}
+
 #[derive(Debug)]
 struct Topic {
     wanted: Wanted,
+    /// Of the topic that had this name when it was opened last.
+    id: TopicId,
     /// Numbers of its partitions, by index; empty before it is open.
     partitions: Vec<usize>,
     state: State,
+    /// Somebody is asked who leads its partitions.
+    seeking: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,13 +151,13 @@ pub(crate) struct Ingest {
     topics: Vec<Topic>,
     by_name: HashMap<String, TopicNumber>,
     partitions: Vec<Partition>,
-    /// Partitions that have something to send.
-    listed: Vec<usize>,
+    /// The first leads to this gateway.
+    lanes: Vec<Lane>,
     /// Partitions that wait for a pause to end.
     paused: Vec<usize>,
     wanted: Vec<TopicNumber>,
-    /// Requests without an answer, oldest first: correlation id and partitions.
-    requests: VecDeque<(i32, Vec<usize>)>,
+    /// Topics whose leaders have to be learnt.
+    sought: Vec<TopicNumber>,
     correlation_id: i32,
     producer: ProducerStamp,
     queued_bytes: usize,
@@ -147,11 +172,11 @@ pub(crate) struct Answer {
 }
 
 impl Ingest {
-    /// With the producer id that the node gave out.
-    pub fn new(producer_id: i64, producer_epoch: i16) -> Ingest {
+    /// On this gateway, with the producer id that it gave out.
+    pub fn new(node: NodeId, producer_id: i64, producer_epoch: i16) -> Ingest {
         let producer =
             ProducerStamp { producer_id, producer_epoch, base_sequence: 0, transactional: false };
-        Ingest { producer, ..Ingest::default() }
+        Ingest { producer, lanes: vec![Lane::new(node)], ..Ingest::default() }
     }
 
     /// The topic's number; a new one is not open yet.
@@ -161,7 +186,13 @@ impl Ingest {
         }
         let topic = TopicNumber(self.topics.len());
         let wanted = Wanted { topic, name: name.into(), partitions, compacted };
-        self.topics.push(Topic { wanted, partitions: Vec::new(), state: State::Closed });
+        self.topics.push(Topic {
+            wanted,
+            id: TopicId::NONE,
+            partitions: Vec::new(),
+            state: State::Closed,
+            seeking: false,
+        });
         self.by_name.insert(name.into(), topic);
         topic
     }
@@ -205,29 +236,30 @@ impl Ingest {
         self.wanted.pop().map(|topic| self.topics[topic.0].wanted.clone())
     }
 
-    /// The topic is there, with the ends of its partitions by index.
-    pub fn opened(&mut self, topic: TopicNumber, ends: &[i64], now: Instant) {
+    /// The topic is there.
+    pub fn opened(&mut self, topic: TopicNumber, found: &Found, now: Instant) {
         let known = std::mem::take(&mut self.topics[topic.0].partitions);
-        let mut numbers = Vec::with_capacity(ends.len());
-        for (index, end) in ends.iter().enumerate() {
+        let before = std::mem::replace(&mut self.topics[topic.0].id, found.id);
+        let another = before != found.id;
+        let mut numbers = Vec::with_capacity(found.partitions.len());
+        for (index, FoundPartition { end, leader }) in found.partitions.iter().enumerate() {
             numbers.push(known.get(index).copied().unwrap_or(self.partitions.len()));
             if let Some(number) = known.get(index) {
-                self.partitions[*number].reopened(*end, now);
+                self.partitions[*number].reopened(another.then_some(*end), now);
             } else {
                 let partition = Partition::new(topic.0, index as i32, *end, self.producer);
                 self.partitions.push(partition);
             }
+            self.led_by(numbers[index], *leader, now);
         }
-        for (index, gone) in known.iter().enumerate().skip(ends.len()) {
+        for (index, gone) in known.iter().enumerate().skip(found.partitions.len()) {
             let heir = numbers[index % numbers.len()];
             if let Ok([heir, gone]) = self.partitions.get_disjoint_mut([heir, *gone]) {
                 heir.adopt(gone);
             }
         }
         for number in &numbers {
-            let partition = &mut self.partitions[*number];
-            list(partition, *number, &mut self.listed);
-            pause(partition, *number, &mut self.paused);
+            self.list(*number);
         }
         self.topics[topic.0].partitions = numbers;
         self.topics[topic.0].state = State::Open;
@@ -268,24 +300,20 @@ impl Ingest {
     pub fn push(&mut self, place: Place, record: &Record, ticket: Ticket, now: Instant) {
         let partition = &mut self.partitions[place.0];
         self.queued_bytes += partition.push(record, ticket, now);
-        list(partition, place.0, &mut self.listed);
-    }
-
-    /// Whether there is a request to send now.
-    pub fn has_request(&self) -> bool {
-        self.listed.iter().any(|number| self.partitions[*number].is_ready())
+        lanes::list(partition, place.0, &mut self.lanes);
     }
 
     /// Whether nothing is queued and nothing waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.partitions.iter().all(Partition::is_empty)
+        let answered = self.lanes.iter().all(|lane| lane.requests.is_empty());
+        answered && self.partitions.iter().all(Partition::is_empty)
     }
 
-    /// The next Produce request, without its size. It holds one batch of each partition that is
-    /// ready.
-    pub fn request(&mut self) -> Option<Bytes> {
+    /// The next Produce request of a lane, without its size. It holds one batch of each partition
+    /// that is ready.
+    pub fn request(&mut self, lane: usize, now: Instant) -> Option<Bytes> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
-        let mut listed = std::mem::take(&mut self.listed);
+        let mut listed = std::mem::take(&mut self.lanes[lane].listed);
         listed.retain(|number| {
             let partition = &mut self.partitions[*number];
             partition.listed = partition.is_ready();
@@ -296,13 +324,14 @@ impl Ingest {
             }
             partition.listed
         });
-        self.listed = listed;
+        self.lanes[lane].listed = listed;
         if taken.is_empty() {
             return None;
         }
         taken.sort_unstable_by_key(|number| self.partitions[*number].topic);
         let request = self.encode(&taken, bytes);
-        self.requests.push_back((self.correlation_id, taken));
+        let correlation_id = self.correlation_id;
+        self.lanes[lane].requests.push_back(Sent { correlation_id, partitions: taken, at: now });
         Some(request)
     }
 
@@ -349,10 +378,11 @@ impl Ingest {
         request
     }
 
-    /// Takes the answer to the oldest request. `Err`: it is none, and the connection has to be
+    /// Takes the answer to a lane's oldest request. `Err`: it is none, and the connection has to be
     /// replaced.
     pub fn reply(
         &mut self,
+        lane: usize,
         frame: Frame,
         now: Instant,
         done: &mut Vec<(Ticket, Outcome)>,
@@ -361,12 +391,12 @@ impl Ingest {
         let (correlation_id, response) =
             decode_response::<produce::ProduceRequest>(&frame, PRODUCE_VERSION)
                 .map_err(|_| NotAnAnswer)?;
-        let (expected, taken) = self.requests.pop_front().ok_or(NotAnAnswer)?;
-        if expected != correlation_id {
+        let sent = self.lanes[lane].requests.pop_front().ok_or(NotAnAnswer)?;
+        if sent.correlation_id != correlation_id {
             return Err(NotAnAnswer);
         }
         let mut answer = Answer::default();
-        let mut unanswered = taken;
+        let mut unanswered = sent.partitions;
         for topic in response.responses {
             let Some(known) = self.by_name.get(&topic.name).copied() else { continue };
             for part in topic.partition_responses {
@@ -404,20 +434,13 @@ impl Ingest {
         } else if !error.is_error() {
             self.full_until = None;
         }
-        list(partition, number, &mut self.listed);
-        pause(partition, number, &mut self.paused);
+        let topic = TopicNumber(partition.topic);
+        self.list(number);
         if answered.reopen {
-            let topic = TopicNumber(partition.topic);
             self.want(topic);
         }
-    }
-
-    /// The connection to the node is gone: everything in flight is sent again.
-    pub fn disconnected(&mut self, now: Instant) {
-        self.requests.clear();
-        for (number, partition) in self.partitions.iter_mut().enumerate() {
-            partition.disconnected(now);
-            pause(partition, number, &mut self.paused);
+        if answered.seek {
+            self.seek(topic);
         }
     }
 
@@ -428,36 +451,29 @@ impl Ingest {
 
     /// Ends the pauses that are over.
     pub fn resume(&mut self, now: Instant) {
-        let partitions = &mut self.partitions;
-        let listed = &mut self.listed;
-        self.paused.retain(|number| {
+        let Ingest { partitions, lanes, paused, .. } = self;
+        paused.retain(|number| {
             let partition = &mut partitions[*number];
             if partition.resume(now) {
-                list(partition, *number, listed);
+                lanes::list(partition, *number, lanes);
             }
             partition.deadline().is_some()
         });
+    }
+
+    /// Puts a partition on the lists where it belongs: it has something to send, or a pause.
+    fn list(&mut self, number: usize) {
+        let partition = &mut self.partitions[number];
+        lanes::list(partition, number, &mut self.lanes);
+        if partition.deadline().is_some() && !self.paused.contains(&number) {
+            self.paused.push(number);
+        }
     }
 }
 
 /// The node answered something that is no answer to what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAnAnswer;
-
-/// Puts a partition on the list if it has something to send.
-fn list(partition: &mut Partition, number: usize, listed: &mut Vec<usize>) {
-    if !partition.listed && partition.is_ready() {
-        partition.listed = true;
-        listed.push(number);
-    }
-}
-
-/// Puts a partition on the list of those whose pause has an end.
-fn pause(partition: &Partition, number: usize, paused: &mut Vec<usize>) {
-    if partition.deadline().is_some() && !paused.contains(&number) {
-        paused.push(number);
-    }
-}
 
 fn uvarint(out: &mut Vec<u8>, value: usize) {
     weir_core::bytes::put_uvarint(out, value as u32);

@@ -14,6 +14,10 @@
 //! batch that is sent again as it was keeps its sequence, so it is appended once. A batch that is
 //! changed (split, or without refused records) gets a new epoch and sequence 0, and so do those
 //! behind it; that happens only after errors which say that nothing was appended.
+//!
+//! A site does not always say so: a leader that is lost takes the answer with it, and the next one
+//! may have the batch. Such a batch is *uncertain* until it is answered as durable: it is sent
+//! again as it was, to whoever leads, and nothing in front of that is changed for want of space.
 
 use super::{Outcome, Ticket};
 use bytes::Bytes;
@@ -31,12 +35,17 @@ const IN_FLIGHT_MAX: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Whoever leads is asked for within memory, and clients wait.
+const SEEK_PAUSE_MAX: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 pub(super) struct Partition {
     pub topic: usize,
     pub index: i32,
     /// Already on the list of those that have something to send.
     pub listed: bool,
+    /// Which lane leads to its leader, as far as is known.
+    pub lane: usize,
     /// Every record below was acknowledged; every record that is not yet lies above.
     pub end: i64,
     open: Builder,
@@ -61,6 +70,8 @@ struct Batch {
     bytes: Bytes,
     tickets: Vec<Ticket>,
     since: Instant,
+    /// It may be in the log, although nobody has said so.
+    uncertain: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +88,8 @@ struct Trouble {
 enum Remedy {
     /// Send the same again after a pause.
     Retry,
+    /// The same, to whoever leads the partition then.
+    Seek,
     /// The same, once the topic is there again.
     Reopen,
     /// No space: tell those who can be told, keep the rest and send it again.
@@ -98,6 +111,11 @@ impl Remedy {
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
             | ErrorCode::UNKNOWN_PRODUCER_ID
             | ErrorCode::INVALID_PRODUCER_EPOCH => Remedy::Renew,
+            ErrorCode::NOT_LEADER_OR_FOLLOWER
+            | ErrorCode::LEADER_NOT_AVAILABLE
+            | ErrorCode::FENCED_LEADER_EPOCH
+            | ErrorCode::UNKNOWN_LEADER_EPOCH
+            | ErrorCode::NETWORK_EXCEPTION => Remedy::Seek,
             error if error.is_retriable() => Remedy::Retry,
             _ => Remedy::Refuse,
         }
@@ -113,6 +131,8 @@ pub(super) struct Answered {
     pub durable: Option<(Instant, usize)>,
     /// The topic has to be opened again.
     pub reopen: bool,
+    /// Whoever leads the partition now has to be found.
+    pub seek: bool,
     pub storage_full: bool,
 }
 
@@ -122,6 +142,7 @@ impl Partition {
             topic,
             index,
             listed: false,
+            lane: super::lanes::LOCAL,
             end,
             open: Builder::new(),
             tickets: Vec::new(),
@@ -174,6 +195,7 @@ impl Partition {
             bytes: open.build(stamp).into(),
             tickets: std::mem::take(&mut self.tickets),
             since: self.since.take().unwrap_or_else(Instant::now),
+            uncertain: false,
         });
     }
 
@@ -183,6 +205,11 @@ impl Partition {
         self.producer.base_sequence =
             (i64::from(stamp.base_sequence) + i64::from(records_count)) as i32 & i32::MAX;
         (stamp.producer_id >= 0).then_some(stamp)
+    }
+
+    /// Whether batches are without an answer.
+    pub fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
     }
 
     /// Marks the next batch as sent; it is there to be read then. Call [`Partition::is_ready`]
@@ -221,7 +248,7 @@ impl Partition {
         if error == ErrorCode::NONE || error == ErrorCode::DUPLICATE_SEQUENCE_NUMBER {
             // Behind failed batches nothing succeeds; if a node ever answers so, this is that
             // batch.
-            let at = self.trouble.as_ref().map_or(0, |trouble| trouble.failed);
+            let at = self.failed();
             let batch = self.queue.remove(at).expect("a batch in flight is in the queue");
             if base_offset >= 0 {
                 self.end = base_offset + batch.tickets.len() as i64;
@@ -231,11 +258,14 @@ impl Partition {
             done.extend(batch.tickets.into_iter().map(|ticket| (ticket, Outcome::Durable)));
             self.pause = PAUSE;
             self.known = true;
-        } else if let Some(trouble) = &mut self.trouble {
-            trouble.failed += 1;
         } else {
-            self.trouble = Some(Trouble { error, failed: 1, until: None });
-            answered.storage_full = error == ErrorCode::KAFKA_STORAGE_ERROR;
+            let failed = self.failed();
+            self.queue[failed].uncertain |=
+                matches!(Remedy::of(error), Remedy::Retry | Remedy::Seek);
+            let first = Trouble { error, failed, until: None };
+            answered.storage_full =
+                self.trouble.is_none() && error == ErrorCode::KAFKA_STORAGE_ERROR;
+            self.trouble.get_or_insert(first).failed += 1;
         }
         if self.in_flight == 0 && self.trouble.is_some() {
             self.settle(now, done, &mut answered);
@@ -245,6 +275,10 @@ impl Partition {
 
     /// The connection is gone: nothing in flight will be answered.
     pub fn disconnected(&mut self, now: Instant) {
+        let sent = self.failed() + self.in_flight;
+        for batch in self.queue.iter_mut().take(sent) {
+            batch.uncertain = true;
+        }
         self.in_flight = 0;
         if !self.queue.is_empty() {
             let (error, until) = (ErrorCode::NETWORK_EXCEPTION, Some(now + self.pause));
@@ -259,6 +293,8 @@ impl Partition {
         let before: usize = self.queue.iter().map(|batch| batch.bytes.len()).sum();
         match Remedy::of(error) {
             Remedy::Retry => {}
+            Remedy::Seek => answered.seek = true,
+            Remedy::RefuseSome if self.queue.iter().any(|batch| batch.uncertain) => {}
             Remedy::Reopen => answered.reopen = true,
             Remedy::RefuseSome => self.refuse_some(error, done),
             Remedy::Renew => self.renew(),
@@ -279,7 +315,8 @@ impl Partition {
             self.trouble = None;
             return;
         }
-        let until = (!answered.reopen).then_some(now + self.pause);
+        let pause = if answered.seek { self.pause.min(SEEK_PAUSE_MAX) } else { self.pause };
+        let until = (!answered.reopen).then_some(now + pause);
         self.trouble = Some(Trouble { error, failed: 0, until });
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
@@ -303,7 +340,7 @@ impl Partition {
             }
             if !kept.is_empty() {
                 let bytes = rebuilt(&batch.bytes, |at| !batch.tickets[at].is_refusable());
-                self.queue.push_back(Batch { bytes, tickets: kept, since: batch.since });
+                self.queue.push_back(Batch { bytes, tickets: kept, ..batch });
             }
         }
         if changed {
@@ -317,7 +354,8 @@ impl Partition {
         let tail = batch.tickets.split_off(half);
         let (first, second) =
             (rebuilt(&batch.bytes, |at| at < half), rebuilt(&batch.bytes, |at| at >= half));
-        self.queue.push_front(Batch { bytes: second, tickets: tail, since: batch.since });
+        let (since, uncertain) = (batch.since, batch.uncertain);
+        self.queue.push_front(Batch { bytes: second, tickets: tail, since, uncertain });
         self.queue.push_front(Batch { bytes: first, ..batch });
     }
 
@@ -337,15 +375,29 @@ impl Partition {
         }
     }
 
-    /// The topic is there again, perhaps another one of the same name, which knows no sequences.
-    pub fn reopened(&mut self, end: i64, now: Instant) {
-        self.end = end;
+    /// The topic is there again. With an end it is another one of the same name, which knows no
+    /// sequences. The same one still has its records, also those whose answer was lost.
+    pub fn reopened(&mut self, end: Option<i64>, now: Instant) {
+        self.end = end.unwrap_or(self.end);
         if self.in_flight == 0 {
-            self.renew();
-            if let Some(trouble) = &mut self.trouble {
-                trouble.until = Some(now);
+            if end.is_some() {
+                self.renew();
+                self.queue.iter_mut().for_each(|batch| batch.uncertain = false);
             }
+            self.hurry(now);
         }
+    }
+
+    /// Ends a pause at once.
+    pub fn hurry(&mut self, now: Instant) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.until = Some(now);
+            self.pause = PAUSE;
+        }
+    }
+
+    fn failed(&self) -> usize {
+        self.trouble.as_ref().map_or(0, |trouble| trouble.failed)
     }
 
     /// Takes over what waits in another partition, which is no longer there.

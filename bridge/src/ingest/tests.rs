@@ -4,9 +4,18 @@
 
 use super::*;
 use crate::slab::Slab;
+use std::collections::VecDeque;
 use weir_core::batch::{self, HEADER_BYTES, Header};
 use weir_core::wire::decode_request_header;
 use weir_core::wire::{Message, encode_response};
+
+const HERE: NodeId = NodeId(1);
+
+/// An empty topic with this id, by the leaders of its partitions.
+fn found(id: u8, leaders: &[NodeId]) -> Found {
+    let partitions = leaders.iter().map(|leader| FoundPartition { end: 0, leader: *leader });
+    Found { id: TopicId([id; 16]), partitions: partitions.collect() }
+}
 
 /// One partition of a node that checks sequences as a node does.
 #[derive(Default)]
@@ -28,12 +37,12 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let mut ingest = Ingest::new(7, 0);
+        let mut ingest = Ingest::new(HERE, 7, 0);
         let topic = ingest.topic("t", 1, false);
         assert!(!ingest.is_open(topic));
         assert_eq!(ingest.next_wanted().unwrap().name, "t");
         let now = Instant::now();
-        ingest.opened(topic, &[0], now);
+        ingest.opened(topic, &found(1, &[HERE]), now);
         let place = ingest.place(topic, b"k");
         let key = Slab::default().insert(());
         World { ingest, node: Node::default(), place, now, done: Vec::new(), key }
@@ -61,7 +70,7 @@ impl World {
 
     /// Sends one request, if there is one.
     fn send(&mut self) -> bool {
-        let Some(request) = self.ingest.request() else { return false };
+        let Some(request) = self.ingest.request(LOCAL, self.now) else { return false };
         let (header, mut reader) = decode_request_header(&request).unwrap();
         assert_eq!((header.api_key, header.api_version), (0, PRODUCE_VERSION));
         let request = produce::ProduceRequest::decode(&mut reader, PRODUCE_VERSION).unwrap();
@@ -97,7 +106,7 @@ impl World {
             });
         }
         let frame = encode_response(&response, ApiKey::Produce, PRODUCE_VERSION, correlation_id);
-        self.ingest.reply(frame, self.now, &mut self.done).unwrap();
+        self.ingest.reply(LOCAL, frame, self.now, &mut self.done).unwrap();
     }
 
     /// Time passes, and everything is sent and answered until nothing is left.
@@ -232,7 +241,7 @@ fn a_batch_that_was_appended_though_the_answer_is_lost_is_not_appended_again() {
     for (_, request) in requests {
         world.node.append(&request.topic_data[0].partition_data[0].records.pieces()[0]);
     }
-    world.ingest.disconnected(world.now);
+    world.ingest.disconnected(LOCAL, world.now);
     world.push(4, false);
     world.finish();
     world.check(&[0, 1, 2, 3, 4], &[]);
@@ -298,25 +307,25 @@ fn a_topic_that_was_deleted_is_opened_again_and_gets_what_waited() {
     world.answer(Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
     let wanted = world.ingest.next_wanted().unwrap();
     assert_eq!(world.ingest.next_wanted(), None);
-    world.ingest.opened(wanted.topic, &[0], world.now);
+    world.ingest.opened(wanted.topic, &found(2, &[HERE]), world.now);
     world.finish();
     world.check(&[0, 1, 2], &[]);
 }
 
 #[test]
 fn partitions_that_a_new_topic_lacks_give_their_records_to_those_it_has() {
-    let mut ingest = Ingest::new(7, 0);
+    let mut ingest = Ingest::new(HERE, 7, 0);
     let now = Instant::now();
     let topic = ingest.topic("t", 4, false);
-    ingest.opened(topic, &[0, 0, 0, 0], now);
+    ingest.opened(topic, &found(1, &[HERE; 4]), now);
     for number in 0..40u32 {
         let key = number.to_be_bytes();
         let record = Record { timestamp: 0, key: &key, value: None, headers: &[] };
         let place = ingest.place(topic, &key);
         ingest.push(place, &record, Ticket::Nobody, now);
     }
-    ingest.opened(topic, &[0, 0], now);
-    let request = ingest.request().unwrap();
+    ingest.opened(topic, &found(2, &[HERE; 2]), now);
+    let request = ingest.request(LOCAL, now).unwrap();
     let (_, mut reader) = decode_request_header(&request).unwrap();
     let request = produce::ProduceRequest::decode(&mut reader, PRODUCE_VERSION).unwrap();
     assert!(request.topic_data[0].partition_data.iter().all(|part| part.index < 2));

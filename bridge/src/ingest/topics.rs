@@ -1,22 +1,23 @@
 //! Topics that records are pushed to: created where they are missing, and where their partitions
 //! end.
 
-use super::Wanted;
-use crate::client::{Broker, Client, Error, LATEST, NewTopic};
+use super::{Found, FoundPartition, TopicNumber, Wanted};
+use crate::client::{Broker, Client, Error, LATEST, NewTopic, Partition};
 use std::time::Duration;
 use weir_core::error::ErrorCode;
+use weir_core::types::NodeId;
 use weir_core::wire::topics::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Makes sure that a topic is there; returns the ends of its partitions by index. Tries until it
-/// works: what waits for the topic is kept meanwhile, and nobody else could do better.
-pub(crate) async fn open(client: &Client, wanted: &Wanted) -> Vec<i64> {
+/// Makes sure that a topic is there, and all its partitions. Tries until it works: what waits for
+/// the topic is kept meanwhile, and nobody else could do better.
+pub(crate) async fn open(client: &Client, wanted: &Wanted) -> Found {
     let mut pause = PAUSE;
     loop {
         match open_once(client, wanted).await {
-            Ok(ends) => return ends,
+            Ok(found) => return found,
             Err(error) if error.is_retriable() => log::debug!("mqtt: {error}; trying again"),
             Err(error) => log::warn!("mqtt: topic {}: {error}; trying again", wanted.name),
         }
@@ -25,7 +26,7 @@ pub(crate) async fn open(client: &Client, wanted: &Wanted) -> Vec<i64> {
     }
 }
 
-async fn open_once(client: &Client, wanted: &Wanted) -> Result<Vec<i64>, Error> {
+async fn open_once(client: &Client, wanted: &Wanted) -> Result<Found, Error> {
     let topic = match client.topic(&wanted.name).await {
         Err(error) if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
             create(client, wanted).await?;
@@ -35,9 +36,34 @@ async fn open_once(client: &Client, wanted: &Wanted) -> Result<Vec<i64>, Error> 
     };
     let ends: Vec<_> =
         topic.partitions.iter().map(|p| (wanted.name.clone(), p.index, LATEST)).collect();
-    let mut ends = client.list_offsets(&ends).await?;
-    ends.sort_by_key(|end| end.partition);
-    Ok(ends.into_iter().map(|end| end.offset.max(0)).collect())
+    let ends = client.list_offsets(&ends).await?;
+    let end = |index: i32| {
+        let found = ends.iter().find(|end| end.partition == index);
+        found.map_or(0, |end| end.offset.max(0))
+    };
+    let found = |p: &Partition| FoundPartition { end: end(p.index), leader: NodeId(p.leader) };
+    Ok(Found { id: topic.id, partitions: topic.partitions.iter().map(found).collect() })
+}
+
+/// Who leads the partitions of topics, by index; an empty list where that was not learnt.
+pub(crate) async fn leaders(
+    client: &Client,
+    sought: Vec<(TopicNumber, String)>,
+) -> Vec<(TopicNumber, Vec<(i32, NodeId)>)> {
+    let names: Vec<&str> = sought.iter().map(|(_, name)| name.as_str()).collect();
+    let topics = match client.cluster(Some(&names)).await {
+        Ok(cluster) => cluster.topics,
+        Err(error) => {
+            log::debug!("mqtt: {error}");
+            Vec::new()
+        }
+    };
+    let leaders = |name: &str| {
+        let topic = topics.iter().find(|topic| topic.name == name);
+        let partitions = topic.into_iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|p| (p.index, NodeId(p.leader))).collect()
+    };
+    sought.iter().map(|(topic, name)| (*topic, leaders(name))).collect()
 }
 
 async fn create(client: &Client, wanted: &Wanted) -> Result<(), Error> {

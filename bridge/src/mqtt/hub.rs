@@ -95,7 +95,7 @@ impl Hub {
         counters: Arc<Counters>,
         mut ingest: Ingest,
     ) -> Hub {
-        let sessions_topic = ingest.topic(session::TOPIC, 1, true);
+        let sessions_topic = ingest.topic(&session::topic(ingest.node()), 1, true);
         let rule_topics = (0..rules.len())
             .map(|rule| {
                 rules.topic(rule).map(|name| ingest.topic(name, rules.partitions(rule), false))

@@ -1,7 +1,8 @@
 //! MQTT in: a listener for 3.1.1 and 5.0, sessions, and the way of a publish into the log.
 //!
 //! ```text
-//! net        sockets, tasks, the connection to the node      (input and output)
+//! net        sockets, tasks                                  (input and output)
+//! lanes      the connections to this node and to others of the site
 //! hub        everything else, as a value                     bytes in, packets and records out
 //! publish    PUBLISH to record           connect   how connections and sessions begin and end
 //! outcomes   durable to PUBACK           wills     what happens by itself, with time
@@ -12,6 +13,7 @@
 mod connect;
 mod connection;
 mod hub;
+mod lanes;
 mod net;
 mod outcomes;
 mod packet;
@@ -27,7 +29,7 @@ pub(crate) use packet::Properties;
 pub use status::{Histogram, SourceStatus, Status};
 
 use crate::client::{Bootstrap, Client, Settings as ClientSettings};
-use crate::ingest::{Ingest, QUEUED_BYTES_MAX};
+use crate::ingest::{self, Ingest, QUEUED_BYTES_MAX};
 use crate::rules::Rules;
 use crate::{LocalNode, settings};
 use async_channel::{Receiver, Sender};
@@ -35,10 +37,12 @@ use futures_lite::future;
 use hub::{Clock, Hub};
 use net::Net;
 use reactor::Reactor;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use source::Source;
 use status::Counters;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -47,11 +51,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long a stop waits for what was taken to become durable, and for the clients to be told.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1_024;
+
 /// The running MQTT side: one thread that owns every MQTT connection, session and source.
 #[derive(Debug)]
 pub struct Mqtt {
     counters: Arc<Counters>,
     listens: Option<SocketAddr>,
+    socket: Option<TcpListener>,
+    serve: Sender<()>,
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -74,13 +83,14 @@ struct Setup {
     listener: Option<TcpListener>,
     local: Arc<dyn LocalNode>,
     counters: Arc<Counters>,
+    serving: Receiver<()>,
     stopped: Receiver<()>,
     reactor: Reactor,
 }
 
 impl Mqtt {
-    /// Binds the listener, checks rules and sources, and starts. Connections are accepted at once;
-    /// they are answered when the local node is.
+    /// Binds the listener, checks rules and sources, and starts. Nobody can connect before
+    /// [`Mqtt::serve`]: a device that knows several gateways goes to one that serves.
     pub fn start(settings: &settings::Mqtt, local: Arc<dyn LocalNode>) -> Result<Mqtt, StartError> {
         let rules = Rules::new(settings).map_err(StartError)?;
         let sources: Vec<Source> = settings
@@ -96,6 +106,9 @@ impl Mqtt {
         if let Ok(mut status) = counters.sources.lock() {
             *status = sources.iter().map(Source::status).collect();
         }
+        let socket = listener.as_ref().map(TcpListener::try_clone).transpose();
+        let socket = socket.map_err(|error| StartError(format!("cannot listen: {error}")))?;
+        let (serve, serving) = async_channel::bounded(1);
         let (stop, stopped) = async_channel::bounded(1);
         let setup = Setup {
             settings: settings.clone(),
@@ -104,6 +117,7 @@ impl Mqtt {
             listener,
             local,
             counters: counters.clone(),
+            serving,
             stopped,
             reactor: Reactor::new()
                 .map_err(|error| StartError(format!("cannot wait for MQTT sockets: {error}")))?,
@@ -112,7 +126,16 @@ impl Mqtt {
             .name("weir-mqtt".into())
             .spawn(move || run(setup))
             .map_err(|error| StartError(format!("cannot start a thread for MQTT: {error}")))?;
-        Ok(Mqtt { counters, listens, stop, thread })
+        Ok(Mqtt { counters, listens, socket, serve, stop, thread })
+    }
+
+    /// Lets devices connect: the local node serves.
+    pub fn serve(&self) -> Result<(), StartError> {
+        if let (Some(socket), Some(address)) = (&self.socket, self.listens) {
+            rustix::net::listen(socket, BACKLOG).map_err(|error| cannot_listen(address, error))?;
+        }
+        self.serve.close();
+        Ok(())
     }
 
     /// Where devices connect; `None` without a listener.
@@ -134,13 +157,37 @@ impl Mqtt {
     }
 }
 
+/// Takes the address, but lets nobody connect yet.
 fn bind(listen: &str) -> Result<Option<TcpListener>, StartError> {
     if listen.is_empty() {
         return Ok(None);
     }
-    TcpListener::bind(listen).map(Some).map_err(|error| {
-        StartError(format!("cannot listen for MQTT on {listen}: {error}; change mqtt.listen"))
-    })
+    let cannot = |error: io::Error| cannot_listen(listen, error);
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in listen.to_socket_addrs().map_err(cannot)? {
+        match bind_to(address) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(cannot(failure))
+}
+
+fn bind_to(address: SocketAddr) -> rustix::io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // As the standard library does: the last run's connections may not be over yet.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket.into())
+}
+
+fn cannot_listen(listen: impl fmt::Display, error: impl fmt::Display) -> StartError {
+    StartError(format!("cannot listen for MQTT on {listen}: {error}; change mqtt.listen"))
 }
 
 /// What the clocks say now.
@@ -157,12 +204,16 @@ fn run(setup: Setup) {
     };
     let begun = setup.reactor.block_on(future::or(begin(&setup), stop), |_| {});
     let Some((hub, client)) = begun else { return };
-    let Setup { sources, listener, local, reactor, .. } = setup;
+    let Setup { sources, listener, local, reactor, serving, .. } = setup;
     let net = Net::new(hub, client, reactor);
     let executor = &net.executor;
-    let pump = executor.spawn(net.clone().pump(local));
-    let others =
-        [executor.spawn(net.clone().open_topics()), executor.spawn(net.clone().look_after())];
+    net.start_lanes();
+    let tasks = [
+        executor.spawn(net.clone().local_lane(ingest::LOCAL, local)),
+        executor.spawn(net.clone().open_topics()),
+        executor.spawn(net.clone().seek_leaders()),
+        executor.spawn(net.clone().look_after()),
+    ];
     let sources: Vec<_> = sources
         .into_iter()
         .enumerate()
@@ -171,7 +222,8 @@ fn run(setup: Setup) {
             executor.spawn(async_compat::Compat::new(source::run(net.clone(), number, source)))
         })
         .collect();
-    let accept = listener.map(|listener| executor.spawn(net.clone().accept(listener)));
+    let accept =
+        listener.map(|listener| executor.spawn(net.clone().accept(listener, serving.clone())));
     net.settle();
     let stop = async {
         let _ = stopped.recv().await;
@@ -179,13 +231,14 @@ fn run(setup: Setup) {
         wind_down(&net).await;
     };
     net.reactor.block_on(executor.run(stop), |ready| net.ready(ready));
-    drop((pump, others));
+    drop(tasks);
 }
 
 /// Reads back what an earlier run left, and asks for what everything else needs.
 async fn begin(setup: &Setup) -> Option<(Hub, Client)> {
     let mut settings = ClientSettings::new(Bootstrap::Local(setup.local.clone()), "weir-mqtt");
     settings.retry_for = Duration::from_secs(3_600);
+    settings.connect_timeout = Duration::from_secs(3);
     let client = Client::new(settings);
     let producer = loop {
         match client.init_producer_id(None).await {
@@ -194,13 +247,14 @@ async fn begin(setup: &Setup) -> Option<(Hub, Client)> {
         }
         smol::Timer::after(Duration::from_millis(100)).await;
     };
-    let restored = restore::restore(&client).await;
-    let ingest = Ingest::new(producer.producer_id, producer.producer_epoch);
+    let node = setup.local.node();
+    let restored = restore::restore(&client, node).await;
+    let ingest = Ingest::new(node, producer.producer_id, producer.producer_epoch);
     let mut hub = Hub::new(&setup.settings, setup.rules.clone(), setup.counters.clone(), ingest);
     setup.sources.iter().for_each(|_| hub.sources.add());
     let sessions = hub.ingest.wanted(hub.sessions_topic);
-    let ends = crate::ingest::topics::open(&client, &sessions).await;
-    hub.ingest.opened(sessions.topic, &ends, Instant::now());
+    let found = crate::ingest::topics::open(&client, &sessions).await;
+    hub.ingest.opened(sessions.topic, &found, Instant::now());
     // The topics of the rules are there before the first message: who consumes them finds them.
     for topic in hub.rule_topics.clone().into_iter().flatten() {
         hub.ingest.is_open(topic);

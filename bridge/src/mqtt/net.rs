@@ -11,7 +11,7 @@ use super::reactor::{Reactor, Ready};
 use crate::client::Client;
 use crate::ingest::topics;
 use crate::slab::Key;
-use crate::{LocalNode, MemoryConnection};
+use async_channel::Receiver;
 use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 use std::cell::{Cell, RefCell};
@@ -31,10 +31,12 @@ pub(crate) struct Net {
     pub client: Client,
     pub reactor: Reactor,
     read_buffer: RefCell<Vec<u8>>,
-    /// There may be a request to send.
-    send: Signal,
+    /// For each lane of the ingest: there may be a request to send.
+    pub lanes: RefCell<Vec<Rc<Signal>>>,
     /// There may be a topic to open.
     open: Signal,
+    /// There may be leaders to look for.
+    pub seek: Signal,
     /// There may be a connection to accept.
     accept: Signal,
     /// Somebody has to be looked at earlier than was thought.
@@ -44,13 +46,13 @@ pub(crate) struct Net {
 
 /// Wakes the one task that waits for it.
 #[derive(Default)]
-struct Signal {
+pub(super) struct Signal {
     set: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Signal {
-    fn notify(&self) {
+    pub fn notify(&self) {
         if !self.set.replace(true)
             && let Some(waker) = self.waker.borrow_mut().take()
         {
@@ -58,7 +60,7 @@ impl Signal {
         }
     }
 
-    async fn wait(&self) {
+    pub async fn wait(&self) {
         future::poll_fn(|cx| {
             if self.set.replace(false) {
                 return Poll::Ready(());
@@ -69,7 +71,7 @@ impl Signal {
         .await;
     }
 
-    async fn wait_until(&self, deadline: Option<Instant>) {
+    pub async fn wait_until(&self, deadline: Option<Instant>) {
         match deadline {
             None => self.wait().await,
             Some(deadline) => {
@@ -98,8 +100,9 @@ impl Net {
             client,
             reactor,
             read_buffer: RefCell::new(vec![0; READ_BYTES]),
-            send: Signal::default(),
+            lanes: RefCell::default(),
             open: Signal::default(),
+            seek: Signal::default(),
             accept: Signal::default(),
             tick: Signal::default(),
             tick_at: Cell::new(None),
@@ -120,11 +123,17 @@ impl Net {
         }
         hub.dirty = dirty;
         hub.counters.sessions.store(hub.stored_count as u64, Relaxed);
-        if hub.ingest.has_request() || !hub.dirty_sessions.is_empty() {
-            self.send.notify();
+        let flush = !hub.dirty_sessions.is_empty();
+        for (number, lane) in self.lanes.borrow().iter().enumerate() {
+            if flush || hub.ingest.has_request(number) {
+                lane.notify();
+            }
         }
         if hub.ingest.has_wanted() {
             self.open.notify();
+        }
+        if hub.ingest.has_sought() {
+            self.seek.notify();
         }
     }
 
@@ -144,8 +153,9 @@ impl Net {
         }
     }
 
-    /// Accepts connections for ever.
-    pub async fn accept(self: Rc<Net>, listener: TcpListener) {
+    /// Accepts connections for ever, once the gateway serves.
+    pub async fn accept(self: Rc<Net>, listener: TcpListener, serving: Receiver<()>) {
+        let _ = serving.recv().await;
         if let Err(error) =
             listener.set_nonblocking(true).and_then(|()| self.reactor.add_listener(&listener))
         {
@@ -202,8 +212,7 @@ impl Net {
             let trimmed = self.hub.borrow_mut().trimmed();
             self.settle();
             if let Some(below) = trimmed
-                && let Err(error) =
-                    topics::delete_below(&self.client, super::session::TOPIC, below).await
+                && let Err(error) = self.delete_sessions(below).await
             {
                 log::debug!("mqtt: {error}");
             }
@@ -213,71 +222,28 @@ impl Net {
         }
     }
 
+    async fn delete_sessions(&self, below: i64) -> Result<(), crate::client::Error> {
+        let topic = super::session::topic(self.hub.borrow().ingest.node());
+        topics::delete_below(&self.client, &topic, below).await
+    }
+
     /// Opens the topics that are wanted.
     pub async fn open_topics(self: Rc<Net>) {
         loop {
             while let Some(wanted) = self.hub.borrow_mut().ingest.next_wanted() {
                 let net = self.clone();
                 let opening = async move {
-                    let ends = topics::open(&net.client, &wanted).await;
+                    let found = topics::open(&net.client, &wanted).await;
                     let mut hub = net.hub.borrow_mut();
-                    hub.ingest.opened(wanted.topic, &ends, Instant::now());
+                    hub.ingest.opened(wanted.topic, &found, Instant::now());
                     hub.unblock();
                     drop(hub);
+                    net.start_lanes();
                     net.settle();
                 };
                 self.executor.spawn(opening).detach();
             }
             self.open.wait().await;
-        }
-    }
-
-    /// Carries requests to the node and its answers back, over a new connection whenever one ends.
-    pub async fn pump(self: Rc<Net>, local: std::sync::Arc<dyn LocalNode>) {
-        loop {
-            let connection = local.connect();
-            future::or(self.send_requests(&connection), self.take_replies(&connection)).await;
-            self.hub.borrow_mut().ingest.disconnected(Instant::now());
-            Timer::after(Duration::from_millis(100)).await;
-        }
-    }
-
-    async fn send_requests(&self, connection: &MemoryConnection) {
-        loop {
-            let (request, deadline) = {
-                let mut hub = self.hub.borrow_mut();
-                let clock = clock();
-                hub.flush_sessions(clock);
-                hub.ingest.resume(clock.now);
-                (hub.ingest.request(), hub.ingest.deadline())
-            };
-            match request {
-                Some(request) => {
-                    if connection.requests.send(request).await.is_err() {
-                        return;
-                    }
-                }
-                None => self.send.wait_until(deadline).await,
-            }
-        }
-    }
-
-    async fn take_replies(&self, connection: &MemoryConnection) {
-        while let Ok(first) = connection.replies.recv().await {
-            let clock = clock();
-            let mut hub = self.hub.borrow_mut();
-            let mut next = Some(first);
-            while let Some(frame) = next {
-                if hub.reply(frame, clock).is_err() {
-                    log::error!("mqtt: the node answered something that was not asked");
-                    return;
-                }
-                next = connection.replies.try_recv().ok();
-            }
-            let queued = hub.ingest.queued_bytes() as u64;
-            hub.counters.queued_bytes.store(queued, Relaxed);
-            drop(hub);
-            self.settle();
         }
     }
 

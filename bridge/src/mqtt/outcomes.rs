@@ -10,10 +10,10 @@ use weir_core::error::ErrorCode;
 use weir_core::wire::Frame;
 
 impl Hub {
-    /// Takes an answer of the node.
-    pub fn reply(&mut self, frame: Frame, clock: Clock) -> Result<(), NotAnAnswer> {
+    /// Takes an answer that came along a lane.
+    pub fn reply(&mut self, lane: usize, frame: Frame, clock: Clock) -> Result<(), NotAnAnswer> {
         let mut done = Vec::new();
-        let answer = self.ingest.reply(frame, clock.now, &mut done)?;
+        let answer = self.ingest.reply(lane, frame, clock.now, &mut done)?;
         for (since, records) in answer.durable {
             self.counters.durable(clock.now.saturating_duration_since(since), records as u64);
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use weir_core::error::ErrorCode;
+use weir_core::types::NodeId;
 
 /// What was found: sessions, and publishes of theirs that still wait for a PUBREL.
 #[derive(Debug, Default)]
@@ -22,9 +23,9 @@ pub(crate) struct Restored {
 }
 
 /// Reads everything back; tries until it can.
-pub(crate) async fn restore(client: &Client) -> Restored {
+pub(crate) async fn restore(client: &Client, node: NodeId) -> Restored {
     loop {
-        match restore_once(client).await {
+        match restore_once(client, &session::topic(node)).await {
             Ok(restored) => return restored,
             Err(error) => log::warn!("mqtt: reading the sessions: {error}; trying again"),
         }
@@ -32,9 +33,9 @@ pub(crate) async fn restore(client: &Client) -> Restored {
     }
 }
 
-async fn restore_once(client: &Client) -> Result<Restored, Error> {
+async fn restore_once(client: &Client, topic: &str) -> Result<Restored, Error> {
     let mut restored = Restored::default();
-    read(client, session::TOPIC, 0, None, |record| restored.session(&record)).await?;
+    read(client, topic, 0, None, |record| restored.session(&record)).await?;
     for ((topic, index), offset) in restored.positions() {
         read(client, &topic, index, Some(offset), |record| restored.publish(&record)).await?;
     }

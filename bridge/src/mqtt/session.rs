@@ -3,8 +3,8 @@
 //! A QoS 2 publish must be stored once, whatever is killed when. A record and the memory of its
 //! packet identifier lie in different partitions, and nothing writes two partitions at once; so the
 //! record itself carries its identity (header `mqtt.exchange`: session, sequence, packet
-//! identifier), and the session's record in `__mqtt_sessions` says from which offsets on such
-//! records have to be looked for:
+//! identifier), and the session's record in `__mqtt_sessions-N` says from which offsets on
+//! such records have to be looked for:
 //!
 //! ```text
 //! event                                 durable before it is answered         answer
@@ -20,6 +20,15 @@
 //! that was not acknowledged then lies above. Each session's record carries new ones, so the start
 //! reads what came since the last PUBREL of each session that was connected at the cut. A session
 //! of one connection (clean, no expiry) ends with the gateway and needs none of this.
+//!
+//! Why each gateway of a site has a topic of its own for them, and shares none (2026-11): a session
+//! belongs to the gateway that the device connected to, and only that one writes, trims and reads
+//! its records; so no two gateways can disagree about it, and none waits for another to hand it
+//! over. A device that reconnects to another gateway is served from what it finds there: "session
+//! present" says that it is not the one it left, and MQTT has it begin anew. What it published
+//! without an answer it sends again: at least once holds across gateways, exactly once while a
+//! device comes back to the same one. Taking over a client identifier and delayed wills end at the
+//! gateway, too. The topic is replicated like any other: a gateway that was wiped finds it again.
 
 use super::packet::Will;
 use crate::ingest::Place;
@@ -28,9 +37,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
+use weir_core::types::NodeId;
 
-/// Where sessions are kept: key is the client identifier, value a [`SessionRecord`].
-pub(crate) const TOPIC: &str = "__mqtt_sessions";
+/// Where a gateway's sessions are kept: key is the client identifier, value a [`SessionRecord`].
+pub(crate) fn topic(node: NodeId) -> String {
+    format!("__mqtt_sessions-{}", node.0)
+}
 
 /// The header that identifies a QoS 2 publish of a session that is stored.
 pub(crate) const EXCHANGE_HEADER: &str = "mqtt.exchange";

@@ -1,6 +1,6 @@
 //! QoS 2 across power cuts: a publish that is repeated is stored once, wherever the power was cut.
 
-use super::world::{Device, Logs, World, connect, packets, publish, pubrel};
+use super::world::{Device, Logs, SESSIONS, World, connect, packets, publish, pubrel};
 use super::{CONNACK, PUBCOMP, PUBREC};
 use crate::mqtt::session::{SessionRecord, exchange, parse_exchange};
 use std::collections::{BTreeMap, VecDeque};
@@ -209,12 +209,12 @@ fn the_sessions_topic_is_written_anew_when_it_has_grown() {
     let (mut device, _) = reconnect(&mut world, false);
     world.hub.written_count = 20_000;
     world.passes(0);
-    let before = world.logs[&("__mqtt_sessions".to_string(), 0)].len();
+    let before = world.logs[&(SESSIONS.to_string(), 0)].len();
     assert_eq!(world.hub.trimmed(), None);
     world.run(&mut device);
     let below = world.hub.trimmed().unwrap();
     assert_eq!(below, before as i64);
-    world.logs.get_mut(&("__mqtt_sessions".to_string(), 0)).unwrap().drain(..below as usize);
+    world.logs.get_mut(&(SESSIONS.to_string(), 0)).unwrap().drain(..below as usize);
     let mut world = World::new(world.logs);
     let (_, present) = reconnect(&mut world, false);
     assert!(present);

@@ -1,7 +1,7 @@
 //! A hub, a node that is only logs, and devices: all in one thread, step by step.
 
 use crate::client::OwnedRecord;
-use crate::ingest::Ingest;
+use crate::ingest::{Found, FoundPartition, Ingest, LOCAL};
 use crate::mqtt::hub::{Clock, Hub};
 use crate::mqtt::restore::Restored;
 use crate::mqtt::status::Counters;
@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weir_core::batch::{self, HEADER_BYTES, Header};
 use weir_core::error::ErrorCode;
+use weir_core::types::{NodeId, TopicId};
 use weir_core::wire::{ApiKey, Frame, Message, decode_request_header, encode_response, produce};
+
+pub(super) const SESSIONS: &str = "__mqtt_sessions-1";
 
 /// What is on flash: it survives.
 pub(super) type Logs = BTreeMap<(String, i32), Vec<OwnedRecord>>;
@@ -45,14 +48,14 @@ impl World {
         let now = Instant::now();
         let rules = Rules::new(&settings).unwrap();
         let mut restored = Restored::default();
-        let sessions = ("__mqtt_sessions".to_string(), 0);
+        let sessions = (SESSIONS.to_string(), 0);
         logs.get(&sessions).into_iter().flatten().for_each(|record| restored.session(record));
         for ((topic, index), offset) in restored.positions() {
             let log = logs.get(&(topic, index)).into_iter().flatten();
             log.skip(offset as usize).for_each(|record| restored.publish(record));
         }
         let counters = Arc::new(Counters::default());
-        let hub = Hub::new(&settings, rules, counters, Ingest::new(7, 0));
+        let hub = Hub::new(&settings, rules, counters, Ingest::new(NodeId(1), 7, 0));
         let mut world = World { hub, logs, now, steps_left: usize::MAX, full: false };
         let sessions = world.hub.sessions_topic;
         assert!(!world.hub.ingest.is_open(sessions));
@@ -70,8 +73,10 @@ impl World {
             let end = |index| {
                 self.logs.get(&(wanted.name.clone(), index)).map_or(0, |log| log.len() as i64)
             };
-            let ends: Vec<i64> = (0..wanted.partitions as i32).map(end).collect();
-            self.hub.ingest.opened(wanted.topic, &ends, self.now);
+            let found = |index| FoundPartition { end: end(index), leader: NodeId(1) };
+            let partitions = (0..wanted.partitions as i32).map(found).collect();
+            let found = Found { id: TopicId::NONE, partitions };
+            self.hub.ingest.opened(wanted.topic, &found, self.now);
             self.hub.unblock();
         }
     }
@@ -103,12 +108,12 @@ impl World {
             let clock = self.clock();
             self.hub.flush_sessions(clock);
             self.hub.ingest.resume(self.now);
-            let request = self.hub.ingest.request();
+            let request = self.hub.ingest.request(LOCAL, self.now);
             let moved = used > 0 || request.is_some();
             if let Some(request) = request {
                 let Some(reply) = self.node(&request) else { return Vec::new() };
                 let clock = self.clock();
-                self.hub.reply(reply, clock).unwrap();
+                self.hub.reply(LOCAL, reply, clock).unwrap();
             }
             if !moved && blocked == self.is_blocked(device) {
                 break;
