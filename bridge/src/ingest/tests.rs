@@ -23,12 +23,15 @@ struct Node {
     /// Values of the records, in the order of the log.
     log: Vec<String>,
     producers: batch::Producers,
-    requests: VecDeque<(i32, produce::ProduceRequest)>,
+    /// With the lanes that they came along.
+    requests: VecDeque<(usize, i32, produce::ProduceRequest)>,
 }
 
 struct World {
     ingest: Ingest,
     node: Node,
+    /// Who leads; the others say that they do not.
+    leader: NodeId,
     place: Place,
     now: Instant,
     done: Vec<(Ticket, Outcome)>,
@@ -45,7 +48,7 @@ impl World {
         ingest.opened(topic, &found(1, &[HERE]), now);
         let place = ingest.place(topic, b"k");
         let key = Slab::default().insert(());
-        World { ingest, node: Node::default(), place, now, done: Vec::new(), key }
+        World { ingest, node: Node::default(), leader: HERE, place, now, done: Vec::new(), key }
     }
 
     /// Record 0 is in the log, so that more than one batch may be in flight.
@@ -70,19 +73,24 @@ impl World {
 
     /// Sends one request, if there is one.
     fn send(&mut self) -> bool {
-        let Some(request) = self.ingest.request(LOCAL, self.now) else { return false };
+        let lanes = 0..self.ingest.lanes().len();
+        let mut requests =
+            lanes.filter_map(|lane| Some((lane, self.ingest.request(lane, self.now)?)));
+        let Some((lane, request)) = requests.next() else { return false };
         let (header, mut reader) = decode_request_header(&request).unwrap();
         assert_eq!((header.api_key, header.api_version), (0, PRODUCE_VERSION));
         let request = produce::ProduceRequest::decode(&mut reader, PRODUCE_VERSION).unwrap();
         reader.finish().unwrap();
         assert_eq!(request.acks, -1);
-        self.node.requests.push_back((header.correlation_id, request));
+        self.node.requests.push_back((lane, header.correlation_id, request));
         true
     }
 
     /// The node answers its oldest request: with this error, or as its log says.
     fn answer(&mut self, error: Option<ErrorCode>) {
-        let (correlation_id, request) = self.node.requests.pop_front().unwrap();
+        let (lane, correlation_id, request) = self.node.requests.pop_front().unwrap();
+        let leads = self.ingest.lanes().nth(lane) == Some(self.leader);
+        let error = error.or((!leads).then_some(ErrorCode::NOT_LEADER_OR_FOLLOWER));
         let mut response = produce::ProduceResponse::default();
         for topic in request.topic_data {
             let mut answers = Vec::new();
@@ -106,13 +114,21 @@ impl World {
             });
         }
         let frame = encode_response(&response, ApiKey::Produce, PRODUCE_VERSION, correlation_id);
-        self.ingest.reply(LOCAL, frame, self.now, &mut self.done).unwrap();
+        self.ingest.reply(lane, frame, self.now, &mut self.done).unwrap();
+    }
+
+    /// Whoever leads is found.
+    fn seek(&mut self) {
+        for (topic, _) in self.ingest.take_sought() {
+            self.ingest.found(topic, &[(0, self.leader)], self.now);
+        }
     }
 
     /// Time passes, and everything is sent and answered until nothing is left.
     fn finish(&mut self) {
         for _ in 0..100 {
             self.now += Duration::from_secs(3);
+            self.seek();
             self.ingest.resume(self.now);
             while self.send() {}
             while !self.node.requests.is_empty() {
@@ -238,7 +254,7 @@ fn a_batch_that_was_appended_though_the_answer_is_lost_is_not_appended_again() {
         world.send();
     }
     let requests = std::mem::take(&mut world.node.requests);
-    for (_, request) in requests {
+    for (_, _, request) in requests {
         world.node.append(&request.topic_data[0].partition_data[0].records.pieces()[0]);
     }
     world.ingest.disconnected(LOCAL, world.now);
@@ -343,4 +359,108 @@ fn room_ends_and_comes_back() {
     assert!(world.ingest.queued_bytes() < QUEUED_BYTES_MAX + (2 << 20));
     world.finish();
     assert_eq!(world.ingest.queued_bytes(), 0);
+}
+
+#[test]
+fn another_leader_gets_what_the_first_one_refuses_once_and_in_order() {
+    let mut world = World::known();
+    for number in 1..5 {
+        world.push(number, false);
+        assert!(world.send());
+    }
+    world.answer(None);
+    world.leader = NodeId(2);
+    for _ in 0..3 {
+        world.answer(None);
+    }
+    world.push(5, false);
+    assert!(!world.send(), "nobody knows yet who leads");
+    world.seek();
+    world.ingest.resume(world.now);
+    assert!(world.send(), "what is known is used at once");
+    assert_eq!(world.node.requests[0].0, 1, "along the lane of the second gateway");
+    world.finish();
+    world.check(&[0, 1, 2, 3, 4, 5], &[]);
+}
+
+#[test]
+fn batches_that_reached_a_leader_which_then_died_are_not_appended_again() {
+    let mut world = World::known();
+    for number in 1..5 {
+        world.push(number, number == 1);
+        world.send();
+    }
+    let requests = std::mem::take(&mut world.node.requests);
+    for (_, _, request) in requests.into_iter().take(2) {
+        world.node.append(&request.topic_data[0].partition_data[0].records.pieces()[0]);
+    }
+    world.leader = NodeId(2);
+    world.ingest.disconnected(LOCAL, world.now);
+    world.seek();
+    world.ingest.resume(world.now);
+    assert!(world.send());
+    // The next leader has no space; what it may have already must be neither refused nor changed.
+    world.answer(Some(ErrorCode::KAFKA_STORAGE_ERROR));
+    world.push(5, false);
+    world.finish();
+    world.check(&[0, 1, 2, 3, 4, 5], &[]);
+}
+
+#[test]
+fn a_leader_that_falls_silent_is_given_up_once_another_one_leads() {
+    let mut world = World::known();
+    world.push(1, false);
+    world.send();
+    world.node.requests.clear();
+    world.now += Duration::from_millis(500);
+    assert!(!world.ingest.look_at(LOCAL, world.now));
+    assert!(!world.ingest.has_sought(), "it is not slow yet");
+    world.now += Duration::from_secs(1);
+    assert!(!world.ingest.look_at(LOCAL, world.now));
+    world.seek();
+    assert!(!world.ingest.look_at(LOCAL, world.now), "it leads and may need its time");
+    world.leader = NodeId(2);
+    world.seek();
+    assert!(world.ingest.look_at(LOCAL, world.now));
+    world.ingest.disconnected(LOCAL, world.now);
+    world.finish();
+    world.check(&[0, 1], &[]);
+}
+
+#[test]
+fn a_partition_without_leader_waits_and_goes_on_where_it_was() {
+    let mut world = World::known();
+    world.leader = NodeId(-1);
+    (1..4).for_each(|number| world.push(number, false));
+    for _ in 0..20 {
+        world.now += Duration::from_millis(200);
+        world.seek();
+        world.ingest.resume(world.now);
+        if world.send() {
+            world.answer(None);
+        }
+    }
+    assert!(world.ingest.queued_bytes() > 0);
+    world.leader = HERE;
+    world.finish();
+    world.check(&[0, 1, 2, 3], &[]);
+}
+
+#[test]
+fn a_topic_that_is_found_again_as_it_was_keeps_its_sequences() {
+    let mut world = World::known();
+    world.push(1, false);
+    world.send();
+    let (_, _, request) = world.node.requests.pop_front().unwrap();
+    world.node.append(&request.topic_data[0].partition_data[0].records.pieces()[0]);
+    world.ingest.disconnected(LOCAL, world.now);
+    world.now += Duration::from_secs(1);
+    world.ingest.resume(world.now);
+    world.send();
+    // A gateway that has just started does not know its topics yet.
+    world.answer(Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    let wanted = world.ingest.next_wanted().unwrap();
+    world.ingest.opened(wanted.topic, &found(1, &[HERE]), world.now);
+    world.finish();
+    world.check(&[0, 1], &[]);
 }
