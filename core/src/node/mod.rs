@@ -301,7 +301,7 @@ impl Node {
             self.coordinators.deadline(),
             self.produces.deadline(),
             self.replicas.deadline(),
-            self.site.deadline(&self.image, self.changes.is_idle()),
+            self.site.deadline(&self.image, self.changes.is_idle(), self.is_starting()),
         ];
         all.into_iter().flatten().min()
     }

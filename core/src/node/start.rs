@@ -160,6 +160,11 @@ impl Node {
         }
     }
 
+    /// Whether this gateway is not one of its site yet.
+    pub(super) fn is_starting(&self) -> bool {
+        self.start.stage == Stage::Joining
+    }
+
     /// This gateway is one of its site: tells the log which partitions there are, and takes up
     /// those that it holds.
     pub(super) fn on_joined(&mut self, now: Time) {

@@ -9,9 +9,10 @@
 //! | an entry is committed | its records are applied to the image; whoever wished for it is answered |
 //! | this gateway leads | it decides: `changes` are taken in their order, gateways register |
 //! | it does not lead any more | whoever waits is told by the end of its connection |
-//! | this gateway's own registration is applied | it serves |
+//! | this gateway's own registration is applied, and those of all voters | it serves |
 
 mod asks;
+mod entry;
 mod forward;
 mod leave;
 mod ledger;
@@ -67,6 +68,8 @@ pub(super) struct Site {
     pub votes: Votes,
     /// The controller that was known last.
     controller_before: Option<NodeId>,
+    /// The others of the site are not waited for any longer than that.
+    serve_by: Option<Time>,
     /// Made at the start.
     incarnation: [u8; 16],
 }
@@ -77,12 +80,14 @@ impl Site {
     }
 
     /// `decides`: no change is under way, so the controller can look after its gateways.
-    pub fn deadline(&self, image: &Image, decides: bool) -> Option<Time> {
+    /// `starting`: this gateway does not serve yet.
+    pub fn deadline(&self, image: &Image, decides: bool, starting: bool) -> Option<Time> {
         let quorum = self.quorum.as_ref().and_then(Quorum::deadline);
         let controller = self.controller.as_ref().filter(|_| decides);
         let controller = controller.map(|it| it.deadline(image));
         let beat = self.beats(image).then(|| self.asks.deadline());
-        let others = [quorum, controller, beat, self.forwarded.deadline(), self.leave_by];
+        let serve = self.serve_by.filter(|_| starting);
+        let others = [quorum, controller, beat, self.forwarded.deadline(), self.leave_by, serve];
         others.into_iter().flatten().min()
     }
 
@@ -258,12 +263,13 @@ impl Node {
                 Record::Broker { node, .. } | Record::BrokerState { node, .. }
                     if *node == self.settings.node =>
                 {
-                    self.on_own_state(now);
+                    self.on_own_state();
                 }
                 _ => {}
             }
         }
         if gateways {
+            self.enter(now);
             self.on_brokers_changed(now);
             self.name_peers();
         }
@@ -283,12 +289,11 @@ impl Node {
     }
 
     /// What the image says of this gateway has changed.
-    fn on_own_state(&mut self, now: Time) {
+    fn on_own_state(&mut self) {
         let own = self.image.broker(self.settings.node);
         let Some(own) = own.filter(|own| own.incarnation == self.site.incarnation) else { return };
-        match own.fenced {
-            true => self.site.asks.hurry(),
-            false => self.on_joined(now),
+        if own.fenced {
+            self.site.asks.hurry();
         }
     }
 
@@ -381,6 +386,9 @@ impl Node {
         self.expire_parked(now);
         self.beat(now);
         self.leave(now);
+        if self.is_starting() && self.site.serve_by.is_some_and(|by| by <= now) {
+            self.enter(now);
+        }
     }
 }
 
