@@ -10,7 +10,7 @@ use weir_core::wire::metadata::{
 };
 
 use super::error::{Error, ErrorKind, Result};
-use super::{Broker, Client};
+use super::{Bootstrap, Broker, Client};
 
 /// How long metadata is believed when nobody contradicts it.
 const AGE_MAX: Duration = Duration::from_secs(300);
@@ -166,6 +166,17 @@ impl Client {
     async fn request_any(&self, request: &MetadataRequest) -> Result<MetadataResponse> {
         let connection = self.any_connection().await?;
         connection.request(request, Duration::ZERO).await
+    }
+}
+
+impl Cluster {
+    /// Whether the node in this process is the first of those that serve, so that it does what only
+    /// one of them should do. So is a client of no such node.
+    pub fn is_first(&self, bootstrap: &Bootstrap) -> bool {
+        match bootstrap {
+            Bootstrap::Local(local) => self.brokers.keys().next() == Some(&local.node().0),
+            Bootstrap::Tcp(_) => true,
+        }
     }
 }
 

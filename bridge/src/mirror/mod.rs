@@ -19,12 +19,18 @@
 //! partitions share one. Why the id does not name the gateway: whichever gateway of a cluster runs
 //! the route fences the one before it, which is what keeps records single when a route moves.
 //!
+//! All gateways of a site have the same routes, and the first of those that serve runs them; the
+//! others wait. When it dies, the next one fences it and goes on at the positions on the target. Why
+//! not each its part (2026-11): the link to the target is what is scarce, and one transaction for
+//! all partitions is the cheapest on it. Two that both believe to be first, for as long as one of
+//! them is cut off from its site, fence each other; nothing is there twice, but both are slow.
+//!
 //! Why the positions stand under the *target's* topic names: Kafka 4 refuses offsets of topics that
 //! it does not have (UNKNOWN_TOPIC_OR_PARTITION). The partition is the same on both sides, and the
 //! name is the source's behind the prefix. Who deletes a topic on the target deletes its positions
 //! with it: it is mirrored anew from the start.
 //!
-//! Not yet: TLS and SASL to the target, copying topic configs, several gateways that share a route.
+//! Not yet: TLS and SASL to the target, copying topic configs.
 
 mod backoff;
 mod budget;

@@ -9,6 +9,8 @@
 //! any           the source fails                   connecting
 //! backing off   the wait is over, or resumed       connecting
 //! paused        resumed                            connecting
+//! connecting    another gateway is to run it       standby
+//! standby       this gateway is the first          streaming
 //! ```
 
 use std::collections::BTreeMap;
@@ -32,6 +34,9 @@ use crate::client::{Client, Error, ErrorKind};
 /// for minutes.
 const SOURCE_WAIT: Duration = Duration::from_millis(200);
 const SOURCE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often a gateway that is not the first of its site looks whether it is.
+const STANDBY_WAIT: Duration = Duration::from_secs(1);
 
 /// The first load: small, because nobody knows yet how slow the link is.
 const FIRST_LOAD_BYTES: usize = 64 << 10;
@@ -88,7 +93,11 @@ impl Running {
                 self.handle.update(|status| status.state = State::Paused);
                 self.handle.woken().await;
             }
-            self.handle.update(|status| status.state = State::Connecting);
+            self.handle.update(|status| {
+                if status.state != State::Standby {
+                    status.state = State::Connecting;
+                }
+            });
             let ended = match Session::start(&mut self).await {
                 Ok(mut session) => session.run().await,
                 Err(ended) => ended,
@@ -96,6 +105,10 @@ impl Running {
             self.turns.set_waiting(self.turn, false);
             match ended {
                 Ended::Again => {}
+                Ended::NotFirst => {
+                    self.handle.update(|status| status.state = State::Standby);
+                    smol::Timer::after(STANDBY_WAIT).await;
+                }
                 Ended::Source(error) => self.source_failed(error).await,
                 Ended::Target(failure) => self.target_failed(failure).await,
             }

@@ -39,6 +39,8 @@ const SLOW: Duration = Duration::from_secs(8);
 pub(super) enum Ended {
     /// Somebody asked for a pause, or the source's topics are other ones now.
     Again,
+    /// Another gateway of the site is to run the route.
+    NotFirst,
     Source(Error),
     Target(Failure),
 }
@@ -65,6 +67,9 @@ impl<'a> Session<'a> {
     pub async fn start(route: &'a mut Running) -> Result<Session<'a>, Ended> {
         let source_cluster = route.source.cluster(Some(&[])).await.map_err(Ended::Source)?;
         route.source_seen = true;
+        if !source_cluster.is_first(&route.source.settings().bootstrap) {
+            return Err(Ended::NotFirst);
+        }
         let target = Client::new(target_settings(route));
         let failed = |error| Ended::Target(Failure::from(error));
         let target_cluster = target.cluster(Some(&[])).await.map_err(failed)?.cluster_id;
@@ -197,6 +202,9 @@ impl<'a> Session<'a> {
     async fn discover(&mut self) -> Result<bool, Ended> {
         self.discover_due = Instant::now() + DISCOVER_INTERVAL;
         let cluster = self.reader.source.cluster(None).await.map_err(Ended::Source)?;
+        if !cluster.is_first(&self.route.source.settings().bootstrap) {
+            return Ok(false);
+        }
         let filter = &self.route.filter;
         let wanted =
             |t: &Topic| filter.matches(&t.name) && !t.is_internal && !t.error_code.is_error();

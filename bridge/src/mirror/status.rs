@@ -55,6 +55,8 @@ pub enum State {
         retry_ms: u64,
     },
     Paused,
+    /// Another gateway of the site runs the route.
+    Standby,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
