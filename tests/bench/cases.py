@@ -175,4 +175,4 @@ ALL = {
 }
 ALL |= three.all_cases(sys.modules[__name__])
 # Of cases that take minutes.
-ROUNDS = {"failover": 1, "site-idle": 1, "cleaning": 2, "retention": 1, "compaction": 1, "large": 1}
+ROUNDS = {"failover": 1, "site-catch-up": 1, "site-idle": 1, "cleaning": 2, "retention": 1, "compaction": 1, "large": 1}

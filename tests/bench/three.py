@@ -124,9 +124,11 @@ def latency(site, cases, records=5_000):
     return {"p50 ms": got["p50_ms"], "p99 ms": got["p99_ms"]}
 
 
-def leader(site, cases):
-    text = cases.kafka_tool("topics", "--bootstrap-server", f"127.0.0.1:{site.kafka}", "--describe", "--topic", "bench")
-    return int(re.search(r"Leader: (\d)", text)[1])
+def state(site):
+    """What kcat says of the topic's first partition."""
+    command = ["kcat", "-b", f"127.0.0.1:{site.kafka}", "-L", "-J", "-t", "bench"]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return said["topics"][0]["partitions"][0]
 
 
 def failover(site, cases, times=5):
@@ -134,7 +136,7 @@ def failover(site, cases, times=5):
     create(site, cases, 1)
     gaps = []
     for _ in range(times):
-        led_by = site.nodes[leader(site, cases) - 1]
+        led_by = site.nodes[state(site)["leader"] - 1]
         load = subprocess.Popen([CACHE / "gobench", "gap", f"127.0.0.1:{site.kafka}", "bench", "20", "200"],
                                 stdout=subprocess.PIPE)
         time.sleep(4)
@@ -144,6 +146,25 @@ def failover(site, cases, times=5):
         time.sleep(3)
     gaps.sort()
     return {"median ms": gaps[len(gaps) // 2], "worst ms": gaps[-1]}
+
+
+def catch_up(site, cases, records=1_000_000, size=1024):
+    """A follower was away for 1 GiB and comes back, while 500 records/s go on."""
+    create(site, cases, 1)
+    quiet = cases.franz("e2e", site, 5_000, 100, 500)
+    away = site.nodes[state(site)["leader"] % len(NODES)]
+    away.fail()
+    cases.franz("produce", site, records, size)
+    load = subprocess.Popen([CACHE / "gobench", "e2e", f"127.0.0.1:{site.kafka}", "bench", "10000", "100", "500"],
+                            stdout=subprocess.PIPE)
+    time.sleep(2)
+    away.come_back()
+    start = time.perf_counter()
+    while len(state(site)["isrs"]) < len(NODES):
+        time.sleep(0.1)
+    taken = time.perf_counter() - start
+    busy = json.loads(load.communicate(timeout=300)[0])
+    return {"MB/s": records * size / taken / 1e6, "p99 ms meanwhile": busy["p99_ms"], "p99 ms before": quiet["p99_ms"]}
 
 
 def peer_bytes(site):
@@ -191,5 +212,6 @@ def all_cases(cases):
         "site-latency": ("The same, end to end at 500/s", rows(latency, kinds, cases)),
         "failover": ("The leader is killed under 200 records/s: longest time without an acknowledgement",
                      rows(failover, plain, cases)),
+        "site-catch-up": ("A gateway that was away for 1 GiB comes back", rows(catch_up, plain, cases)),
         "site-idle": ("100 partitions on three nodes, idle", rows(idle, plain, cases)),
     }

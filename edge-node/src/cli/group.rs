@@ -34,11 +34,17 @@ struct Listed {
     protocol_type: String,
 }
 
+/// The groups of all gateways: each knows those that it coordinates.
 async fn listed(client: &Client) -> Result<Vec<Listed>, ClientError> {
     let ask = async || {
-        let response = client.request(Broker::Any, &ListGroupsRequest::default()).await?;
-        ClientError::check(response.error_code, || "listing groups".into())?;
-        Ok(response.groups)
+        let mut groups = Vec::new();
+        for node in client.cluster(Some(&[])).await?.brokers.into_keys() {
+            let request = ListGroupsRequest::default();
+            let response = client.request(Broker::Node(node), &request).await?;
+            ClientError::check(response.error_code, || "listing groups".into())?;
+            groups.extend(response.groups);
+        }
+        Ok(groups)
     };
     let groups = client.retry(Broker::Any, ask).await?;
     let mut groups: Vec<Listed> = groups
