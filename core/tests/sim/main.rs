@@ -19,6 +19,7 @@ mod client;
 mod compacting;
 mod consumer;
 mod controller;
+mod crash_loop;
 mod crash_points;
 mod damage;
 mod disk;

@@ -449,7 +449,8 @@ impl Recovery {
     /// Writes the footers that are missing, and the headers that were torn.
     fn settled(&mut self, disk: &mut Disk) -> Option<Outcome> {
         let mut operations = 1;
-        for (slot, index) in &self.indexes {
+        let torn: Vec<(u32, SlotIndex)> = self.torn_slots().collect();
+        for (slot, index) in self.indexes.iter().chain(&torn) {
             if self.visited.get(slot).is_some_and(|visited| visited.has_footer) {
                 continue;
             }

@@ -1,5 +1,7 @@
 //! From a finished start to a running log.
 
+use super::accept::Candidate;
+use super::visit::Visited;
 use super::{Outcome, Recovery};
 use crate::log::checkpoint::Checkpointer;
 use crate::log::layout::checkpoint::{LaneTail, SlotImage};
@@ -8,6 +10,7 @@ use crate::log::space::{Slot, Space, State};
 use crate::log::writer::Writer;
 use crate::log::{Event, IoResult, Log, Phase};
 use crate::types::Time;
+use alloc::collections::BTreeSet;
 
 /// A start that had to look into more slots asks for a checkpoint: four lanes, before and after a
 /// cut.
@@ -51,8 +54,12 @@ impl Log {
         self.stats.damaged_ranges = recovery.replay.damaged_ranges;
         self.stats.quarantined_ranges = recovery.replay.known_ranges;
         // Each start that is cut leaves slots of its own, however little is in them: a checkpoint
-        // with the next commit keeps the next start short.
+        // keeps the next start short. It is the first thing that is written, so that what is cut
+        // again and again does not go on leaving more.
         self.checkpointer.wanted = recovery.visited.len() > VISITED_MAX;
+        if self.checkpointer.wanted {
+            self.writer.wake(now);
+        }
         self.stats.start_bytes_read = recovery.bytes_read;
         if recovery.verdict.missing > 0 {
             log::error!(
@@ -123,8 +130,44 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     let newest = headers.chain(visited).max();
     let next = recovery.image.as_ref().map_or(1, |image| image.next_seg_seq);
     space.next_seg_seq = newest.map_or(next, |(seg_seq, _)| next.max(seg_seq + 1));
-    space.resume(newest.map(|(_, slot)| slot));
+    space.resume(last_used(recovery, &space));
     space
+}
+
+impl Recovery {
+    /// Whether something that was acknowledged may have stood in a slot.
+    fn is_damaged(&self, visited: &Visited) -> bool {
+        let acknowledged = |group: &Candidate| self.verdict.was_acknowledged(&group.header);
+        visited.unread || visited.harmed.iter().any(acknowledged)
+    }
+
+    /// The slots in which nothing counts because a cut tore it, as they are from now on. They are
+    /// used again first, and often for the same batches at the same places: what is cut then could
+    /// make whole again what was torn before.
+    pub(super) fn torn_slots(&self) -> impl Iterator<Item = (u32, SlotIndex)> {
+        let known = self.image.iter().flat_map(|image| image.slots.keys());
+        let pinned = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.slots);
+        let counted = self.indexes.iter().map(|(slot, _)| slot).chain(known).chain(pinned);
+        let counted: BTreeSet<u32> = counted.copied().collect();
+        self.visited.iter().filter_map(move |(slot, visited)| {
+            let header = self.headers.get(slot)?;
+            let torn = !counted.contains(slot) && !self.is_damaged(visited);
+            torn.then(|| (*slot, SlotIndex::new(header.lane, header.seg_seq)))
+        })
+    }
+}
+
+/// The slot that was opened last of those that hold something, or did before they were damaged.
+/// What was opened later holds only what a cut tore, and is used again first: else the starts of a
+/// crash loop would each add slots that all later ones have to look into.
+fn last_used(recovery: &Recovery, space: &Space) -> Option<u32> {
+    let is_damaged =
+        |slot| recovery.visited.get(&slot).is_some_and(|visited| recovery.is_damaged(visited));
+    let headers = recovery.headers.iter().map(|(&slot, header)| (header.seg_seq, slot));
+    let visited = recovery.visited.iter().filter_map(|(&slot, v)| Some((v.seg_seq?, slot)));
+    let is_used = |slot: u32| space.slot(slot).state != State::Free || is_damaged(slot);
+    let used = headers.chain(visited).filter(|&(_, slot)| is_used(slot));
+    used.max().map(|(_, slot)| slot)
 }
 
 fn writer_of(recovery: &Recovery) -> Writer {
