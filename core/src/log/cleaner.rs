@@ -205,12 +205,15 @@ impl Log {
         best.map(|(_, slot)| slot)
     }
 
-    /// Whether a slot is as full as slots get and nearly all of it counts still, as in one that
-    /// cleaning filled a moment ago: a copy would take as much.
+    /// Whether a copy of a slot would take as much as it does: what cleaning filled, and nothing in
+    /// it has died since; or it is as full as slots get, and nearly all of it counts still. The
+    /// first does not go by how much counts, which is a guess: the batch that the log start is in
+    /// is copied in whole.
     fn is_close(&self, number: u32, batch_bytes: u64) -> bool {
         let slot = self.space.slot(number);
         let full = u64::from(slot.framed) * 16 > u64::from(self.geometry.slot_bytes) * 9;
-        full && batch_bytes * 8 > u64::from(slot.filled) * 7
+        let packed = u64::from(slot.copied) * 8 > u64::from(slot.framed) * 7;
+        packed || full && batch_bytes * 8 > u64::from(slot.filled) * 7
     }
 
     fn slots_hold(&self) -> Vec<Holds> {

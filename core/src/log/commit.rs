@@ -212,8 +212,11 @@ impl Log {
         for number in moved.iter().filter(|&(_, &trimmed)| trimmed).map(|(number, _)| number) {
             let Some(partition) = self.partitions.get_mut(number) else { continue };
             for slot in partition.drop_dead_runs() {
-                self.space.slot_mut(slot).runs -= 1;
+                self.space.drop_run(slot);
                 freed = true;
+            }
+            if let Some(run) = partition.runs.front() {
+                self.space.slot_mut(run.slot).copied = 0;
             }
         }
         if freed {

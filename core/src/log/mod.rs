@@ -248,7 +248,7 @@ impl Log {
             if !kept {
                 forgotten = true;
                 for run in partition.runs.iter() {
-                    space.slot_mut(run.slot).runs -= 1;
+                    space.drop_run(run.slot);
                 }
             }
             kept

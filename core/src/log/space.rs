@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     /// Bytes of record batches that were written to it, and of their frames.
     pub filled: u32,
     pub framed: u32,
+    /// Of those, what the cleaner copied since the start; nothing once some of it has died.
+    pub copied: u32,
     /// Runs of partitions that are in it.
     pub runs: u32,
     /// The highest group that took the place of something in it.
@@ -43,6 +45,7 @@ impl Slot {
         last_seq: 0,
         filled: 0,
         framed: 0,
+        copied: 0,
         runs: 0,
         moved_seq: 0,
         zeroed: 0,
@@ -216,7 +219,17 @@ impl Space {
             if more <= 0 {
                 slot.moved_seq = slot.moved_seq.max(group_seq);
             }
+            if more <= 0 && group_seq > slot.last_seq {
+                slot.copied = 0;
+            }
         }
+    }
+
+    /// A run that was dead is gone from a slot.
+    pub(crate) fn drop_run(&mut self, slot: u32) {
+        let slot = self.slot_mut(slot);
+        slot.runs -= 1;
+        slot.copied = 0;
     }
 
     /// How much to zero before writing up to `end`.

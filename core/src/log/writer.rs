@@ -379,6 +379,8 @@ impl Log {
                 let slot = self.space.slot_mut(open.slot);
                 slot.filled += spot.batch_bytes;
                 slot.framed += spot.frame_bytes;
+                let copied = frame.header.kind == Kind::Replace && !frame.rewrite;
+                slot.copied += if copied { spot.frame_bytes } else { 0 };
             }
             match frame.header.kind {
                 Kind::Checkpoint => {
