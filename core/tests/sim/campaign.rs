@@ -7,7 +7,7 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{cleaning, damage, log_tests, node_tests, replica};
+use crate::{cleaning, compacting, crash_points, damage, log_tests, node_tests, replica};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,9 +17,14 @@ use weir_core::rng::Rng;
 const RUNS: u64 = 20;
 const PROGRESS: Duration = Duration::from_secs(10);
 
+/// What a campaign of so many cuts must have of them at exhaustive crash points.
+const FULL_CUTS: u64 = 1_000_000;
+const FULL_CRASH_POINTS: u64 = 100_000;
+
 /// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
 /// cleaned meanwhile, four a log on a medium that lies, three a node with clients, one a replicated
-/// partition, and one a small script that is cut everywhere.
+/// partition, and one a small script that is cut everywhere: in turn a plain load, while slots are
+/// cleaned, and while a topic is compacted.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -32,7 +37,11 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
         11..15 => damage::random(seed, often),
         15..18 => node_tests::random(seed, often),
         18 => replica::random(seed, |_| {}),
-        _ => log_tests::every_cut(seed, |_| {}),
+        _ => match seed / 20 % 3 {
+            0 => log_tests::every_cut(seed, |_| {}),
+            1 => cleaning::every_cut(seed, crash_points::SAMPLE),
+            _ => compacting::every_cut(seed, crash_points::SAMPLE),
+        },
     }
 }
 
@@ -107,13 +116,15 @@ impl Campaign {
         let total = &state.total;
         format!(
             "campaign {:5.0} s: {} power cuts ({:.0} a second; once a day, {:.0} years; {} of them \
-             at exhaustive crash points), {} seeds, {:.1} simulated hours, {} harms, \
-             {} acknowledged",
+             at exhaustive crash points, of which {} while slots were cleaned and {} while a topic \
+             was compacted), {} seeds, {:.1} simulated hours, {} harms, {} acknowledged",
             seconds,
             total.cuts,
             total.cuts as f64 / seconds,
             total.cuts as f64 / 365.0,
             total.crash_points.min(total.cuts),
+            total.cleaning_points,
+            total.compaction_points,
             state.seeds,
             total.simulated_hours(),
             total.harms,
@@ -134,6 +145,9 @@ fn a_campaign_loses_nothing() {
     if let Some((seed, violation)) = &state.failed {
         panic!("{}", repeat("a_campaign_loses_nothing", *seed, violation));
     }
+    let points = state.total.crash_points;
+    let full = state.total.cuts >= FULL_CUTS;
+    assert!(!full || points >= FULL_CRASH_POINTS, "{points} crash points are too few");
     say_line("campaign: nothing was lost");
 }
 

@@ -2,6 +2,7 @@
 //! so that slots are cleaned all the time, and cut while they are.
 
 use crate::checks::Violation;
+use crate::crash_points;
 use crate::faults::Faults;
 use crate::log_run::LogRun;
 use crate::plan::{Bug, Plan};
@@ -37,7 +38,6 @@ fn cleaned(seed: u64, change: impl Fn(&mut Plan)) -> Result<(Tally, u64), Violat
     let mut plan = Plan::random(&mut Rng::new(seed));
     short_of_slots(&mut plan);
     change(&mut plan);
-    plan.slots_cut_max = 16.max(4 * u64::from(plan.boots));
     let mut run = LogRun::new(seed, plan);
     mix(&mut run);
     run.run()?;
@@ -60,6 +60,24 @@ fn a_log_that_is_cleaned_keeps_its_promises() {
     });
     say_line(&format!("sim a_log_that_is_cleaned: {} slots were cleaned", total.get()));
     assert!(seeds_count.get() < 60 || total.get() > 100, "{} slots were cleaned", total.get());
+}
+
+/// All crash points of a small log while slots of it are cleaned.
+pub fn every_cut(seed: u64, sample: u64) -> Result<Tally, Violation> {
+    let mut plan = Plan::small(&mut Rng::new(seed));
+    short_of_slots(&mut plan);
+    plan.slot_bytes = 32 << 10;
+    plan.slots = 16;
+    plan.checkpoint_bytes = 64 << 10;
+    plan.value_bytes_max = 1_500;
+    let mut run = LogRun::new(seed, plan);
+    mix(&mut run);
+    crash_points::run_cleaning(run, sample)
+}
+
+#[test]
+fn cleaning_survives_a_cut_at_every_write_and_flush() {
+    seeds("cleaning_survives_a_cut", 3, |seed| every_cut(seed, 1));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! reader who must know the newest record of each key, whenever he reads.
 
 use crate::checks::{AckedIsDurable, AlwaysStarts, CompactionKeepsLatest, Verdict, Violation};
-use crate::disk::{Disk, Started, flip};
+use crate::crash_points::cut_each;
+use crate::disk::{Disk, Moment, Started, flip};
 use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use crate::plan::Bug;
@@ -39,28 +40,25 @@ struct Run {
     ready: bool,
     fenced: bool,
     compactions: u64,
+    /// What each moment would leave behind at which the disk had done something, where that is
+    /// wanted.
+    snapshots: Option<Vec<Snapshot>>,
+}
+
+/// Everything that a cut leaves behind, before it is torn.
+struct Snapshot {
+    moment: Moment,
+    flash: Flash,
+    now: Time,
+    appended: Vec<Appended>,
+    acked: i64,
 }
 
 /// One random run, and how many compactions it saw.
 fn random(seed: u64, bug: Bug) -> Result<(Tally, u64), Violation> {
     let mut rng = Rng::new(seed);
     let faults = Faults::random(&mut rng);
-    let mut disk = Disk::new(Flash::default(), faults);
-    disk.bug = bug;
-    let mut run = Run {
-        now: Time(1),
-        log: Log::open(settings(&mut rng, 0)),
-        disk,
-        due: BTreeMap::new(),
-        appended: Vec::new(),
-        acked: 0,
-        keys: 2 + rng.below(60),
-        answers: BTreeMap::new(),
-        ready: false,
-        fenced: false,
-        compactions: 0,
-        rng,
-    };
+    let mut run = Run::new(rng, faults, bug);
     let boots = 2 + run.rng.below(5);
     for _ in 0..boots {
         run.start()?;
@@ -80,6 +78,38 @@ fn random(seed: u64, bug: Bug) -> Result<(Tally, u64), Violation> {
     Ok((tally, run.compactions))
 }
 
+/// Cuts a log at each boundary from the first read of a compaction until a checkpoint knows what
+/// has come of it. `sample` as in [`cut_each`].
+pub fn every_cut(seed: u64, sample: u64) -> Result<Tally, Violation> {
+    let mut run = Run::new(Rng::new(seed), Faults::default(), Bug::None);
+    run.keys = 5 + run.rng.below(20);
+    run.start()?;
+    // Compaction begins when there is enough for it, and the clock goes on.
+    run.live_until(|log| log.stats().compaction.read_bytes > 0)?;
+    run.snapshots = Some(Vec::new());
+    run.live_until(|log| log.stats().compaction.jobs > 0)?;
+    let checkpoints = run.log.stats().checkpoints;
+    run.live_until(|log| log.stats().checkpoints > checkpoints)?;
+    let snapshots = run.snapshots.take().unwrap_or_default();
+    let keys = run.keys;
+    let pending = |snapshot: &Snapshot| snapshot.flash.pending_sectors();
+    let mut tally = cut_each(&mut run.rng, &snapshots, sample, pending, |seed, snapshot, tear| {
+        let mut run = Run::new(Rng::new(seed), Faults::default(), Bug::None);
+        run.disk = Disk::new(snapshot.flash.clone(), Faults::default());
+        run.now = snapshot.now;
+        run.keys = keys;
+        (run.appended, run.acked) = (snapshot.appended.clone(), snapshot.acked);
+        run.disk.cut(&mut run.rng, tear);
+        run.start()?;
+        run.check()?;
+        run.live(30)?;
+        run.check()?;
+        Ok(Tally { cuts: 1, acknowledged: run.acked as u64, ..Tally::default() })
+    })?;
+    tally.compaction_points = tally.crash_points;
+    Ok(tally)
+}
+
 fn settings(rng: &mut Rng, medium_bytes: u64) -> Settings {
     let start = match medium_bytes {
         0 => Start::Format { store: rng.uuid(), slot_bytes: 64 << 10, slots: 64 },
@@ -97,6 +127,39 @@ fn settings(rng: &mut Rng, medium_bytes: u64) -> Settings {
 }
 
 impl Run {
+    fn new(mut rng: Rng, faults: Faults, bug: Bug) -> Run {
+        let mut disk = Disk::new(Flash::default(), faults);
+        disk.bug = bug;
+        Run {
+            now: Time(1),
+            log: Log::open(settings(&mut rng, 0)),
+            disk,
+            due: BTreeMap::new(),
+            appended: Vec::new(),
+            acked: 0,
+            keys: 2 + rng.below(60),
+            answers: BTreeMap::new(),
+            ready: false,
+            fenced: false,
+            compactions: 0,
+            snapshots: None,
+            rng,
+        }
+    }
+
+    fn note_snapshot(&mut self) {
+        let Some(snapshots) = &mut self.snapshots else { return };
+        let moment = self.disk.moment();
+        snapshots.pop_if(|last| last.moment == moment);
+        snapshots.push(Snapshot {
+            moment,
+            flash: self.disk.flash.clone(),
+            now: self.now,
+            appended: self.appended.clone(),
+            acked: self.acked,
+        });
+    }
+
     fn start(&mut self) -> Verdict {
         self.log = Log::open(settings(&mut self.rng, self.disk.flash.len()));
         self.due.clear();
@@ -148,6 +211,16 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    fn live_until(&mut self, done: impl Fn(&Log) -> bool) -> Verdict {
+        for _ in 0..20_000 {
+            if done(&self.log) {
+                return Ok(());
+            }
+            self.live(5)?;
+        }
+        CompactionKeepsLatest::fails("compaction never gets so far".into())
     }
 
     fn cut(&mut self) {
@@ -294,6 +367,7 @@ impl Run {
                 _ => {}
             }
         }
+        self.note_snapshot();
     }
 }
 
@@ -327,6 +401,11 @@ fn the_newest_record_of_each_key_survives_compaction_and_crashes() {
         Ok(tally)
     });
     assert!(compactions.get() > 0, "nothing was compacted");
+}
+
+#[test]
+fn a_compaction_survives_a_cut_at_every_write_and_flush() {
+    seeds("a_compaction_survives_a_cut", 3, |seed| every_cut(seed, 1));
 }
 
 #[test]

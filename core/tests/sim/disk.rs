@@ -66,6 +66,10 @@ struct Busy {
     fails: bool,
 }
 
+/// What the disk had done at a moment: writes, flushes, cuts, sectors pending, length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment(u64, u64, u64, u64, u64);
+
 /// An operation that goes on until so much later.
 pub type Started = (Nanos, OpId);
 
@@ -169,6 +173,12 @@ impl Disk {
                 *byte ^= 1 << (bit % 8);
             }
         }
+    }
+
+    /// Changes whenever what a cut would leave behind does.
+    pub fn moment(&self) -> Moment {
+        let DiskStats { writes, flushes, cuts, .. } = self.stats;
+        Moment(writes, flushes, cuts, self.flash.pending_sectors(), self.flash.len())
     }
 
     /// The power goes.

@@ -1,9 +1,9 @@
 //! Level 1: a [`Log`] on the simulated flash, driven as the node drives it, cut down again and
 //! again.
 //!
-//! The run appends, trims, reads and expires at random; the power goes or the process dies at
-//! random, also while the log is starting. After a start the whole log is read and held against the
-//! histories.
+//! The run appends, trims, reads and expires at random; the power goes or the process
+//! dies at random, also while the log is starting. After a start the whole log is read and held
+//! against the histories.
 
 use crate::checks::{AlwaysStarts, Bounded, CommittedStays, DamageIsNamed, Limits};
 use crate::checks::{OrderKept, Verdict};
@@ -329,10 +329,7 @@ impl LogRun {
             medium_bytes_max: self.plan.medium_bytes(),
         };
         Bounded::check(&limits, self.disk.outstanding(), self.disk.flash.len())?;
-        if let Some(mut snapshots) = self.snapshots.take() {
-            snapshots.push(self.snapshot());
-            self.snapshots = Some(snapshots);
-        }
+        self.note_snapshot();
         let deadline = self.log.as_ref().and_then(Log::deadline);
         if let Some(at) = deadline
             && self.tick_at.is_none_or(|tick_at| at < tick_at)
@@ -448,13 +445,13 @@ impl LogRun {
         let acknowledged = self.partitions.values().map(|one| one.history.acked.len() as u64).sum();
         Tally {
             cuts: self.disk.stats.cuts,
-            crash_points: 0,
             harms: self.disk.harm.count,
             simulated_ns: self.world.now.since(self.began).0,
             payload_bytes: self.appended_bytes,
             written_bytes: self.disk.stats.written_bytes,
             acknowledged,
             trace: self.world.trace.0 ^ self.disk.trace.0,
+            ..Tally::default()
         }
     }
 

@@ -122,7 +122,6 @@ impl NodeRun {
         let histories = self.shared.histories.values();
         Tally {
             cuts: self.disk.stats.cuts,
-            crash_points: 0,
             harms: 0,
             simulated_ns: self.world.now.0,
             payload_bytes: histories
@@ -133,6 +132,7 @@ impl NodeRun {
             written_bytes: self.disk.stats.written_bytes,
             acknowledged: histories.map(|one| one.acked.len() as u64).sum(),
             trace: self.world.trace.0 ^ self.disk.trace.0,
+            ..Tally::default()
         }
     }
 

@@ -14,6 +14,9 @@ use std::time::Instant;
 pub struct Tally {
     pub cuts: u64,
     pub crash_points: u64,
+    /// Of them, those while slots were cleaned, and while a topic was compacted.
+    pub cleaning_points: u64,
+    pub compaction_points: u64,
     /// Places where the medium was made to hold something else than what was flushed.
     pub harms: u64,
     pub simulated_ns: u64,
@@ -28,6 +31,8 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.cuts += other.cuts;
         self.crash_points += other.crash_points;
+        self.cleaning_points += other.cleaning_points;
+        self.compaction_points += other.compaction_points;
         self.harms += other.harms;
         self.simulated_ns += other.simulated_ns;
         self.payload_bytes += other.payload_bytes;
