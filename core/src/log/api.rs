@@ -412,6 +412,10 @@ pub struct Unguarded {
     pub no_checkpoints: bool,
     /// Of what footers say, what was truncated counts as well.
     pub no_truncation_by_footers: bool,
+    /// A start does not look at holes.
+    pub no_holes: bool,
+    /// A new log start offset is not written.
+    pub no_log_starts: bool,
 }
 
 /// What the index takes in memory.

@@ -28,7 +28,8 @@ impl LogRun {
             AckedIsDurable::check(&partition.history, &audit)?;
             CommittedStays::check(&partition.history, &audit)?;
             OrderKept::check(&partition.history, &audit)?;
-            partition.history.learn(&audit);
+            let replaced = self.replacing.as_ref().is_some_and(|one| one.number == number);
+            partition.history.learn(&audit, replaced);
         }
         Ok(())
     }
@@ -36,6 +37,8 @@ impl LogRun {
     fn audit(&mut self, number: PartitionNumber) -> Result<Option<Audit>, Violation> {
         let (start, end) = self.bounds(number);
         let mut audit = Audit { log_start: start, high_watermark: end, ..Audit::default() };
+        let removed = self.partitions[&number].history.removed.iter();
+        audit.gone = removed.filter(|(_, one)| one.gone).map(|(base, _)| *base).collect();
         let mut from = start;
         while from < end {
             let bytes_max = 1 << self.world.rng.below(18);
@@ -46,6 +49,9 @@ impl LogRun {
             );
             match result {
                 Ok(batches) if batches.is_empty() => {
+                    if self.partitions[&number].history.may_be_hole(from, end) {
+                        break;
+                    }
                     let what = format!("{number:?} ends at {end} but has nothing at {from}");
                     return Err(lost(what));
                 }
@@ -87,8 +93,13 @@ impl LogRun {
         };
         let found = self.recognise(number, &batches)?;
         let (from, end) = (spec.from.0, spec.end.0);
-        let covers = |first: &Found| first.base_offset <= from && from < first.end();
-        if !found.first().is_some_and(covers) || found.iter().any(|found| found.end() > end) {
+        let history = &self.partitions[&number].history;
+        let covers = |first: &Found| {
+            let begin = first.base_offset;
+            begin <= from && from < first.end() || history.may_be_hole(from, begin)
+        };
+        let right = found.first().map_or_else(|| history.may_be_hole(from, end), covers);
+        if !right || found.iter().any(|found| found.end() > end) {
             return CommittedStays::fails(format!("{spec:?} is answered with {found:?}"));
         }
         let bytes: usize = batches.iter().map(|batch| batch.len()).sum();
@@ -101,6 +112,9 @@ impl LogRun {
             if placed.is_some_and(|placed| placed.id != found.id) || found.end() > durable_end {
                 let what = format!("{number:?} served {found:?}, which was truncated: {placed:?}");
                 return CommittedStays::fails(what);
+            }
+            if history.removed.contains_key(&found.base_offset) {
+                continue;
             }
             let before = history.served.insert(found.base_offset, found.id);
             if before.is_some_and(|before| before != found.id) {

@@ -20,12 +20,12 @@ pub type Verdict = Result<(), Violation>;
 /// What was acknowledged is in the log, unchanged, at the offset that was named, after any cut.
 pub struct AckedIsDurable;
 
-/// Offsets have no holes, an idempotent producer's batches stand once each in the order of their
-/// sequence, and nothing that a start has dropped comes back.
+/// Offsets have no holes but those that were asked for, an idempotent producer's batches stand once
+/// each in the order of their sequence, and nothing that a start has dropped comes back.
 pub struct OrderKept;
 
-/// What a reader was given never changes or disappears but by trimming and retention, and the high
-/// watermark never goes back.
+/// What a reader was given never changes or disappears but by trimming, retention and replacement,
+/// what was taken out never comes back, and the high watermark never goes back.
 pub struct CommittedStays;
 
 /// In each generation of a group one member at most is told that a partition is its own.
@@ -87,7 +87,7 @@ impl OrderKept {
         let mut sequences: BTreeMap<(i64, i16), i32> = BTreeMap::new();
         for found in &audit.batches {
             let offset = found.base_offset;
-            let hole = end.is_some_and(|end| end != offset);
+            let hole = end.is_some_and(|end| end != offset && !history.may_be_hole(end, offset));
             if hole && !audit.damaged.iter().any(|(_, to)| *to == offset) {
                 return Self::fails(format!("a hole: {end:?} is followed by {offset}"));
             }
@@ -145,6 +145,9 @@ impl CommittedStays {
         if end < history.high_watermark {
             let before = history.high_watermark;
             return Self::fails(format!("the high watermark went back from {before} to {end}"));
+        }
+        if let Some(back) = audit.batches.iter().find(|b| audit.gone.contains(&b.base_offset)) {
+            return Self::fails(format!("{back:?} was taken out and is back"));
         }
         let found: BTreeMap<i64, BatchId> =
             audit.batches.iter().map(|found| (found.base_offset, found.id)).collect();

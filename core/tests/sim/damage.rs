@@ -15,6 +15,7 @@ pub fn at_work(seed: u64, bug: Bug) -> Result<LogRun, Violation> {
     plan.faults = Faults::default();
     plan.retention = false;
     plan.truncates = false;
+    plan.replaces = false;
     plan.bug = bug;
     let mut run = LogRun::new(seed, plan);
     run.boot()?;
@@ -83,6 +84,7 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
     let mut plan = Plan::random(&mut rng);
     plan.faults = plan.faults.and_harm(&mut rng);
     plan.truncates = false;
+    plan.replaces = false;
     change(&mut plan);
     let mut run = LogRun::new(seed, plan);
     run.run()?;

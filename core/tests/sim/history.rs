@@ -65,6 +65,8 @@ pub struct Audit {
     pub batches: Vec<Found>,
     /// Offsets that the log says are damaged.
     pub damaged: Vec<(i64, i64)>,
+    /// What was gone when the reading began.
+    pub gone: BTreeSet<i64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -85,6 +87,20 @@ pub struct History {
     pub damaged: BTreeMap<i64, BatchId>,
     /// Batches that a start has dropped and nobody has sent again.
     pub dropped: BTreeSet<BatchId>,
+    /// Batches that were taken out of the log, by base offset.
+    pub removed: BTreeMap<i64, Removed>,
+    /// Something was written anew or taken out. Of the slot that it stood in, the log only guesses
+    /// what the rest takes: by offsets.
+    pub replaced: bool,
+}
+
+/// A batch in whose place a hole was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub id: BatchId,
+    pub end: i64,
+    /// The hole is durable. Until then the batch may be there or not.
+    pub gone: bool,
 }
 
 impl Sent {
@@ -163,11 +179,17 @@ impl Found {
 
 impl History {
     /// Notes what a restart has shown: unacknowledged batches that are gone must stay gone, and
-    /// what is there is served from now on.
-    pub fn learn(&mut self, audit: &Audit) {
+    /// what is there is served from now on. While a part is being `replaced`, what is there of it
+    /// may still go.
+    pub fn learn(&mut self, audit: &Audit, replaced: bool) {
+        let there: BTreeSet<i64> = audit.batches.iter().map(|found| found.base_offset).collect();
+        self.removed.retain(|base, _| replaced || !there.contains(base));
+        let read = self.removed.range_mut(audit.log_start..audit.high_watermark);
+        read.for_each(|(base, removed)| removed.gone |= !there.contains(base));
         let there = audit.batches.iter().map(|found| found.id);
         let known = self.acked.values().chain(self.served.values()).copied();
         let known = known.chain(self.damaged.values().copied());
+        let known = known.chain(self.removed.values().map(|removed| removed.id));
         let kept: BTreeSet<BatchId> = there.chain(known).collect();
         self.dropped.extend(self.sent.keys().filter(|id| !kept.contains(id)));
         self.serve(audit.batches.iter());
@@ -175,7 +197,28 @@ impl History {
     }
 
     pub fn serve<'a>(&mut self, batches: impl Iterator<Item = &'a Found>) {
-        self.served.extend(batches.map(|found| (found.base_offset, found.id)));
+        let stays = batches.filter(|found| !self.removed.contains_key(&found.base_offset));
+        self.served.extend(stays.map(|found| (found.base_offset, found.id)));
+    }
+
+    /// A hole is to take the place of a batch.
+    pub fn remove(&mut self, base: i64) {
+        let Placed { id, end, .. } = self.placed[&base];
+        self.removed.insert(base, Removed { id, end, gone: false });
+        self.acked.remove(&base);
+        self.served.remove(&base);
+    }
+
+    /// Whether there may be nothing from `from` up to `until`.
+    pub fn may_be_hole(&self, from: i64, until: i64) -> bool {
+        let mut at = from;
+        while at < until {
+            match self.removed.range(..=at).next_back() {
+                Some((_, removed)) if removed.end > at => at = removed.end,
+                _ => return false,
+            }
+        }
+        from < until
     }
 
     /// Gives up what was acknowledged or served from `from` up to `until`: it is damaged.
@@ -204,7 +247,8 @@ impl History {
 
     /// The first record from `start` on whose timestamp is at least `wanted`: offset and timestamp.
     pub fn first_at_or_after(&self, wanted: i64, start: i64) -> Option<(i64, i64)> {
-        self.placed.iter().find_map(|(base, placed)| {
+        let mut there = self.placed.iter().filter(|(base, _)| !self.removed.contains_key(base));
+        there.find_map(|(base, placed)| {
             let timestamps = self.sent[&placed.id].timestamps.iter();
             let mut records = timestamps.enumerate().map(|(index, ts)| (base + index as i64, *ts));
             records.find(|(offset, timestamp)| *offset >= start && *timestamp >= wanted)
@@ -214,11 +258,14 @@ impl History {
     /// Whether a batch below `log_start` is neither too old nor beyond the bytes that are kept.
     pub fn expired_early(&self, log_start: i64, wall: i64, retention: Retention) -> bool {
         let mut bytes = self.bytes_from(log_start);
-        self.placed.range(self.log_start_max.min(log_start)..log_start).rev().any(|(_, placed)| {
+        let below = self.placed.range(self.log_start_max.min(log_start)..log_start);
+        let there = below.filter(|(base, _)| !self.removed.contains_key(base));
+        let bytes_max = retention.bytes.max(0) as u64 / if self.replaced { 2 } else { 1 };
+        there.rev().any(|(_, placed)| {
             let sent = &self.sent[&placed.id];
             let newest = sent.timestamps.iter().copied().max().unwrap_or(-1);
             let too_old = retention.ms >= 0 && newest < wall - retention.ms;
-            let too_much = retention.bytes >= 0 && bytes >= retention.bytes as u64;
+            let too_much = retention.bytes >= 0 && bytes >= bytes_max;
             bytes += sent.bytes.len() as u64;
             placed.end <= log_start && !too_old && !too_much
         })

@@ -1,7 +1,7 @@
 //! Level 1: a [`Log`] on the simulated flash, driven as the node drives it, cut down again and
 //! again.
 //!
-//! The run appends, trims, reads and expires at random; the power goes or the process
+//! The run appends, replaces, trims, reads and expires at random; the power goes or the process
 //! dies at random, also while the log is starting. After a start the whole log is read and held
 //! against the histories.
 
@@ -13,6 +13,7 @@ use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use crate::history::{BatchId, History, Producer};
 use crate::plan::Plan;
+use crate::replacing::Replacing;
 use crate::runner::Tally;
 use crate::truncating::Undone;
 use crate::world::World;
@@ -75,6 +76,8 @@ pub struct LogRun {
     /// Reads and searches of the clients that are under way.
     pub reads: BTreeMap<Ticket, FetchSpec>,
     pub searches: BTreeMap<Ticket, (PartitionNumber, i64, i64)>,
+    /// What is being replaced.
+    pub replacing: Option<Replacing>,
     pub tick_at: Option<Time>,
     pub appended_bytes: u64,
     pub refused: u64,
@@ -119,6 +122,7 @@ impl LogRun {
             waiting: false,
             reads: BTreeMap::new(),
             searches: BTreeMap::new(),
+            replacing: None,
             tick_at: None,
             appended_bytes: 0,
             refused: 0,
@@ -272,6 +276,7 @@ impl LogRun {
         self.answers.clear();
         self.reads.clear();
         self.searches.clear();
+        self.replacing = None;
         self.waiting = false;
         self.tick_at = None;
     }
@@ -324,6 +329,7 @@ impl LogRun {
             }
         }
         self.settle_truncations();
+        self.note_replaced();
         let limits = Limits {
             operations_outstanding_max: self.plan.operations_outstanding_max,
             medium_bytes_max: self.plan.medium_bytes(),

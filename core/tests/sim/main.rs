@@ -38,6 +38,7 @@ mod plan;
 mod population;
 mod producer;
 mod quorum;
+mod replacing;
 mod replica;
 mod runner;
 mod scrub;

@@ -51,7 +51,8 @@ fn a_forgotten_sequence_is_found() {
 
 #[test]
 fn serving_what_is_not_flushed_is_found() {
-    log_must_find(Bug::ServeUnflushed, &["CommittedStays"], |_| {});
+    // A search by timestamp does not see what its client is served already.
+    log_must_find(Bug::ServeUnflushed, &["CommittedStays", "OrderKept"], |_| {});
 }
 
 #[test]
@@ -70,7 +71,7 @@ fn a_forgotten_assignment_is_found() {
 fn a_log_without_checkpoints_is_found() {
     // Long lives and small checkpoints: there is much to read when there is none.
     log_must_find(Bug::NoCheckpoints, &["AlwaysStarts"], |plan| {
-        plan.retention = false;
+        (plan.retention, plan.truncates) = (false, false);
         plan.life_us = 1_000_000;
         plan.checkpoint_bytes = u64::from(plan.slot_bytes);
         plan.slots = 60;
@@ -92,6 +93,23 @@ fn a_resurrected_tail_is_found() {
 fn a_truncation_that_is_not_logged_is_found() {
     let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
     log_must_find(Bug::ForgetTruncations, checkers, |plan| plan.truncates = true);
+}
+
+#[test]
+fn holes_that_a_start_forgets_are_found() {
+    log_must_find(Bug::ForgetHoles, &["CommittedStays"], |plan| {
+        plan.faults = Faults::default();
+        plan.truncates = false;
+    });
+}
+
+#[test]
+fn a_log_start_that_is_not_logged_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::ForgetLogStarts, checkers, |plan| {
+        plan.faults = Faults::default();
+        plan.retention = true;
+    });
 }
 
 #[test]

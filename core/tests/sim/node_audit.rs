@@ -29,7 +29,7 @@ impl NodeRun {
             AckedIsDurable::check(history, &audit)?;
             CommittedStays::check(history, &audit)?;
             OrderKept::check(history, &audit)?;
-            history.learn(&audit);
+            history.learn(&audit, false);
         }
         self.paused = false;
         Ok(())

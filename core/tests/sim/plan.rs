@@ -24,6 +24,8 @@ pub struct Plan {
     pub resend_at_start: bool,
     /// Whether records are trimmed and expire.
     pub retention: bool,
+    /// Whether batches are taken out, and written anew; see [`Plan::replaces`].
+    pub replaces: bool,
     /// How often a client's connection breaks, in actions of a thousand.
     pub resets: u64,
     pub operations_outstanding_max: usize,
@@ -67,6 +69,10 @@ pub enum Bug {
     CachedScrub,
     /// A slot that is cleaned is used anew before its copies are durable.
     FreeBeforeReplace,
+    /// Offsets that have no records any more have them again after a start.
+    ForgetHoles,
+    /// A partition is cut off at its begin, and that is not logged.
+    ForgetLogStarts,
     /// The driver's codec loses the last record of what it packs.
     LosePacked,
     /// The log takes more of the disk than it was given.
@@ -95,6 +101,7 @@ impl Plan {
             pause_us: [100, 2_000, 20_000][rng.below(3) as usize],
             resend_at_start: rng.percent(80),
             retention: rng.percent(60),
+            replaces: true,
             resets: [0, 5, 50][rng.below(3) as usize],
             operations_outstanding_max: 64,
             slots_cut_max: 16,
@@ -120,6 +127,12 @@ impl Plan {
         }
     }
 
+    /// Whether batches are taken out, and written anew. Not on a medium that loses what was
+    /// flushed, and not where truncations take back what was taken out: that is not modelled.
+    pub fn replaces(&self) -> bool {
+        self.replaces && !self.truncates
+    }
+
     /// Bytes of a slot, and how many there are.
     pub fn geometry(&self) -> (u32, u32) {
         match self.bug {
@@ -139,6 +152,8 @@ impl Plan {
             no_truncate_frames: self.bug == Bug::ForgetTruncations,
             no_checkpoints: self.no_checkpoints,
             no_truncation_by_footers: self.bug == Bug::ResurrectByFooters,
+            no_holes: self.bug == Bug::ForgetHoles,
+            no_log_starts: self.bug == Bug::ForgetLogStarts,
         }
     }
 

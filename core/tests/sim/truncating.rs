@@ -167,7 +167,9 @@ impl Partition {
         let (start, end) = (view.log_start.0, view.log_end.0);
         let last = log.epoch_end(number, LeaderEpoch(i32::MAX)).map_or(-1, |(epoch, _)| epoch.0);
         while let Some(undone) = self.undone.pop() {
+            // Of what lies below the log start, the log may not know the epoch any more.
             let before = self.history.placed.range(..undone.end).next_back();
+            let before = before.filter(|(_, placed)| placed.end > start);
             let ends_there = end == undone.end
                 && match undone.restart {
                     true => start == end,

@@ -40,7 +40,9 @@ impl LogRun {
         let numbers = self.numbers();
         let number = numbers[self.world.rng.below(numbers.len() as u64) as usize];
         match self.world.rng.below(100) {
-            0..70 => self.append_some(number),
+            0..67 => self.append_some(number),
+            67..70 if self.plan.replaces() => self.replace_some(number),
+            67..70 => self.append_some(number),
             70..85 => self.start_reading(number),
             85..90 => self.find(number),
             90..93 => self.trim(number),
@@ -235,8 +237,13 @@ impl LogRun {
             (None, Some(hit)) => hit.offset.0 < start,
         };
         let trimmed_meanwhile = hit.is_some_and(|hit| hit.offset.0 < start);
+        // What is being taken out may be found or not.
+        let mut removed = history.removed.iter();
+        let may_go = removed.any(|(base, one)| {
+            !one.gone || hit.is_some_and(|hit| (*base..one.end).contains(&hit.offset.0))
+        });
         // A search passes over what is damaged.
-        if right || trimmed_meanwhile || self.disk.harm.any() {
+        if right || may_go || trimmed_meanwhile || self.disk.harm.any() {
             return Ok(());
         }
         OrderKept::fails(format!(
@@ -293,7 +300,9 @@ impl Partition {
             ));
         }
         if end <= durable {
-            self.history.acked.insert(base, sent.id);
+            if !self.history.removed.contains_key(&base) {
+                self.history.acked.insert(base, sent.id);
+            }
             self.producer.pending.retain(|pending| *pending != sent.id);
         } else if !self.in_flight.iter().any(|(_, _, id)| *id == sent.id) {
             self.in_flight.push_back((base, end, sent.id));
@@ -301,10 +310,11 @@ impl Partition {
         Ok(())
     }
 
-    /// Nothing was appended: the producer gives the batch up and begins a new epoch.
+    /// Nothing was appended: the producer gives the batch up and begins a new epoch. What the log
+    /// never took is as if it was never sent, and must not turn up: a full log refuses without end.
     fn refuse(&mut self, sent: &Sent) -> Verdict {
         if sent.attempts == 1 {
-            self.history.dropped.insert(sent.id);
+            self.history.sent.remove(&sent.id);
         }
         if sent.stamp.is_some() {
             self.producer.begin_new_epoch();

@@ -410,6 +410,7 @@ impl Recovery {
             let entry = newest.entry(group.header.lane).or_default();
             *entry = (*entry).max((group.header.seg_seq, group.header.slot));
         }
+        self.replay.unguarded = self.unguarded;
         let newest = newest.into_values().filter_map(|(_, slot)| self.begin_carry(slot));
         self.carried = newest.collect();
         if let Some(image) = &mut self.image {

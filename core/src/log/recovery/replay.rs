@@ -3,7 +3,6 @@
 //! Without a checkpoint the slots come in another order (see `apply`): then what stands where is
 //! collected as [`Piece`]s, which know their ends, and what is missing is found in the end.
 
-use crate::log::Lane;
 use crate::log::layout::checkpoint::Image;
 use crate::log::layout::footer::{SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
@@ -13,6 +12,7 @@ use crate::log::partition::Partition;
 use crate::log::runs::Run;
 use crate::log::scan::Outline;
 use crate::log::truncate::Cut;
+use crate::log::{Lane, Unguarded};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -31,6 +31,7 @@ pub(crate) struct Replay {
     pub cuts: Option<Collected>,
     /// The last group that took the place of something in a slot.
     pub moved: BTreeMap<u32, u64>,
+    pub unguarded: Unguarded,
 }
 
 /// Truncations: of each partition the group, and from where on what was written before is gone.
@@ -171,6 +172,9 @@ impl Replay {
     fn batch(&mut self, home: &Home, outline: &Outline, spot: &Spot) {
         let Home { lane, slot, group_seq } = *home;
         let (number, mut spot) = (outline.header.partition, *spot);
+        if self.unguarded.no_holes && spot.is_hole() {
+            return;
+        }
         let out_of_order = self.pieces.is_some();
         if out_of_order {
             spot.end_offset = self.until(number, group_seq).min(spot.end_offset);
