@@ -17,6 +17,8 @@ pub struct Gateway {
     program: Vec<OsString>,
     folder: PathBuf,
     data: PathBuf,
+    /// The address that it listens on.
+    pub host: String,
     pub kafka_port: u16,
     pub mqtt_port: u16,
     pub http_port: u16,
@@ -33,6 +35,7 @@ impl Gateway {
             program: vec![release_binary().into()],
             data: folder.join("data"),
             folder,
+            host: "127.0.0.1".into(),
             kafka_port: free_port(),
             mqtt_port: free_port(),
             http_port: free_port(),
@@ -58,7 +61,13 @@ impl Gateway {
         self
     }
 
-    /// Runs a binary of another machine, by an emulator with its arguments.
+    /// Listens elsewhere than on the loopback address.
+    pub fn on_host(mut self, host: &str) -> Gateway {
+        self.host = host.into();
+        self
+    }
+
+    /// Runs a binary of another machine, by an emulator with its arguments, or in another network.
     pub fn emulated(mut self, program: Vec<OsString>) -> Gateway {
         self.program = program;
         self
@@ -84,9 +93,9 @@ impl Gateway {
             command.arg("--config").arg(config);
         }
         let listen = [
-            format!("kafka.listen=127.0.0.1:{}", self.kafka_port),
-            format!("mqtt.listen=127.0.0.1:{}", self.mqtt_port),
-            format!("http.listen=127.0.0.1:{}", self.http_port),
+            format!("kafka.listen={}:{}", self.host, self.kafka_port),
+            format!("mqtt.listen={}:{}", self.host, self.mqtt_port),
+            format!("http.listen={}:{}", self.host, self.http_port),
         ];
         for setting in listen.iter().chain(&self.settings) {
             command.arg("--set").arg(setting);
@@ -102,16 +111,28 @@ impl Gateway {
 
     /// The same for a gateway that may end at its start; gives what it has said then.
     pub fn try_start(&mut self) -> Result<(), String> {
+        self.launch();
+        self.try_serve(Duration::from_secs(30))
+    }
+
+    /// Starts, and does not wait.
+    pub fn launch(&mut self) {
         assert!(self.child.is_none(), "the gateway runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = self.child.insert(command.spawn().unwrap());
-        let status = wait_for("the gateway serves", Duration::from_secs(30), || {
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until `/readyz` says yes; gives what it has said if it ends instead.
+    pub fn try_serve(&mut self, limit: Duration) -> Result<(), String> {
+        let (host, port) = (self.host.clone(), self.http_port);
+        let child = self.child.as_mut().expect("the gateway runs");
+        let status = wait_for("the gateway serves", limit, || {
             if let Some(status) = child.try_wait().unwrap() {
                 return Some(Some(status));
             }
-            let (code, _) = http_get(self.http_port, "/readyz")?;
+            let (code, _) = http_get(&host, port, "/readyz")?;
             (code == 200).then_some(None)
         });
         let Some(status) = status else { return Ok(()) };
@@ -140,7 +161,7 @@ impl Gateway {
     }
 
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.kafka_port)
+        format!("{}:{}", self.host, self.kafka_port)
     }
 
     pub fn data(&self) -> PathBuf {
@@ -149,6 +170,10 @@ impl Gateway {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     pub fn pid(&self) -> u32 {
@@ -168,13 +193,13 @@ impl Gateway {
     pub fn weir(&self, args: &[&str]) -> crate::tools::Output {
         let mut command = Command::new(release_binary());
         command.args(args).env("WEIR_BOOTSTRAP", self.bootstrap());
-        command.env("WEIR_HTTP", format!("127.0.0.1:{}", self.http_port));
+        command.env("WEIR_HTTP", format!("{}:{}", self.host, self.http_port));
         crate::tools::run(&mut command)
     }
 
     /// Status code and body of a GET; `None` when nobody answers.
     pub fn http(&self, path: &str) -> Option<(u16, String)> {
-        http_get(self.http_port, path)
+        http_get(&self.host, self.http_port, path)
     }
 
     pub fn status(&self) -> serde_json::Value {
@@ -195,10 +220,12 @@ impl Drop for Gateway {
     }
 }
 
-/// Status code and body of a GET of the loopback address; `None` when nobody answers.
-pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+/// Status code and body of a GET; `None` when nobody answers.
+pub fn http_get(host: &str, port: u16, path: &str) -> Option<(u16, String)> {
+    let address = format!("{host}:{port}").parse().ok()?;
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
+    stream.set_read_timeout(Some(limit)).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();

@@ -11,16 +11,21 @@ pub mod broker;
 pub mod cut;
 pub mod gateway;
 pub mod kafka;
+pub mod ledger;
 pub mod loopback;
 pub mod mqtt;
+pub mod network;
 pub mod numbered;
 pub mod proxy;
+pub mod site;
 pub mod tools;
 
 pub use broker::Broker;
 pub use gateway::Gateway;
 pub use kafka::Kafka;
+pub use network::Network;
 pub use proxy::Proxy;
+pub use site::Site;
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};

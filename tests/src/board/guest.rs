@@ -79,7 +79,8 @@ impl Guest {
         self.power_on()?;
         loop {
             let child = self.child.as_mut().expect("the board has power");
-            if http_get(self.http_port, "/readyz").is_some_and(|(code, _)| code == 200) {
+            if http_get("127.0.0.1", self.http_port, "/readyz").is_some_and(|(code, _)| code == 200)
+            {
                 return Ok(begin.elapsed());
             }
             let ended = child.try_wait().map_err(|error| error.to_string())?;
