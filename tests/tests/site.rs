@@ -1,0 +1,132 @@
+//! A site of real gateways: how it forms, what it refuses, and what comes back.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+use weir_tests::ledger::{self, Client};
+use weir_tests::site::WHOLE;
+use weir_tests::{Site, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn producer(site: &Site, topic: &str, config: &str) -> Client {
+    let args = [topic, topic, "2", "100", config];
+    Client::of_site(topic, "produce", &site.bootstrap(), &args)
+}
+
+/// Waits until so many more records are acknowledged.
+fn goes_on(producer: &Client, what: &str) {
+    let before = producer.count("acked");
+    wait_for(&format!("the producer goes on {what}"), WHOLE, || {
+        (producer.count("acked") > before + 50).then_some(())
+    });
+}
+
+/// Ends the producer, and holds its ledger against what there is; gives what it has told.
+fn check(site: &Site, topic: &str, producer: Client) -> Vec<String> {
+    let told = producer.end(None, PATIENCE);
+    let reader = Client::of_site("reader", "read", &site.bootstrap(), &[topic]);
+    let (acked, log) = (ledger::acked(&told), ledger::log(&reader.end(None, PATIENCE)));
+    assert!(acked.len() > 100, "{told:?}");
+    ledger::nothing_acknowledged_is_lost(topic, &acked, &log).unwrap();
+    ledger::order_is_kept(topic, &log, true).unwrap();
+    told
+}
+
+#[test]
+fn one_gateway_in_a_network_of_its_own_serves() {
+    let site = Site::new("site-one", 1).started();
+    site.create("t", 2, 1, 1);
+    let partitions = site.partitions("t").unwrap();
+    assert!(partitions.iter().all(|view| view.leader == 1 && view.isr == [1]), "{partitions:?}");
+}
+
+#[test]
+fn more_replicas_than_gateways_are_refused() {
+    let site = Site::new("site-beyond", 3).started();
+    assert_eq!(site.try_create("t", 2, 4, 2), "refused INVALID_REPLICATION_FACTOR");
+    site.create("t", 2, 3, 2);
+}
+
+#[test]
+fn a_gateway_that_recovers_takes_its_preferred_leaderships_back() {
+    let mut site = Site::new("site-preferred", 3).started();
+    site.create("t", 2, 3, 2);
+    let preferred = site.partitions("t").unwrap()[0].replicas[0];
+    wait_for("it leads", WHOLE, || (site.leader("t", 0)? == preferred).then_some(()));
+    site.kill(preferred);
+    wait_for("another leads", WHOLE, || (site.leader("t", 0)? != preferred).then_some(()));
+    site.make_whole(&[("t", 3)]);
+    wait_for("it leads again", WHOLE, || (site.leader("t", 0)? == preferred).then_some(()));
+}
+
+#[test]
+fn of_two_gateways_and_a_witness_one_goes_on() {
+    let mut site = Site::with_witness("site-witness").started();
+    site.create("t", 2, 2, 1);
+    let partitions = site.partitions("t").unwrap();
+    assert!(partitions.iter().all(|view| !view.replicas.contains(&3)), "{partitions:?}");
+    let producer = producer(&site, "t", "enable.idempotence=true");
+    goes_on(&producer, "at first");
+    for number in [1, 2, 3] {
+        site.kill(number);
+        goes_on(&producer, &format!("without gateway {number}"));
+        site.make_whole(&[("t", 2)]);
+        goes_on(&producer, &format!("with gateway {number} again"));
+    }
+    check(&site, "t", producer);
+}
+
+#[test]
+fn with_too_few_replicas_in_sync_records_are_refused_until_they_are_back() {
+    let mut site = Site::with_witness("site-min").started();
+    site.create("t", 2, 2, 2);
+    let producer = producer(&site, "t", "retries=0");
+    goes_on(&producer, "at first");
+    site.kill(2);
+    wait_for("records are refused", WHOLE, || {
+        (producer.count("NOT_ENOUGH_REPLICAS") > 20).then_some(())
+    });
+    site.make_whole(&[("t", 2)]);
+    goes_on(&producer, "when both are back");
+    check(&site, "t", producer);
+}
+
+#[test]
+fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
+    let mut site = Site::new("site-wiped", 3).started();
+    site.create("t", 2, 3, 2);
+    let producer = producer(&site, "t", "enable.idempotence=true");
+    goes_on(&producer, "at first");
+    site.kill(3);
+    site.wipe(3);
+    goes_on(&producer, "without it");
+    site.weir("cluster quorum remove 3").success();
+    site.make_whole(&[("t", 3)]);
+    site.weir("cluster quorum add 3").success();
+    goes_on(&producer, "with it again");
+    // Now its vote is needed.
+    site.kill(1);
+    goes_on(&producer, "without another");
+    site.make_whole(&[("t", 3)]);
+    check(&site, "t", producer);
+}
+
+#[test]
+fn a_gateway_with_another_secret_is_refused_in_a_sentence_on_both_sides() {
+    let mut site = Site::new("site-secret", 3).started();
+    site.create("t", 2, 3, 2);
+    site.kill(3);
+    site.set_secret(3, Some("not what the others have"));
+    site.gateway(3).launch();
+    for number in 1..=3 {
+        wait_for(&format!("gateway {number} says so"), WHOLE, || {
+            let log = site.gateway(number).log();
+            log.lines().any(|line| line.contains("secret")).then_some(())
+        });
+    }
+    assert!(!site.is_in_sync("t", 3), "it has joined");
+    site.kill(3);
+    site.set_secret(3, None);
+    site.make_whole(&[("t", 3)]);
+}

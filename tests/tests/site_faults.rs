@@ -1,0 +1,243 @@
+//! Clients of a site go on while links, gateways and power fail, and lose nothing that they were told.
+//!
+//! Five rounds in a plain run, 100 in a long one; `SITE_ROUNDS` and `SITE_SEED` choose others.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+use weir_core::rng::Rng;
+use weir_tests::ledger::{self, Client};
+use weir_tests::network::End;
+use weir_tests::{Site, kafka, long, say, wait_for};
+
+/// How long clients may stand still after a fault that leaves a majority.
+const STANDSTILL: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    KillLeader,
+    FreezeLeader,
+    /// What it says does not reach the other gateways; it hears them.
+    MuteLeader,
+    CutAllPower,
+    BlackHole,
+    /// Cut from the other gateways, but not from clients.
+    CutFromGateways,
+    /// It hears nothing of the leader, which hears it.
+    DeafFollower,
+    KillFollower,
+    FreezeFollower,
+    KillMajority,
+}
+
+/// The first five are those of a plain run.
+const FAULTS: [Fault; 10] = [
+    Fault::KillLeader,
+    Fault::MuteLeader,
+    Fault::CutAllPower,
+    Fault::FreezeLeader,
+    Fault::BlackHole,
+    Fault::CutFromGateways,
+    Fault::DeafFollower,
+    Fault::KillFollower,
+    Fault::FreezeFollower,
+    Fault::KillMajority,
+];
+
+impl Fault {
+    fn needs_links(self) -> bool {
+        matches!(
+            self,
+            Fault::MuteLeader | Fault::BlackHole | Fault::CutFromGateways | Fault::DeafFollower
+        )
+    }
+
+    fn leaves_majority(self) -> bool {
+        !matches!(self, Fault::CutAllPower | Fault::KillMajority)
+    }
+
+    fn begin(self, site: &mut Site, leader: usize, follower: usize) {
+        let others: Vec<usize> = (1..=site.count()).filter(|other| *other != leader).collect();
+        match self {
+            Fault::KillLeader => site.kill(leader),
+            Fault::KillFollower => site.kill(follower),
+            Fault::FreezeLeader => site.freeze(leader),
+            Fault::FreezeFollower => site.freeze(follower),
+            Fault::CutAllPower => site.kill_all(),
+            Fault::BlackHole => site.network.isolate(leader, true),
+            Fault::CutFromGateways => site.network.isolate(leader, false),
+            Fault::DeafFollower => {
+                site.network.cut(End::Gateway(leader), End::Gateway(follower));
+            }
+            Fault::MuteLeader => {
+                for other in others {
+                    site.network.cut(End::Gateway(leader), End::Gateway(other));
+                }
+            }
+            Fault::KillMajority => {
+                others.iter().take(site.count() / 2 + 1).for_each(|other| site.kill(*other));
+            }
+        }
+    }
+
+    fn end(self, site: &mut Site, leader: usize, follower: usize) {
+        match self {
+            Fault::FreezeLeader => site.thaw(leader),
+            Fault::FreezeFollower => site.thaw(follower),
+            _ => {}
+        }
+    }
+}
+
+/// Everybody who works while things fail.
+struct Clients {
+    idempotent: Client,
+    plain: Client,
+    members: Vec<Client>,
+    verifiable: (Client, Client),
+}
+
+const TOPICS: [(&str, usize); 3] = [("idempotent", 3), ("plain", 3), ("verifiable", 3)];
+
+impl Clients {
+    fn started(site: &Site) -> Clients {
+        let servers = site.bootstrap();
+        let producer = |name: &str, config: &str| {
+            Client::of_site(name, "produce", &servers, &[name, name, "2", "100", config])
+        };
+        let member = |number: u32| {
+            let name = format!("member {number}");
+            Client::of_site(&name, "consume", &servers, &["idempotent", "group"])
+        };
+        let java = |name: &str, args: &[&str]| {
+            let mut command = kafka::script();
+            command.arg("tool").arg(name).args(["--bootstrap-server", &servers]);
+            command.args(["--topic", "verifiable"]).args(args);
+            Client::started(name, &mut command)
+        };
+        Clients {
+            idempotent: producer("idempotent", "enable.idempotence=true"),
+            plain: producer("plain", "max.in.flight=1"),
+            members: vec![member(1), member(2)],
+            verifiable: (
+                java("verifiable-producer", &["--acks", "-1", "--throughput", "100"]),
+                java("verifiable-consumer", &["--group-id", "v", "--reset-policy", "earliest"]),
+            ),
+        }
+    }
+
+    /// Waits until each has gone on by a bit, in each partition; gives how long that took.
+    fn go_on(&self, what: &str) -> Duration {
+        let begin = Instant::now();
+        let acked = || {
+            let producers = [&self.idempotent, &self.plain];
+            let of = |partition| producers.map(|client| client.count(partition));
+            [of("acked 0 "), of("acked 1 ")].concat()
+        };
+        let got = || self.members.iter().map(|member| member.count("got")).sum::<usize>();
+        let (before, got_before) = (acked(), got());
+        wait_for(&format!("producers go on {what}"), STANDSTILL, || {
+            let now = acked();
+            now.iter().zip(&before).all(|(now, before)| *now > before + 40).then_some(())
+        });
+        let still = begin.elapsed();
+        wait_for(&format!("the group goes on {what}"), STANDSTILL, || {
+            (got() > got_before + 50).then_some(())
+        });
+        still
+    }
+
+    /// Ends all, and holds their ledgers against what the site has.
+    fn check(self, site: &Site) {
+        let idempotent = self.idempotent.end(None, PATIENCE);
+        let plain = self.plain.end(None, PATIENCE);
+        let read = |topic: &str| {
+            let reader = Client::of_site("reader", "read", &site.bootstrap(), &[topic]);
+            ledger::log(&reader.end(None, PATIENCE))
+        };
+        for (name, lines) in [("idempotent", &idempotent), ("plain", &plain)] {
+            let (acked, log) = (ledger::acked(lines), read(name));
+            say(&format!("site: {} of {name} acknowledged, {} there", acked.len(), log.len()));
+            assert!(acked.len() > 500, "{}: {lines:?}", acked.len());
+            ledger::nothing_acknowledged_is_lost(name, &acked, &log).unwrap();
+            ledger::order_is_kept(name, &log, name == "idempotent").unwrap();
+        }
+        let log = read("idempotent");
+        wait_for("the group has got everything", STANDSTILL, || {
+            let got: usize = self.members.iter().map(|member| member.count("got")).sum();
+            (got >= log.len()).then_some(())
+        });
+        let members = self.members.into_iter().map(|member| member.end(None, PATIENCE));
+        let events: Vec<_> = members.map(|lines| ledger::events(&lines)).collect();
+        ledger::everything_is_read(&events, &log).unwrap();
+        ledger::offsets_never_go_back(&events).unwrap();
+        verifiable(self.verifiable, || read("verifiable"));
+    }
+}
+
+/// What Kafka's own tools have told: each acknowledged record is there, and is consumed.
+fn verifiable((producer, consumer): (Client, Client), read: impl Fn() -> ledger::Log) {
+    let sent = producer.end(Some("TERM"), PATIENCE);
+    let parse = |line: &String| serde_json::from_str::<serde_json::Value>(line).ok();
+    let values = sent.iter().filter_map(parse);
+    let acked: Vec<_> = values.filter(|value| value["name"] == "producer_send_success").collect();
+    assert!(acked.len() > 100, "{} were acknowledged", acked.len());
+    let log = read();
+    for value in &acked {
+        let at = |field: &str| value[field].as_i64().expect("a number");
+        let there = log.get(&(at("partition") as i32, at("offset")));
+        assert_eq!(there.map(String::as_str), value["value"].as_str(), "{value}");
+    }
+    say(&format!("site: {} of verifiable acknowledged, {} there", acked.len(), log.len()));
+    drop(consumer);
+}
+
+fn rounds(name: &str, count: usize) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seed = number("SITE_SEED").unwrap_or(1);
+    let rounds = number("SITE_ROUNDS").unwrap_or(if long() { 100 } else { 5 });
+    let mut rng = Rng::new(seed);
+    let mut site = Site::new(name, count).started();
+    for (topic, replicas) in TOPICS {
+        site.create(topic, 2, replicas, 2);
+    }
+    let clients = Clients::started(&site);
+    clients.go_on("at first");
+    for round in 0..rounds as usize {
+        let fault = match FAULTS.get(round) {
+            Some(fault) => *fault,
+            None => FAULTS[rng.below(FAULTS.len() as u64) as usize],
+        };
+        if fault.needs_links() && !site.network.is_real() {
+            continue;
+        }
+        let view = site.partitions("idempotent").unwrap().remove(0);
+        let follower = *view.replicas.iter().find(|replica| **replica != view.leader).unwrap();
+        fault.begin(&mut site, view.leader, follower);
+        let what = format!("round {round} (seed {seed}), {fault:?} of {view:?}");
+        let mut still = None;
+        if fault.leaves_majority() {
+            still = Some(clients.go_on(&what));
+        } else {
+            std::thread::sleep(Duration::from_millis(rng.below(3_000)));
+        }
+        fault.end(&mut site, view.leader, follower);
+        let healed = Instant::now();
+        site.make_whole(&TOPICS);
+        let whole = healed.elapsed();
+        clients.go_on(&format!("after {what}"));
+        say(&format!("site: {what}: stood still {still:.1?}, whole again after {whole:.1?}"));
+    }
+    clients.check(&site);
+}
+
+#[test]
+fn three_gateways_keep_what_they_acknowledged_through_every_fault() {
+    rounds("site-faults-3", 3);
+}
+
+#[test]
+fn five_gateways_keep_what_they_acknowledged_through_every_fault() {
+    rounds("site-faults-5", 5);
+}
