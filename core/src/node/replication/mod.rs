@@ -246,7 +246,8 @@ impl Node {
         if let Some(leading) = self.replicas.leading(number) {
             leading.leader.settings = settings;
             if leading.leader.decided(now, state) != Decided::Over {
-                return;
+                // A replica that a reassignment adds is new to the leader.
+                return self.tell_leader_who_lives(now, number);
             }
         }
         let (Some(log), Some(own)) =
