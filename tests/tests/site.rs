@@ -117,6 +117,7 @@ fn a_gateway_with_another_secret_is_refused_in_a_sentence_on_both_sides() {
     let mut site = Site::new("site-secret", 3).started();
     site.create("t", 2, 3, 2);
     site.kill(3);
+    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
     site.set_secret(3, Some("not what the others have"));
     site.gateway(3).launch();
     for number in 1..=3 {
