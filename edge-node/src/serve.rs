@@ -68,11 +68,7 @@ async fn run(
 ) -> Result<(), String> {
     let Sockets { kafka, console, peers } = sockets;
     let (settings, flushes) = settings(config, &store, &kafka, peers.as_ref())?;
-    let limits = Limits {
-        connections_max: config.kafka.connections_max,
-        idle_seconds_max: config.kafka.idle_max.as_secs() as u32,
-        clock_floor_ms: store.written_ms,
-    };
+    let limits = limits(config, &store);
     let log_path = store.log_path();
     let peers_at = peers.as_ref().and_then(|peers| peers.listener.local_addr().ok());
     let (driver, handle, progress) =
@@ -124,6 +120,10 @@ async fn run(
     drop(watchdog);
     handle.written(LAST_WORDS).await;
     drop(stop);
+    ended(store, &handle, end)
+}
+
+fn ended(mut store: Store, handle: &Handle, end: End) -> Result<(), String> {
     match end {
         End::Stopped => {
             store.past.take(&handle.status().log);
@@ -132,6 +132,14 @@ async fn run(
             Ok(())
         }
         End::Refused(error) => Err(store::refusal(&error, &store.log_path())),
+    }
+}
+
+fn limits(config: &Config, store: &Store) -> Limits {
+    Limits {
+        connections_max: config.kafka.connections_max,
+        idle_seconds_max: config.kafka.idle_max.as_secs() as u32,
+        clock_floor_ms: store.written_ms,
     }
 }
 

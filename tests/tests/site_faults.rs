@@ -1,4 +1,4 @@
-//! Clients of a site go on while links, gateways and power fail, and lose nothing that they were told.
+//! Clients of a site go on while links, gateways and power fail, and lose nothing they were told.
 //!
 //! Five rounds in a plain run, 100 in a long one; `SITE_ROUNDS` and `SITE_SEED` choose others.
 

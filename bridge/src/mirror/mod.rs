@@ -20,10 +20,10 @@
 //! the route fences the one before it, which is what keeps records single when a route moves.
 //!
 //! All gateways of a site have the same routes, and the first of those that serve runs them; the
-//! others wait. When it dies, the next one fences it and goes on at the positions on the target. Why
-//! not each its part (2026-11): the link to the target is what is scarce, and one transaction for
-//! all partitions is the cheapest on it. Two that both believe to be first, for as long as one of
-//! them is cut off from its site, fence each other; nothing is there twice, but both are slow.
+//! others wait. When it dies, the next one fences it and goes on at the positions on the target.
+//! Why not each its part (2026-11): the link to the target is what is scarce, and one transaction
+//! for all partitions is the cheapest on it. Two that both believe to be first, for as long as one
+//! of them is cut off from its site, fence each other; nothing is there twice, but both are slow.
 //!
 //! Why the positions stand under the *target's* topic names: Kafka 4 refuses offsets of topics that
 //! it does not have (UNKNOWN_TOPIC_OR_PARTITION). The partition is the same on both sides, and the

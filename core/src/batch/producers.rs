@@ -4,8 +4,9 @@
 //! judged against everything appended before it, and remembered when it is appended, replicated or
 //! found on flash. What is on flash alone decides, so the state is the same after a restart.
 //!
-//! One batch more is remembered than is checked: at most five of a producer are not acknowledged at a
-//! time, so when those are truncated the last acknowledged one is still known, whatever its epoch.
+//! One batch more is remembered than is checked: at most five of a producer are not acknowledged at
+//! a time, so when those are truncated the last acknowledged one is still known, whatever its
+//! epoch.
 //!
 //! The encoded form, for checkpoints, all integers varints: version 2; number of producers; for
 //! each, ascending by id: id minus the one before, epoch, newest timestamp, last offset, number of

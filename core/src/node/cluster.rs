@@ -116,7 +116,7 @@ impl Node {
     fn topic_metadata(&self, topic: &Topic) -> MetadataResponseTopic {
         let partitions = (0..).zip(&topic.partitions).map(|(partition_index, number)| {
             let state = self.image.state(*number).cloned().unwrap_or_default();
-            let leader = self.image.leader(*number);
+            let leader = self.known_leader(*number);
             let offline = |node: &NodeId| !self.image.is_alive(*node);
             MetadataResponsePartition {
                 error_code: match leader {

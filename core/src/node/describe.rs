@@ -75,7 +75,7 @@ impl Node {
         let partition = |partition_index| {
             let number = topic.partition(partition_index).unwrap_or_default();
             let state = self.image.state(number).cloned().unwrap_or_default();
-            let leader = self.image.leader(number);
+            let leader = self.known_leader(number);
             let replicas = state.replicas.iter().copied();
             let offline = replicas.clone().filter(|node| !self.image.is_alive(*node));
             DescribeTopicPartitionsResponsePartition {

@@ -251,6 +251,7 @@ impl Node {
     }
 
     pub fn handle(&mut self, now: Time, input: Input) {
+        self.keep_lease(now);
         match input {
             Input::Opened { conn, host } => self.connections.open(conn, host),
             Input::Request { conn, frame } => self.on_request(now, conn, &frame),
@@ -301,6 +302,7 @@ impl Node {
             self.coordinators.deadline(),
             self.produces.deadline(),
             self.replicas.deadline(),
+            self.lease_end(),
             self.site.deadline(&self.image, self.changes.is_idle(), self.is_starting()),
         ];
         all.into_iter().flatten().min()

@@ -5,8 +5,7 @@
 //!
 //! | script | points of a plain run |
 //! |---|---|
-//! | plain load; of a hundred starts four are cut again at each of their own boundaries: append, | |
-//! | cut, truncate, append, cut, the pattern that brings a stale tail back | 33,000 |
+//! | plain load; of a hundred starts four are cut again at each of their own boundaries | 33,000 |
 //! | cleaning: from the first copy out of a slot until that slot is in use again | 600 |
 //! | key compaction: from the first read until a checkpoint knows of it (`compacting`) | 700 |
 //!

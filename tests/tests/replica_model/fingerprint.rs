@@ -1,5 +1,5 @@
-//! Tells states of the model apart: by what makes a difference to what can happen next, whichever of
-//! the gateways is which.
+//! Tells states of the model apart: by what makes a difference to what can happen next, whichever
+//! of the gateways is which.
 
 use crate::gateway::{Gateway, REPLICAS, Role};
 use crate::partition::{Controller, State};
@@ -11,9 +11,9 @@ const ORDERS: [[usize; REPLICAS]; 6] =
     [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 /// Two states with the same fingerprint can go on in the same ways, but for the names of the
-/// gateways. Left out is what the leader and the follower know and never act on here, where an answer
-/// follows each fetch at once and time stands still: how often somebody has fetched and when, what
-/// it was told, how high the partition epoch is.
+/// gateways. Left out is what the leader and the follower know and never act on here, where an
+/// answer follows each fetch at once and time stands still: how often somebody has fetched and
+/// when, what it was told, how high the partition epoch is.
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let orders = ORDERS.iter().map(|order| self.code(order));

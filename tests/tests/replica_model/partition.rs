@@ -47,10 +47,10 @@ pub struct Controller {
     pub granted: u8,
 }
 
-/// What can happen next. What only its own gateway can see happens with the next thing that shows it:
-/// a follower flushes just before it fetches, is elected or crashes, and learns of a new epoch just
-/// before it fetches from the new leader; who is elected learns of it at once, since an election
-/// that nobody has heard of is one that has not happened yet.
+/// What can happen next. What only its own gateway can see happens with the next thing that shows
+/// it: a follower flushes just before it fetches, is elected or crashes, and learns of a new epoch
+/// just before it fetches from the new leader; who is elected learns of it at once, since an
+/// election that nobody has heard of is one that has not happened yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Produce(usize),

@@ -53,8 +53,8 @@ impl Controller {
         Decision { records: draft.into_records(), answer: Ok(answers) }
     }
 
-    /// A gateway has lost a part of a partition to damage: it is out of sync until it has fetched it
-    /// again, unless nobody else has all of it.
+    /// A gateway has lost a part of a partition to damage: it is out of sync until it has fetched
+    /// it again, unless nobody else has all of it.
     pub fn lost(
         &self,
         image: &Image,

@@ -57,7 +57,7 @@ impl Node {
     /// The gateway that coordinates a group.
     pub(in crate::node) fn coordinator_of(&self, group: &str) -> Result<NodeId, ErrorCode> {
         let number = partition_for(&self.image, group)?;
-        self.image.leader(number).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+        self.known_leader(number).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)
     }
 
     pub(in crate::node) fn on_group_request(

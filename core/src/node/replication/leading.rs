@@ -154,8 +154,8 @@ impl Node {
         content: Content,
         batches: Batches,
     ) {
-        let answer = match self.replicas.leader(number) {
-            Ok(leader) if leader.epoch() == fetch.leader_epoch => {
+        let answer = match self.replicas.led(number) {
+            Some(leader) if leader.epoch() == fetch.leader_epoch => {
                 leader.answer(fetch.sequence, content)
             }
             // Of an epoch that is over, or not known here yet.

@@ -48,6 +48,8 @@ pub(super) struct Replicas {
     reads: BTreeMap<Ticket, (PartitionNumber, NodeId, Fetch)>,
     /// Leaders that may wish for another in-sync set.
     wishing: BTreeSet<PartitionNumber>,
+    /// No controller is heard: clients are told that nobody leads here.
+    pub cut_off: bool,
 }
 
 #[derive(Debug)]
@@ -79,10 +81,16 @@ struct Following {
 }
 
 impl Replicas {
+    /// The leader of a partition, if clients may ask it.
     pub fn leader(&self, number: PartitionNumber) -> Result<&Leader, ErrorCode> {
-        match self.by_number.get(&number).map(|replica| &replica.role) {
-            Some(Role::Leads(leading)) => Ok(&leading.leader),
-            _ => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        let leader = self.led(number).filter(|_| !self.cut_off);
+        leader.ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+    }
+
+    fn led(&self, number: PartitionNumber) -> Option<&Leader> {
+        match &self.by_number.get(&number)?.role {
+            Role::Leads(leading) => Some(&leading.leader),
+            _ => None,
         }
     }
 
@@ -117,6 +125,9 @@ impl Replicas {
             }
             _ => return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
         };
+        if self.cut_off {
+            return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        }
         same_epoch(current_leader_epoch, epoch)
     }
 
@@ -175,8 +186,8 @@ pub(super) fn log_state(log: &Log, number: PartitionNumber) -> Option<LogState> 
 }
 
 impl Node {
-    /// A replica in that rack that a consumer there rather reads from (KIP-392). In sync, so that it
-    /// is not far behind, and with the offset that is asked for.
+    /// A replica in that rack that a consumer there rather reads from (KIP-392): in sync, so that
+    /// it is not far behind, and with the offset that is asked for.
     pub(super) fn nearby_replica(
         &self,
         number: PartitionNumber,
@@ -215,7 +226,7 @@ impl Node {
     }
 
     fn take_role(&mut self, number: PartitionNumber, role: Role, high_watermark: Offset) {
-        let led = self.replicas.leader(number).is_ok();
+        let led = self.replicas.led(number).is_some();
         let leads = matches!(role, Role::Leads(_));
         self.replicas.by_number.insert(number, Replica { role, high_watermark });
         self.replicas.schedule.set(number, None);
@@ -325,7 +336,7 @@ impl Node {
     /// Everything about replicas that is due.
     pub(super) fn tick_replicas(&mut self, now: Time) {
         for number in self.replicas.schedule.take_due(now) {
-            match self.replicas.leader(number).is_ok() {
+            match self.replicas.led(number).is_some() {
                 true => self.moved(now, number),
                 false => self.fetch_next(now, number),
             }

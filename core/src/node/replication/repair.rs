@@ -2,7 +2,7 @@
 //!
 //! | the gateway is | then |
 //! |---|---|
-//! | in sync, and somebody else is too | it asks the controller to be taken out of the in-sync set |
+//! | in sync, and somebody else is too | it asks to be taken out of the in-sync set |
 //! | not in sync | it begins the partition anew, and fetches all of it |
 //! | the only one in sync | nothing: there is nowhere to have it from |
 //!

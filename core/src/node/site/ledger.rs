@@ -124,8 +124,8 @@ impl Found {
         }
     }
 
-    /// What the quorum starts with. `alone`: this gateway is the only voter, so that what is lost is
-    /// lost and what is left counts; else a store that has lost something must not vote.
+    /// What the quorum starts with. `alone`: this gateway is the only voter, so that what is lost
+    /// is lost and what is left counts; else a store that has lost something must not vote.
     pub fn into_store(
         self,
         directory: Directory,

@@ -3,8 +3,8 @@
 //! | found | then |
 //! |---|---|
 //! | a store that is connected, and not recorded | it follows, as an observer |
-//! | an observer whose gateway came back with another store | the old store is forgotten, the new one follows |
-//! | a voter whose gateway came back with another store | the same, and the new store votes when it has caught up |
+//! | another store of an observer's gateway | the old store is forgotten, the new one follows |
+//! | another store of a voter's gateway | the same; the new store votes when it has caught up |
 //! | an observer that is not registered, nor connected | it is forgotten |
 //!
 //! Each step is a change of the members, one at a time; what a voter's new store is to become is a

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | the internal partitions are read | the quorum starts with them |
 //! | the quorum persists something | it is appended; when it is durable the quorum hears so |
-//! | an entry is committed | its records are applied to the image; whoever wished for it is answered |
+//! | an entry is committed | its records go into the image; whoever wished for it is answered |
 //! | this gateway leads | it decides: `changes` are taken in their order, gateways register |
 //! | it does not lead any more | whoever waits is told by the end of its connection |
 //! | this gateway's own registration is applied, and those of all voters | it serves |
@@ -14,6 +14,7 @@
 mod asks;
 mod entry;
 mod forward;
+mod lease;
 mod leave;
 mod ledger;
 mod members;
@@ -59,6 +60,7 @@ pub(super) struct Site {
     peers: BTreeMap<NodeId, Hello>,
     /// When each was heard last.
     heard: BTreeMap<NodeId, Time>,
+    lease: lease::Lease,
     /// This gateway is about to stop, and does so then at the latest.
     leave_by: Option<Time>,
     asks: asks::Asks,
@@ -201,7 +203,7 @@ impl Node {
                     self.on_committed(now, position, &payload);
                 }
                 quorum::Output::Leads { term } => self.on_leads(now, term),
-                quorum::Output::Lost => self.on_lost(),
+                quorum::Output::Lost => self.on_lost(now),
                 quorum::Output::Stopped(error) => {
                     log::error!("this gateway takes no part in the quorum any more: {error}");
                 }
@@ -333,8 +335,9 @@ impl Node {
         self.forward_parked(now);
     }
 
-    fn on_lost(&mut self) {
+    fn on_lost(&mut self, now: Time) {
         self.site.controller = None;
+        self.on_deposed(now);
         for caller in self.changes.drain().into_iter().chain(self.site.votes.drain()) {
             self.close(caller);
         }

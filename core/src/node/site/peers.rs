@@ -81,6 +81,7 @@ impl Node {
             return;
         }
         self.site.heard.insert(from, now);
+        self.renew_lease(now, from);
         if let Some(controller) = &mut self.site.controller {
             controller.heard(now, from);
         }

@@ -8,10 +8,8 @@ pub enum Cluster {
     /// Gateways, the quorum, and how partitions are
     Status(KafkaTarget),
     /// Give a gateway's leaderships to others before maintenance, and wait until it leads nothing
-    #[command(
-        after_help = "It goes on as a follower, and is given nothing new to lead. --cancel takes it back into service, and \
-so does its next start."
-    )]
+    #[command(after_help = "It goes on as a follower, and is given nothing new to lead. \
+--cancel takes it back into service, and so does its next start.")]
     Drain {
         #[arg(value_parser = clap::value_parser!(i32).range(0..))]
         node: i32,
@@ -51,7 +49,7 @@ so does its next start."
         after_help = "Examples:
   weir cluster reassign                       what is on its way
   weir cluster reassign sensors:0 --to 2,3    the first is the preferred leader
-  weir cluster reassign sensors --to 1,2,3    each partition of a topic; preferred leaders take turns
+  weir cluster reassign sensors --to 1,2,3    each partition; preferred leaders take turns
   weir cluster reassign sensors --cancel"
     )]
     Reassign {
