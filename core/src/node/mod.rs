@@ -30,6 +30,7 @@ mod status;
 mod timers;
 mod topics;
 
+pub use replication::{ReplicaRole, ReplicaStatus};
 pub use status::{
     ApiStatus, ConnectionStatus, GroupStatus, MemberStatus, OffsetStatus, PartitionStatus, Phase,
     Status, TopicStatus,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use weir_core::error::ErrorCode;
 use weir_core::types::Nanos;
 use weir_core::wire::topics::{
-    CreatableTopic, CreateTopicsRequest, DeleteRecordsPartition, DeleteRecordsRequest,
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteRecordsPartition, DeleteRecordsRequest,
     DeleteRecordsTopic, DeleteTopicsRequest,
 };
 
@@ -16,11 +16,15 @@ pub struct Admin {
     targets: Vec<Target>,
     churn: bool,
     trims: bool,
+    pub replication_factor: i16,
+    /// Topic configs of what is created.
+    pub configs: Vec<(&'static str, &'static str)>,
 }
 
 impl Admin {
     pub fn new(fixed: Vec<(String, i32)>, targets: Vec<Target>, churn: bool, trims: bool) -> Admin {
-        Admin { fixed, targets, churn, trims }
+        let (replication_factor, configs) = (1, Vec::new());
+        Admin { fixed, targets, churn, trims, replication_factor, configs }
     }
 
     pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
@@ -59,10 +63,15 @@ impl Admin {
             *state = None;
         }
         let name = name.to_string();
+        let configs = self.configs.iter().map(|(name, value)| CreatableTopicConfig {
+            name: name.to_string(),
+            value: Some(value.to_string()),
+        });
         let topic = CreatableTopic {
             name: name.clone(),
             num_partitions,
-            replication_factor: 1,
+            replication_factor: self.replication_factor,
+            configs: configs.collect(),
             ..Default::default()
         };
         let request =
@@ -118,7 +127,10 @@ impl Admin {
                     // As in Kafka, an answered trim may be forgotten by a crash: nothing is lost by
                     // it.
                     ErrorCode::NONE if partition.low_watermark >= offset => Ok(()),
-                    code if code.is_retriable() => Ok(()),
+                    code if code.is_retriable() => {
+                        context.shared.refused(code);
+                        Ok(())
+                    }
                     code => {
                         AckedIsDurable::fails(format!("trim of {target:?} to {offset}: {code:?}"))
                     }
@@ -140,6 +152,10 @@ impl Admin {
             Some(ErrorCode::NONE) => create,
             Some(ErrorCode::TOPIC_ALREADY_EXISTS) => true,
             Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => false,
+            // Too few gateways are known yet.
+            Some(ErrorCode::INVALID_REPLICATION_FACTOR) if self.replication_factor > 1 => {
+                return Ok(());
+            }
             Some(code) if code.is_retriable() => return Ok(()),
             code => return AckedIsDurable::fails(format!("{name}: {code:?}")),
         };

@@ -9,8 +9,9 @@ use crate::vandal::Vandal;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::batch::ProducerStamp;
+use weir_core::error::ErrorCode;
 use weir_core::rng::Rng;
-use weir_core::types::{ConnId, Nanos, Time};
+use weir_core::types::{ConnId, Nanos, NodeId, Time};
 use weir_core::wire::{self, Frame, Request};
 
 /// A topic's name and a partition's index.
@@ -20,7 +21,7 @@ pub type Target = (String, i32);
 #[derive(Clone, Debug)]
 pub enum Call {
     InitProducerId,
-    Produce(BatchId),
+    Produce(BatchId, Target),
     Find,
     Join,
     Sync,
@@ -33,6 +34,31 @@ pub enum Call {
     Delete(String),
     Trim(Target, i64),
     Noise,
+}
+
+/// Which broker has to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goes {
+    Anywhere,
+    ToLeader(Target),
+    ToCoordinator,
+}
+
+impl Call {
+    pub fn goes(&self) -> Goes {
+        match self {
+            Call::Produce(_, target) | Call::Start(target) | Call::Trim(target, _) => {
+                Goes::ToLeader(target.clone())
+            }
+            Call::Fetch(offsets) => {
+                offsets.first().map_or(Goes::Anywhere, |(target, _)| Goes::ToLeader(target.clone()))
+            }
+            Call::Join | Call::Sync | Call::Heartbeat => Goes::ToCoordinator,
+            Call::OffsetFetch | Call::OffsetCommit(_) => Goes::ToCoordinator,
+            Call::InitProducerId | Call::Find | Call::Noise => Goes::Anywhere,
+            Call::Create(_) | Call::Delete(_) => Goes::Anywhere,
+        }
+    }
 }
 
 /// What all clients know together, and what the checkers ask.
@@ -48,6 +74,8 @@ pub struct Shared {
     pub topics: BTreeMap<String, Option<bool>>,
     /// The disk has faults: requests may be refused with `KAFKA_STORAGE_ERROR`.
     pub storage_errors: u64,
+    /// The last answer said that somebody else has to be asked.
+    pub astray: bool,
     pub answers: u64,
     /// The disk budget may have run out: old records may go.
     pub short: bool,
@@ -62,7 +90,12 @@ pub struct Context<'a> {
     pub now: Time,
     pub asking: Vec<(Bytes, i32, Call)>,
     correlation: i32,
+    pub leaders: &'a Leaders,
 }
+
+/// The leaders of partitions and their epochs, as far as a client knows. Empty when there is one
+/// broker.
+pub type Leaders = BTreeMap<Target, (NodeId, i32)>;
 
 pub enum Role {
     Producer(Producer),
@@ -75,18 +108,25 @@ pub struct Client {
     pub conn: Option<ConnId>,
     pub asked: VecDeque<(i32, Call)>,
     pub role: Role,
+    pub leaders: Leaders,
     correlation: i32,
 }
 
 impl Client {
     pub fn new(role: Role) -> Client {
-        Client { conn: None, asked: VecDeque::new(), role, correlation: 0 }
+        Client {
+            conn: None,
+            asked: VecDeque::new(),
+            role,
+            leaders: Leaders::new(),
+            correlation: 0,
+        }
     }
 
     /// Lets the client ask something; returns the frames, and when it wants to act again.
     pub fn act(&mut self, shared: &mut Shared, rng: &mut Rng, now: Time) -> (Vec<Bytes>, Nanos) {
-        let mut context =
-            Context { shared, rng, now, asking: Vec::new(), correlation: self.correlation };
+        let (asking, correlation, leaders) = (Vec::new(), self.correlation, &self.leaders);
+        let mut context = Context { shared, rng, now, asking, correlation, leaders };
         let in_flight = self.asked.len();
         let pause = match &mut self.role {
             Role::Producer(role) => role.act(&mut context, in_flight),
@@ -120,8 +160,8 @@ impl Client {
         if got != Some(correlation) && !matches!(call, Call::Noise) {
             return Bounded::fails(format!("{call:?} {correlation} got the answer to {got:?}"));
         }
-        let mut context =
-            Context { shared, rng, now, asking: Vec::new(), correlation: self.correlation };
+        let (asking, correlation, leaders) = (Vec::new(), self.correlation, &self.leaders);
+        let mut context = Context { shared, rng, now, asking, correlation, leaders };
         match &mut self.role {
             Role::Producer(role) => role.answer(&mut context, call, frame),
             Role::Consumer(role) => role.answer(&mut context, call, frame),
@@ -150,6 +190,18 @@ impl Context<'_> {
         self.asking.push((unframed(&frame), self.correlation, call));
     }
 
+    /// Of these partitions, some that one broker leads.
+    pub fn of_one_leader(&mut self, mut offsets: Vec<(Target, i64)>) -> Vec<(Target, i64)> {
+        if !self.leaders.is_empty() && !offsets.is_empty() {
+            let one = self.rng.below(offsets.len() as u64) as usize;
+            let leader = self.leaders.get(&offsets[one].0).map(|(node, _)| *node);
+            offsets.retain(|(target, _)| {
+                self.leaders.get(target).map(|(node, _)| *node) == leader
+            });
+        }
+        offsets
+    }
+
     /// Bytes that no honest client sends.
     pub fn send(&mut self, frame: Bytes) {
         self.correlation += 1;
@@ -175,6 +227,12 @@ impl Shared {
         let history = self.histories.entry(target.clone()).or_default();
         history.sent.insert(sent.id, sent.clone());
         sent
+    }
+
+    /// A request was answered with an error that a client gets over.
+    pub fn refused(&mut self, code: ErrorCode) {
+        self.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
+        self.astray = true;
     }
 
     pub fn history(&mut self, target: &Target) -> &mut History {

@@ -100,9 +100,9 @@ impl Consumer {
             }
             Phase::Fetching if context.rng.percent(20) => self.commit(context),
             Phase::Fetching => {
-                let offsets: Vec<_> = self.positions.clone().into_iter().collect();
+                let offsets = context.of_one_leader(self.positions.clone().into_iter().collect());
                 self.floor = Floor::of(context.shared, &offsets);
-                let request = fetch_request(context.rng, &offsets);
+                let request = fetch_request(context.rng, &offsets, context.leaders);
                 context.ask(&request, 11, Call::Fetch(offsets));
             }
         }

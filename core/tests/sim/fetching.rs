@@ -1,7 +1,7 @@
 //! Fetch requests and their answers, for consumers and for the audit.
 
 use crate::checks::{AckedIsDurable, Bounded, CommittedStays, Verdict, Violation};
-use crate::client::{Shared, Target};
+use crate::client::{Leaders, Shared, Target};
 use crate::history::{Found, History};
 use std::collections::BTreeMap;
 use weir_core::batch;
@@ -32,11 +32,12 @@ impl Floor {
     }
 }
 
-pub fn fetch_request(rng: &mut Rng, offsets: &[(Target, i64)]) -> FetchRequest {
-    let topics = offsets.iter().map(|((name, index), offset)| FetchTopic {
-        topic: name.clone(),
+pub fn fetch_request(rng: &mut Rng, offsets: &[(Target, i64)], leaders: &Leaders) -> FetchRequest {
+    let topics = offsets.iter().map(|(target, offset)| FetchTopic {
+        topic: target.0.clone(),
         partitions: vec![FetchPartition {
-            partition: *index,
+            partition: target.1,
+            current_leader_epoch: leaders.get(target).map_or(-1, |(_, epoch)| *epoch),
             fetch_offset: *offset,
             partition_max_bytes: 1 << (8 + rng.below(13)),
             ..Default::default()
@@ -89,7 +90,7 @@ pub fn take_partition(
         ErrorCode::NONE => {}
         ErrorCode::OFFSET_OUT_OF_RANGE => return out_of_range(shared, target, from),
         code if code.is_retriable() => {
-            shared.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
+            shared.refused(code);
             return Ok(None);
         }
         code => CommittedStays::fails(format!("{target:?} at {from}: {code:?}"))?,
@@ -171,7 +172,10 @@ pub fn take_start(
     let partition = response.topics.first().and_then(|topic| topic.partitions.first());
     let start = match partition {
         Some(partition) if partition.error_code == ErrorCode::NONE => partition.offset,
-        Some(partition) if partition.error_code.is_retriable() => return Ok(None),
+        Some(partition) if partition.error_code.is_retriable() => {
+            shared.refused(partition.error_code);
+            return Ok(None);
+        }
         other => return Err(lost(format!("{target:?} has no start: {other:?}"))),
     };
     let short = shared.short;

@@ -16,6 +16,7 @@ mod campaign;
 mod checks;
 mod cleaning;
 mod client;
+mod cluster;
 mod compacting;
 mod consumer;
 mod controller;

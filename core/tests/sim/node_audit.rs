@@ -1,7 +1,7 @@
 //! Reading a simulated node from outside, from end to end, and asking which topics it has.
 
 use crate::checks::{AckedIsDurable, CommittedStays, OrderKept, Verdict, Violation};
-use crate::client::{Target, read, unframed};
+use crate::client::{Leaders, Target, read, unframed};
 use crate::fetching::{Floor, UNKNOWN, fetch_request, start_request, take_partition, take_start};
 use crate::history::Audit;
 use crate::node_run::NodeRun;
@@ -61,7 +61,7 @@ impl NodeRun {
         let mut retries = 0;
         loop {
             let offsets = [(target.clone(), from)];
-            let mut request = fetch_request(self.rng(), &offsets);
+            let mut request = fetch_request(self.rng(), &offsets, &Leaders::new());
             request.max_wait_ms = 0;
             let Some(response) = self.call(conn, &request, 11)? else { return Ok(None) };
             let data = response.responses.first().and_then(|topic| topic.partitions.first());

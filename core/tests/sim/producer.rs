@@ -100,11 +100,11 @@ impl Producer {
             timeout_ms: 30_000,
             topic_data,
         };
-        context.ask(&request, VERSION, Call::Produce(batch.id));
+        context.ask(&request, VERSION, Call::Produce(batch.id, self.target.clone()));
     }
 
     pub fn answer(&mut self, context: &mut Context<'_>, call: Call, frame: &Bytes) -> Verdict {
-        let Call::Produce(id) = call else { return self.take_id(frame) };
+        let Call::Produce(id, _) = call else { return self.take_id(context, frame) };
         let response = read::<ProduceRequest>(frame, VERSION)?;
         let partition =
             response.responses.first().and_then(|topic| topic.partition_responses.first());
@@ -148,7 +148,7 @@ impl Producer {
             // An error for the first in flight, when nothing before it was refused, is about this
             // batch.
             code if code.is_retriable() => {
-                context.shared.storage_errors += u64::from(code == ErrorCode::KAFKA_STORAGE_ERROR);
+                context.shared.refused(code);
                 self.stalled = true;
                 Ok(())
             }
@@ -156,13 +156,15 @@ impl Producer {
         }
     }
 
-    fn take_id(&mut self, frame: &Bytes) -> Verdict {
+    fn take_id(&mut self, context: &mut Context<'_>, frame: &Bytes) -> Verdict {
         let response = read::<InitProducerIdRequest>(frame, 4)?;
         if response.error_code == ErrorCode::NONE {
             self.ids.producer_id = response.producer_id;
             self.ids.producer_epoch = response.producer_epoch;
         } else if !response.error_code.is_retriable() {
             return OrderKept::fails(format!("no producer id: {:?}", response.error_code));
+        } else {
+            context.shared.refused(response.error_code);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod fresh;
 mod leading;
 mod repair;
 mod schedule;
+mod status;
 
 use super::Node;
 use super::produce::Acks;
@@ -33,6 +34,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use fresh::Fresh;
 use schedule::Schedule;
+pub use status::{ReplicaRole, ReplicaStatus};
 
 /// How long a follower waits for an answer. Leaders hold fetches until there is news, and the end
 /// of a connection is told otherwise: so this is for what gets lost though nothing breaks.

@@ -1,0 +1,238 @@
+//! What goes wrong at a site, and how it all ends well.
+
+use super::gateway::End;
+use super::run::{Cluster, Event};
+use crate::checks::{Verdict, Violation};
+use crate::faults::Faults;
+use weir_core::node::Input;
+use weir_core::types::Nanos;
+
+/// How long a healed site may take until everything is as it should be.
+const HEAL_MS: u64 = 60_000;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Chaos {
+    Next,
+    Boot(usize),
+    Resume(usize),
+    Unblock,
+    /// A connection that is still silent by now ends.
+    GiveUp { way: (usize, usize), link: u64 },
+}
+
+/// When the faults end, everybody serves, all that was acknowledged can be read, and the in-sync
+/// sets are full.
+pub struct Converges;
+
+impl Converges {
+    pub fn fails(what: String) -> Verdict {
+        Err(Violation { checker: "Converges", what })
+    }
+}
+
+impl Cluster {
+    pub fn next_chaos(&mut self) {
+        let delay = self.world.delay_us(10_000, self.plan.fault_every_ms * 2_000);
+        self.world.after(delay, Event::Chaos(Chaos::Next));
+    }
+
+    pub fn chaos(&mut self, chaos: Chaos) -> Verdict {
+        match chaos {
+            Chaos::Next if self.faulty => {
+                self.next_chaos();
+                self.something_happens()
+            }
+            Chaos::Next => Ok(()),
+            Chaos::Boot(index) => {
+                if self.gateways[index].stopping {
+                    self.end(index, End::Kill);
+                }
+                match self.gateways[index].is_up() {
+                    true => Ok(()),
+                    false => self.boot(index),
+                }
+            }
+            Chaos::Resume(index) => self.resume(index),
+            Chaos::Unblock => self.unblock(),
+            Chaos::GiveUp { way, link } => {
+                let silent = self.net.is_blocked(way) || self.net.is_blocked((way.1, way.0));
+                if silent && self.net.link((way.1, way.0)) == link {
+                    self.hang_up(way, 500_000);
+                    self.hang_up((way.1, way.0), 2_000_000);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn something_happens(&mut self) -> Verdict {
+        let rng = &mut self.world.rng;
+        let index = rng.below(self.gateways.len() as u64) as usize;
+        match rng.below(12) {
+            0 | 1 if self.plan.kills => self.end_for_a_while(index, End::Kill),
+            2 if self.plan.cuts => self.end_for_a_while(index, End::Cut),
+            3 if self.plan.cuts => {
+                let all = self.world.rng.percent(50);
+                for index in 0..self.gateways.len() {
+                    if all || self.world.rng.percent(50) {
+                        self.end_for_a_while(index, End::Cut);
+                    }
+                }
+            }
+            4 | 5 if self.plan.partitions => self.split(),
+            6 if self.plan.partitions => {
+                let other = self.world.rng.below(self.gateways.len() as u64) as usize;
+                self.net.slow_down((index, other));
+                self.unblock_later();
+            }
+            7 => {
+                let other = self.world.rng.below(self.gateways.len() as u64) as usize;
+                if other != index {
+                    self.hang_up((index, other), 10_000);
+                    self.hang_up((other, index), 1_000_000);
+                }
+            }
+            8 if self.plan.pauses => self.pause(index),
+            9 if self.plan.clock_jumps => {
+                let years = self.world.rng.below(20) as i64 - 10;
+                self.gateways[index].skew_ms = years * 31_557_600_000;
+            }
+            10 if self.plan.wipes && self.may_wipe() => self.end_for_a_while(index, End::Wipe),
+            11 if self.plan.stops && self.gateways[index].is_up() => {
+                self.gateways[index].handle(self.world.now, Input::Stop);
+                self.pump(index)?;
+                let delay = self.world.delay_us(100_000, 3_000_000);
+                self.world.after(delay, Event::Chaos(Chaos::Boot(index)));
+                self.gateways[index].stopping = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_for_a_while(&mut self, index: usize, end: End) {
+        self.end(index, end);
+        let long = [1_000_000, 8_000_000][self.world.rng.below(2) as usize];
+        let delay = self.world.delay_us(10_000, long);
+        self.world.after(delay, Event::Chaos(Chaos::Boot(index)));
+    }
+
+    /// One store is lost at a time, and the next only when the site is whole again.
+    fn may_wipe(&self) -> bool {
+        self.is_whole().is_ok()
+    }
+
+    fn pause(&mut self, index: usize) {
+        self.gateways[index].paused = true;
+        let delay = self.world.delay_us(100_000, 8_000_000);
+        self.world.after(delay, Event::Chaos(Chaos::Resume(index)));
+    }
+
+    fn resume(&mut self, index: usize) -> Verdict {
+        self.gateways[index].paused = false;
+        let (due, rest) = std::mem::take(&mut self.held).into_iter().partition(|it| it.0 == index);
+        self.held = rest;
+        let due: Vec<_> = due;
+        for (gateway, what) in due {
+            self.reach(gateway, what)?;
+        }
+        Ok(())
+    }
+
+    /// Some gateways cannot reach some others, in both directions or in one.
+    fn split(&mut self) {
+        let rng = &mut self.world.rng;
+        let count = self.gateways.len();
+        let side: Vec<bool> = (0..count).map(|_| rng.percent(40)).collect();
+        let (there, back) = [(true, true), (true, true), (true, false)][rng.below(3) as usize];
+        for one in (0..count).filter(|index| side[*index]) {
+            for other in (0..count).filter(|index| !side[*index]) {
+                if there {
+                    self.net.block((one, other));
+                }
+                if back {
+                    self.net.block((other, one));
+                }
+                let link = self.net.link((one, other));
+                let delay = self.world.delay_us(500_000, 6_000_000);
+                let give_up = Chaos::GiveUp { way: (one, other), link };
+                self.world.after(delay, Event::Chaos(give_up));
+            }
+        }
+        self.unblock_later();
+    }
+
+    fn unblock_later(&mut self) {
+        let delay = self.world.delay_us(100_000, 10_000_000);
+        self.world.after(delay, Event::Chaos(Chaos::Unblock));
+    }
+
+    fn unblock(&mut self) -> Verdict {
+        for ((from, to), link, arrival) in self.net.unblock() {
+            let what = super::run::What::Peer { from, link, arrival };
+            match self.gateways[to].paused {
+                true => self.held.push((to, what)),
+                false => self.reach(to, what)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&mut self) -> Verdict {
+        log::debug!("{:?} all heals", self.world.now);
+        self.faulty = false;
+        (self.net.loss, self.net.duplication, self.net.delay_us) = (0, 0, 1_000);
+        self.unblock()?;
+        for index in 0..self.gateways.len() {
+            self.gateways[index].disk.faults = Faults::default();
+            self.gateways[index].skew_ms = 0;
+            if self.gateways[index].paused {
+                self.resume(index)?;
+            }
+            // Some have given up and wait for a person who starts them again.
+            let ill = self.gateways[index].is_ill();
+            if ill && self.gateways[index].is_up() {
+                self.end(index, End::Kill);
+            }
+            if !self.gateways[index].is_up() {
+                self.boot(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all is as it should be.
+    pub fn converge(&mut self) -> Verdict {
+        let until = self.world.now + Nanos::from_ms(HEAL_MS);
+        while let Err(why) = self.is_whole() {
+            if self.world.now > until {
+                return Converges::fails(why);
+            }
+            let next = self.world.now + Nanos::from_ms(200);
+            while self.world.now < next {
+                self.step()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody serves, and every partition has all its replicas in sync.
+    fn is_whole(&self) -> Result<(), String> {
+        for gateway in &self.gateways {
+            if !gateway.serves {
+                return Err(format!("gateway {} does not serve", gateway.id.0));
+            }
+            for replica in gateway.node.iter().flat_map(|node| node.replicas_status()) {
+                if !replica.is_whole() {
+                    return Err(format!("gateway {}: {replica:?}", gateway.id.0));
+                }
+            }
+        }
+        let there = self.crowd.shared.topics.iter().filter(|(_, there)| **there == Some(true));
+        if there.count() < super::crowd::TOPICS.len() {
+            return Err("there are no topics yet".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! One gateway of a simulated site: a whole node, its disk, and what it says of itself to others.
+
+use crate::cluster::plan::Plan;
+use crate::disk::{Disk, Started};
+use crate::flash::{Flash, Tear};
+use std::collections::BTreeMap;
+use weir_core::log::Start;
+use weir_core::node::{Input, Node, Output, Phase, Settings};
+use weir_core::peer::handshake::Hello;
+use weir_core::rng::Rng;
+use weir_core::types::{NodeId, Time, WallTime};
+
+/// How a gateway's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// What it wrote stays.
+    Kill,
+    /// What it did not flush may be lost.
+    Cut,
+    /// The store is gone, too.
+    Wipe,
+}
+
+pub struct Gateway {
+    pub id: NodeId,
+    pub disk: Disk,
+    pub node: Option<Node>,
+    /// Counts the starts.
+    pub boot: u32,
+    pub serves: bool,
+    /// It was told to stop.
+    pub stopping: bool,
+    /// The process is frozen: nothing reaches it.
+    pub paused: bool,
+    pub tick_at: Option<Time>,
+    /// What the wall clock is wrong by.
+    pub skew_ms: i64,
+    /// What others are told at a connection's start.
+    pub hello: Option<Hello>,
+}
+
+pub fn node_id(index: usize) -> NodeId {
+    NodeId(index as i32 + 1)
+}
+
+impl Gateway {
+    pub fn new(index: usize, plan: &Plan) -> Gateway {
+        Gateway {
+            id: node_id(index),
+            disk: Disk::new(Flash::default(), plan.store.faults),
+            node: None,
+            boot: 0,
+            serves: false,
+            stopping: false,
+            paused: false,
+            tick_at: None,
+            skew_ms: 0,
+            hello: None,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Whether only a new start helps.
+    pub fn is_ill(&self) -> bool {
+        let phase = self.node.as_ref().map(|node| node.status().phase);
+        self.stopping || phase == Some(Phase::Fenced)
+    }
+
+    /// Starts the process, on what the disk has.
+    pub fn start(&mut self, now: Time, plan: &Plan, index: usize, rng: &mut Rng) {
+        self.boot += 1;
+        let (slot_bytes, slots) = plan.store.geometry();
+        let start = match self.disk.flash.len() {
+            0 => Start::Format { store: rng.uuid(), slot_bytes, slots },
+            _ => Start::Recover,
+        };
+        let settings = Settings {
+            node: self.id,
+            rack: None,
+            advertised_host: format!("gw{}", self.id.0),
+            advertised_port: 9092,
+            start,
+            medium_bytes: self.disk.flash.len(),
+            flush_cap: plan.store.flush_cap,
+            upkeep: Default::default(),
+            checkpoint_bytes: plan.store.checkpoint_bytes(),
+            tail_cache_bytes: plan.store.tail_cache_bytes,
+            footer_cache_bytes: plan.store.footer_cache_bytes,
+            topic_defaults: BTreeMap::new(),
+            num_partitions: 2,
+            default_replication_factor: None,
+            auto_create_topics: false,
+            voters: (0..plan.voters).map(node_id).collect(),
+            holds_partitions: plan.holds_partitions(index),
+            peer_address: (format!("gw{}", self.id.0), 9093),
+            seed: rng.next_u64(),
+        };
+        self.node = Some(Node::new(now, settings));
+    }
+
+    /// The process is gone.
+    pub fn end(&mut self, rng: &mut Rng, end: End) {
+        self.node = None;
+        (self.serves, self.stopping, self.paused) = (false, false, false);
+        (self.tick_at, self.hello) = (None, None);
+        match end {
+            End::Kill => self.disk.kill(),
+            End::Cut => {
+                let tear = Tear::random(rng, self.disk.flash.pending_sectors());
+                self.disk.cut(rng, tear);
+            }
+            End::Wipe => {
+                self.disk.kill();
+                self.disk.flash = Flash::default();
+            }
+        }
+    }
+
+    pub fn handle(&mut self, now: Time, input: Input) {
+        if let Some(node) = &mut self.node {
+            node.handle(now, input);
+        }
+    }
+
+    /// Everything that the node wants done, and when it wants to be woken.
+    pub fn outputs(&mut self, now: Time) -> (Vec<Output>, Option<Time>) {
+        let Some(node) = &mut self.node else { return (Vec::new(), None) };
+        let outputs = std::iter::from_fn(|| node.poll(now)).collect();
+        (outputs, node.deadline())
+    }
+
+    pub fn tell_time(&mut self, now: Time, wall: WallTime) {
+        // A clock that has jumped is not one that was set by NTP.
+        let (said, trusted) = (WallTime(wall.0 + self.skew_ms), self.skew_ms == 0);
+        self.handle(now, Input::WallClock { now: said, trusted });
+    }
+
+    pub fn submit(&mut self, io: weir_core::log::Io, rng: &mut Rng) -> Option<Started> {
+        self.disk.submit(io, rng)
+    }
+}

@@ -1,0 +1,37 @@
+//! A whole site: three to seven nodes, each on its own flash, a network between them that breaks,
+//! and Kafka clients that find their way among them.
+//!
+//! `run` plays a seed: faults first (`chaos`), then everything heals and the site must be alive.
+//! `gateway` is one node with its disk, `net` what lies between gateways, `crowd` the clients and
+//! how they find leaders and coordinators, `truth` what the checkers remember.
+
+mod chaos;
+mod crowd;
+mod gateway;
+mod net;
+mod plan;
+mod run;
+
+use crate::checks::Violation;
+use crate::runner::{Tally, seeds};
+use plan::Plan;
+use run::Cluster;
+use weir_core::rng::Rng;
+
+pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
+    let mut plan = Plan::random(&mut Rng::new(seed));
+    change(&mut plan);
+    let mut cluster = Cluster::new(seed, plan);
+    cluster.run()?;
+    Ok(cluster.tally())
+}
+
+#[test]
+fn a_calm_site_forms_and_replicates() {
+    seeds("a_calm_site_forms_and_replicates", 5, |seed| random(seed, Plan::calm));
+}
+
+#[test]
+fn a_site_keeps_its_promises_under_random_faults() {
+    seeds("a_site_keeps_its_promises", 10, |seed| random(seed, |_| {}));
+}

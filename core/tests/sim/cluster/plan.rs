@@ -1,0 +1,91 @@
+//! What a run of a whole site is like. All of it follows from the seed.
+
+use crate::faults::Faults;
+use crate::plan;
+use weir_core::rng::Rng;
+
+/// Bugs of the node's own joints, played by the driver around it. Each must be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    #[default]
+    None,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The stores, and the clients' batches.
+    pub store: plan::Plan,
+    pub gateways: usize,
+    /// The first so many gateways are voters, the others observers.
+    pub voters: usize,
+    /// The last voter holds no partitions.
+    pub witness: bool,
+    pub producers: u64,
+    pub groups: bool,
+    pub faults_ms: u64,
+    /// Between two faults at most.
+    pub fault_every_ms: u64,
+    pub kills: bool,
+    /// Power cuts of one, of some, of all.
+    pub cuts: bool,
+    pub partitions: bool,
+    pub pauses: bool,
+    pub clock_jumps: bool,
+    pub wipes: bool,
+    pub stops: bool,
+    /// Of a hundred messages of the quorum, which the driver drops when a link is full.
+    pub loss: u64,
+    pub duplication: u64,
+    /// Messages between gateways take up to so long.
+    pub delay_us: u64,
+    pub bug: Bug,
+}
+
+impl Plan {
+    pub fn random(rng: &mut Rng) -> Plan {
+        let gateways = [3, 3, 3, 4, 5, 7][rng.below(6) as usize];
+        let voters = if gateways > 3 && rng.percent(50) { 5.min(gateways) } else { 3 };
+        let store = plan::Plan {
+            slots: 60,
+            slot_bytes: 256 << 10,
+            value_bytes_max: [64, 600, 4_000][rng.below(3) as usize],
+            faults: Faults { full: 0, ..Faults::default() },
+            retention: false,
+            ..plan::Plan::random(rng)
+        };
+        Plan {
+            store,
+            gateways,
+            voters,
+            witness: rng.percent(25),
+            producers: 2 + rng.below(3),
+            groups: false,
+            faults_ms: 10_000 + rng.below(20_000),
+            fault_every_ms: [500, 2_000, 6_000][rng.below(3) as usize],
+            kills: rng.percent(70),
+            cuts: rng.percent(60),
+            partitions: rng.percent(60),
+            pauses: rng.percent(40),
+            clock_jumps: rng.percent(30),
+            wipes: rng.percent(25),
+            stops: rng.percent(40),
+            loss: [0, 5, 30][rng.below(3) as usize],
+            duplication: [0, 10, 50][rng.below(3) as usize],
+            delay_us: [500, 5_000, 30_000][rng.below(3) as usize],
+            bug: Bug::None,
+        }
+    }
+
+    /// Nothing goes wrong.
+    pub fn calm(&mut self) {
+        self.store.faults = Faults::default();
+        (self.kills, self.cuts, self.partitions, self.pauses) = (false, false, false, false);
+        (self.clock_jumps, self.wipes, self.stops) = (false, false, false);
+        (self.loss, self.duplication) = (0, 0);
+        self.store.resets = 0;
+    }
+
+    pub fn holds_partitions(&self, gateway: usize) -> bool {
+        !(self.witness && gateway + 1 == self.voters)
+    }
+}

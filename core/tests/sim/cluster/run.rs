@@ -1,0 +1,339 @@
+//! A run: what happens when, on all gateways, their connections and their clients.
+
+use super::chaos::Chaos;
+use super::crowd::Crowd;
+use super::gateway::{End, Gateway};
+use super::net::{Arrival, Net, Way};
+use super::plan::Plan;
+use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
+use crate::client::unframed;
+use crate::disk::Started;
+use crate::runner::Tally;
+use crate::world::World;
+use bytes::Bytes;
+use weir_core::node::{Input, Output};
+use weir_core::peer::handshake::Hello;
+use weir_core::types::{ConnId, Nanos, OpId};
+
+/// How often gateways look for those that they have no connection with, at most.
+const DIAL_US: u64 = 300_000;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Something reaches a gateway.
+    To { gateway: usize, what: What },
+    Dial(Way),
+    Connected { way: Way, link: u64 },
+    Second,
+    Wake(usize),
+    Deliver { conn: ConnId, frame: Option<Bytes> },
+    HangUp { conn: ConnId },
+    Chaos(Chaos),
+}
+
+/// What reaches a gateway, unless its process is frozen: then later.
+#[derive(Clone, Debug)]
+pub enum What {
+    Disk { boot: u32, op: OpId },
+    Tick { boot: u32 },
+    Request { conn: ConnId, frame: Bytes },
+    Gone { conn: ConnId },
+    Peer { from: usize, link: u64, arrival: Arrival },
+}
+
+pub struct Cluster {
+    pub world: World<Event>,
+    pub plan: Plan,
+    pub gateways: Vec<Gateway>,
+    /// What frozen gateways will hear, in order.
+    pub held: Vec<(usize, What)>,
+    pub net: Net,
+    pub crowd: Crowd,
+    /// Faults may happen.
+    pub faulty: bool,
+}
+
+impl Cluster {
+    pub fn new(seed: u64, plan: Plan) -> Cluster {
+        let mut world = World::new(seed);
+        let gateways = (0..plan.gateways).map(|index| Gateway::new(index, &plan)).collect();
+        let crowd = Crowd::new(&mut world.rng, &plan);
+        let net = Net::new(plan.loss, plan.duplication, plan.delay_us);
+        let held = Vec::new();
+        Cluster { world, plan, gateways, held, net, crowd, faulty: true }
+    }
+
+    /// Faults first, then all is well and the site must be alive.
+    pub fn run(&mut self) -> Verdict {
+        self.begin()?;
+        let end = self.world.now + Nanos::from_ms(self.plan.faults_ms);
+        while self.world.now < end {
+            self.step()?;
+        }
+        self.heal()?;
+        self.converge()
+    }
+
+    fn begin(&mut self) -> Verdict {
+        for gateway in 0..self.gateways.len() {
+            self.boot(gateway)?;
+            for other in 0..gateway {
+                self.world.after(Nanos(1), Event::Dial((gateway, other)));
+            }
+        }
+        for client in 0..self.crowd.len() {
+            self.world.after(Nanos(1), Event::Wake(client));
+        }
+        self.world.after(Nanos(2), Event::Second);
+        self.next_chaos();
+        Ok(())
+    }
+
+    pub fn boot(&mut self, index: usize) -> Verdict {
+        let gateway = &mut self.gateways[index];
+        log::debug!("{:?} gateway {} starts", self.world.now, gateway.id.0);
+        gateway.start(self.world.now, &self.plan, index, &mut self.world.rng);
+        gateway.tell_time(self.world.now, self.plan.store.wall(self.world.now));
+        self.pump(index)
+    }
+
+    /// A gateway's process ends; those who are connected with it hear of that sooner or later.
+    pub fn end(&mut self, index: usize, end: End) {
+        log::debug!("{:?} gateway {} ends: {end:?}", self.world.now, index + 1);
+        self.gateways[index].end(&mut self.world.rng, end);
+        self.held.retain(|(gateway, _)| *gateway != index);
+        self.net.forget(index);
+        // A cut says no goodbye.
+        let late = if end == End::Kill { 2_000 } else { 4_000_000 };
+        for other in (0..self.gateways.len()).filter(|other| *other != index) {
+            self.hang_up((index, other), late);
+        }
+        for conn in self.crowd.connected(index) {
+            let delay = self.world.delay_us(50, late);
+            self.world.after(delay, Event::HangUp { conn });
+        }
+    }
+
+    /// The second gateway of the way will notice that the connection is over.
+    pub fn hang_up(&mut self, way: Way, late_us: u64) {
+        let link = self.net.link((way.1, way.0));
+        if link != 0 {
+            let delay = self.world.delay_us(50, late_us);
+            let what = What::Peer { from: way.0, link, arrival: Arrival::Down };
+            self.world.after(delay, Event::To { gateway: way.1, what });
+        }
+    }
+
+    pub fn step(&mut self) -> Verdict {
+        let event = self.world.next().expect("the clock always ticks");
+        match event {
+            Event::To { gateway, what } if self.gateways[gateway].paused => {
+                self.held.push((gateway, what));
+                Ok(())
+            }
+            Event::To { gateway, what } => self.reach(gateway, what),
+            Event::Dial(way) => {
+                self.dial(way);
+                Ok(())
+            }
+            Event::Connected { way: (one, other), link } => {
+                for (from, to) in [(one, other), (other, one)] {
+                    let what = What::Peer { from, link, arrival: Arrival::Up };
+                    self.world.after(Nanos(0), Event::To { gateway: to, what });
+                }
+                Ok(())
+            }
+            Event::Second => self.second(),
+            Event::Wake(client) => self.wake(client),
+            Event::Deliver { conn, frame } => self.deliver(conn, frame),
+            Event::HangUp { conn } => {
+                self.crowd.hang_up(conn);
+                Ok(())
+            }
+            Event::Chaos(chaos) => self.chaos(chaos),
+        }
+    }
+
+    pub fn reach(&mut self, index: usize, what: What) -> Verdict {
+        let now = self.world.now;
+        let gateway = &mut self.gateways[index];
+        if !gateway.is_up() {
+            return Ok(());
+        }
+        match what {
+            What::Disk { boot, op } if boot == gateway.boot => {
+                let (result, started) = gateway.disk.finish(op, &mut self.world.rng);
+                gateway.handle(now, Input::Done { op, result });
+                self.schedule(index, started);
+            }
+            What::Tick { boot } if boot == gateway.boot => {
+                gateway.tick_at = None;
+                gateway.handle(now, Input::Tick);
+            }
+            What::Request { conn, frame } if self.crowd.is_connected(conn, index) => {
+                gateway.handle(now, Input::Request { conn, frame });
+            }
+            What::Gone { conn } => gateway.handle(now, Input::Closed { conn }),
+            What::Peer { from, link, arrival } => {
+                for arrival in self.net.arrive((from, index), link, arrival) {
+                    self.tell_of_peer(index, from, arrival);
+                }
+            }
+            What::Disk { .. } | What::Tick { .. } | What::Request { .. } => return Ok(()),
+        }
+        self.pump(index)
+    }
+
+    fn tell_of_peer(&mut self, index: usize, from: usize, arrival: Arrival) {
+        let now = self.world.now;
+        let node = self.gateways[from].id;
+        let input = match arrival {
+            Arrival::Down => Input::PeerDown { node },
+            Arrival::Message(message) => Input::Peer { from: node, message: received(message) },
+            Arrival::Up => match self.gateways[from].hello.clone() {
+                Some(hello) => Input::PeerUp { node, hello: Box::new(hello) },
+                None => return,
+            },
+        };
+        self.gateways[index].handle(now, input);
+    }
+
+    /// Two gateways look for each other, if they have no connection.
+    fn dial(&mut self, way: Way) {
+        let again = self.world.delay_us(DIAL_US / 4, DIAL_US);
+        self.world.after(again, Event::Dial(way));
+        let [one, other] = [way.0, way.1].map(|index| &self.gateways[index]);
+        let known = |gateway: &Gateway| gateway.is_up() && !gateway.paused;
+        let (Some(ours), Some(theirs)) = (&one.hello, &other.hello) else { return };
+        let same = ours.cluster.is_none() || theirs.cluster.is_none();
+        let same = same || ours.cluster == theirs.cluster;
+        if known(one) && known(other) && same
+            && let Some(link) = self.net.dial(way)
+        {
+            let delay = self.world.delay_us(200, 5_000);
+            self.world.after(delay, Event::Connected { way, link });
+        }
+    }
+
+    fn second(&mut self) -> Verdict {
+        self.world.after(Nanos::from_ms(1_000), Event::Second);
+        let wall = self.plan.store.wall(self.world.now);
+        self.crowd.shared.now_ms = wall.0;
+        for index in 0..self.gateways.len() {
+            if !self.gateways[index].paused {
+                self.gateways[index].tell_time(self.world.now, wall);
+                self.pump(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, index: usize, started: Option<Started>) {
+        if let Some((delay, op)) = started {
+            let what = What::Disk { boot: self.gateways[index].boot, op };
+            self.world.after(delay, Event::To { gateway: index, what });
+        }
+    }
+
+    /// Performs every output of a gateway.
+    pub fn pump(&mut self, index: usize) -> Verdict {
+        let now = self.world.now;
+        let (outputs, deadline) = self.gateways[index].outputs(now);
+        for output in outputs {
+            match output {
+                Output::Io(io) => {
+                    let started = self.gateways[index].submit(io, &mut self.world.rng);
+                    self.schedule(index, started);
+                }
+                Output::Reply { conn, frame } => self.send_back(conn, Some(unframed(&frame))),
+                Output::NoReply { conn } => self.send_back(conn, None),
+                Output::Close { conn } => {
+                    let at = self.crowd.to_client(conn, now);
+                    self.world.at(at, Event::HangUp { conn });
+                }
+                Output::Send { to, message } => self.send_peer(index, to.0, message),
+                Output::Peers { cluster, directory, incarnation, .. } => {
+                    let node = self.gateways[index].id;
+                    self.gateways[index].hello = Some(Hello {
+                        version: weir_core::peer::VERSION,
+                        version_min: weir_core::peer::VERSION_MIN,
+                        node,
+                        directory,
+                        incarnation,
+                        cluster,
+                        voters: Vec::new(),
+                        clock_ms: None,
+                        nonce: [0; 32],
+                    });
+                }
+                Output::Ready => self.gateways[index].serves = true,
+                Output::Stopped => {
+                    self.end(index, End::Kill);
+                    return Ok(());
+                }
+                Output::Refused(error) => {
+                    return AlwaysStarts::fails(format!("gateway {}: {error:?}", index + 1));
+                }
+            }
+        }
+        let gateway = &mut self.gateways[index];
+        let limits = Limits {
+            operations_outstanding_max: self.plan.store.operations_outstanding_max,
+            medium_bytes_max: self.plan.store.medium_bytes(),
+        };
+        Bounded::check(&limits, gateway.disk.outstanding(), gateway.disk.flash.len())?;
+        if let Some(at) = deadline
+            && gateway.tick_at.is_none_or(|tick_at| at < tick_at)
+        {
+            gateway.tick_at = Some(at);
+            let what = What::Tick { boot: gateway.boot };
+            self.world.at(at, Event::To { gateway: index, what });
+        }
+        Ok(())
+    }
+
+    fn send_peer(&mut self, from: usize, to: i32, message: weir_core::peer::Message) {
+        let to = to as usize - 1;
+        let link = self.net.link((from, to));
+        if link == 0 || to >= self.gateways.len() {
+            return;
+        }
+        let arrival = Arrival::Message(message);
+        for at in self.net.send(self.world.now, &mut self.world.rng, (from, to), &arrival) {
+            let what = What::Peer { from, link, arrival: arrival.clone() };
+            self.world.at(at, Event::To { gateway: to, what });
+        }
+    }
+
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally {
+            simulated_ns: self.world.now.0,
+            trace: self.world.trace.0,
+            ..Tally::default()
+        };
+        for gateway in &self.gateways {
+            tally.cuts += gateway.disk.stats.cuts;
+            tally.written_bytes += gateway.disk.stats.written_bytes;
+            tally.trace ^= gateway.disk.trace.0;
+        }
+        for history in self.crowd.shared.histories.values() {
+            tally.acknowledged += history.acked.len() as u64;
+            tally.payload_bytes +=
+                history.sent.values().map(|sent| sent.bytes.len() as u64).sum::<u64>();
+        }
+        tally
+    }
+}
+
+/// A message as the driver hands it out: its records in one piece.
+fn received(message: weir_core::peer::Message) -> weir_core::peer::Message {
+    use weir_core::peer::Message;
+    match message {
+        Message::Records(head, records) => {
+            let whole: Vec<u8> = records.iter().flatten().copied().collect();
+            let whole = (!whole.is_empty()).then(|| Bytes::from(whole));
+            Message::Records(head, whole.into_iter().collect())
+        }
+        other => other,
+    }
+}
