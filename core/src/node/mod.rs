@@ -31,6 +31,7 @@ mod timers;
 mod topics;
 
 pub use replication::{ReplicaRole, ReplicaStatus};
+pub use site::SiteStatus;
 pub use status::{
     ApiStatus, ConnectionStatus, GroupStatus, MemberStatus, OffsetStatus, PartitionStatus, Phase,
     Status, TopicStatus,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use weir_core::error::ErrorCode;
 use weir_core::types::Nanos;
 use weir_core::wire::topics::{
-    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteRecordsPartition, DeleteRecordsRequest,
-    DeleteRecordsTopic, DeleteTopicsRequest,
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteRecordsPartition,
+    DeleteRecordsRequest, DeleteRecordsTopic, DeleteTopicsRequest,
 };
 
 pub struct Admin {
@@ -18,7 +18,7 @@ pub struct Admin {
     trims: bool,
     pub replication_factor: i16,
     /// Topic configs of what is created.
-    pub configs: Vec<(&'static str, &'static str)>,
+    pub configs: Vec<(&'static str, String)>,
 }
 
 impl Admin {
@@ -65,7 +65,7 @@ impl Admin {
         let name = name.to_string();
         let configs = self.configs.iter().map(|(name, value)| CreatableTopicConfig {
             name: name.to_string(),
-            value: Some(value.to_string()),
+            value: Some(value.clone()),
         });
         let topic = CreatableTopic {
             name: name.clone(),

@@ -70,6 +70,8 @@ pub struct Shared {
     pub owners: BTreeMap<(String, i32, Target), String>,
     /// Acknowledged commits: group and partition, and the offset.
     pub commits: BTreeMap<(String, Target), i64>,
+    /// The high watermark that was told in which leader epoch.
+    pub told: BTreeMap<Target, BTreeMap<i32, i64>>,
     /// Topics that come and go: whether they must be there. `None`: nobody knows.
     pub topics: BTreeMap<String, Option<bool>>,
     /// The disk has faults: requests may be refused with `KAFKA_STORAGE_ERROR`.
@@ -114,13 +116,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(role: Role) -> Client {
-        Client {
-            conn: None,
-            asked: VecDeque::new(),
-            role,
-            leaders: Leaders::new(),
-            correlation: 0,
-        }
+        Client { conn: None, asked: VecDeque::new(), role, leaders: Leaders::new(), correlation: 0 }
     }
 
     /// Lets the client ask something; returns the frames, and when it wants to act again.
@@ -195,9 +191,7 @@ impl Context<'_> {
         if !self.leaders.is_empty() && !offsets.is_empty() {
             let one = self.rng.below(offsets.len() as u64) as usize;
             let leader = self.leaders.get(&offsets[one].0).map(|(node, _)| *node);
-            offsets.retain(|(target, _)| {
-                self.leaders.get(target).map(|(node, _)| *node) == leader
-            });
+            offsets.retain(|(target, _)| self.leaders.get(target).map(|(node, _)| *node) == leader);
         }
         offsets
     }

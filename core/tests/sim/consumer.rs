@@ -71,6 +71,16 @@ impl Consumer {
         }
     }
 
+    /// Reads everything from the beginning, by itself.
+    pub fn alone(targets: Vec<Target>) -> Consumer {
+        let positions = targets.iter().map(|target| (target.clone(), 0)).collect();
+        Consumer { phase: Phase::Fetching, positions, ..Consumer::new("", targets) }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.group.is_empty()
+    }
+
     pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
         if in_flight > 0 {
             return context.pause_ms(2, 20);
@@ -84,7 +94,9 @@ impl Consumer {
             Phase::Join => self.join(context),
             Phase::Sync => self.sync(context),
             Phase::Positions => self.ask_positions(context),
-            Phase::Fetching if context.now.since(self.heard) > Nanos::from_ms(300) => {
+            Phase::Fetching
+                if !self.is_alone() && context.now.since(self.heard) > Nanos::from_ms(300) =>
+            {
                 self.heard = context.now;
                 let request = HeartbeatRequest {
                     group_id: self.group.clone(),
@@ -98,10 +110,10 @@ impl Consumer {
                 let target = self.unknown().expect("somebody looked").clone();
                 context.ask(&start_request(&target), 5, Call::Start(target));
             }
-            Phase::Fetching if context.rng.percent(20) => self.commit(context),
+            Phase::Fetching if !self.is_alone() && context.rng.percent(20) => self.commit(context),
             Phase::Fetching => {
                 let offsets = context.of_one_leader(self.positions.clone().into_iter().collect());
-                self.floor = Floor::of(context.shared, &offsets);
+                self.floor = Floor::of(context.shared, &offsets, context.leaders);
                 let request = fetch_request(context.rng, &offsets, context.leaders);
                 context.ask(&request, 11, Call::Fetch(offsets));
             }
@@ -189,17 +201,17 @@ impl Consumer {
                     self.phase = Phase::Join;
                 }
             }
-            Call::Join => self.joined(read::<JoinGroupRequest>(frame, 5)?),
+            Call::Join => self.joined(context, read::<JoinGroupRequest>(frame, 5)?),
             Call::Sync => {
                 let response = read::<SyncGroupRequest>(frame, 3)?;
                 match response.error_code {
                     ErrorCode::NONE => return self.assigned(context, &response.assignment),
-                    code => self.rejoin(code),
+                    code => self.rejoin(context, code),
                 }
             }
             Call::Heartbeat => match read::<HeartbeatRequest>(frame, 3)?.error_code {
                 ErrorCode::NONE => {}
-                code => self.rejoin(code),
+                code => self.rejoin(context, code),
             },
             Call::OffsetFetch => return self.positioned(context, frame),
             Call::OffsetCommit(offsets) => return self.committed(context, &offsets, frame),
@@ -219,7 +231,7 @@ impl Consumer {
         Ok(())
     }
 
-    fn joined(&mut self, response: JoinGroupResponse) {
+    fn joined(&mut self, context: &mut Context<'_>, response: JoinGroupResponse) {
         match response.error_code {
             ErrorCode::NONE => {
                 self.member_id = response.member_id;
@@ -236,7 +248,7 @@ impl Consumer {
                     .collect();
             }
             ErrorCode::MEMBER_ID_REQUIRED => self.member_id = response.member_id,
-            code => self.rejoin(code),
+            code => self.rejoin(context, code),
         }
     }
 
@@ -261,7 +273,7 @@ impl Consumer {
     fn positioned(&mut self, context: &mut Context<'_>, frame: &Bytes) -> Verdict {
         let response = read::<OffsetFetchRequest>(frame, 5)?;
         if response.error_code != ErrorCode::NONE {
-            self.rejoin(response.error_code);
+            self.rejoin(context, response.error_code);
             return Ok(());
         }
         for topic in response.topics {
@@ -310,14 +322,15 @@ impl Consumer {
                         let known = context.shared.commits.entry(key).or_insert(*offset);
                         *known = (*offset).max(*known);
                     }
-                    code => self.rejoin(code),
+                    code => self.rejoin(context, code),
                 }
             }
         }
         Ok(())
     }
 
-    fn rejoin(&mut self, code: ErrorCode) {
+    fn rejoin(&mut self, context: &mut Context<'_>, code: ErrorCode) {
+        context.shared.refused(code);
         log::trace!("{} {} must join: {code:?}", self.group, self.member_id);
         if code == ErrorCode::UNKNOWN_MEMBER_ID {
             self.member_id.clear();
@@ -332,7 +345,7 @@ impl Consumer {
 
     /// The member outlives its connection, if the broker still knows it.
     pub fn lost(&mut self) {
-        self.phase = Phase::Find;
+        self.phase = if self.is_alone() { Phase::Fetching } else { Phase::Find };
     }
 }
 

@@ -18,17 +18,32 @@ use weir_core::wire::list_offsets::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Floor {
     high_watermark: i64,
+    /// The leader epoch that was asked for.
+    epoch: Option<i32>,
 }
 
 /// Where the reader of a partition goes on.
 pub type Moved = Vec<(Target, i64)>;
 
 impl Floor {
-    pub fn of(shared: &Shared, offsets: &[(Target, i64)]) -> BTreeMap<Target, Floor> {
-        let known =
-            |target: &Target| shared.histories.get(target).map_or(0, |one| one.high_watermark);
-        let floors = offsets.iter().map(|(target, _)| (target.clone(), known(target)));
-        floors.map(|(target, high_watermark)| (target, Floor { high_watermark })).collect()
+    pub fn of(
+        shared: &Shared,
+        offsets: &[(Target, i64)],
+        leaders: &Leaders,
+    ) -> BTreeMap<Target, Floor> {
+        let floor = |target: &Target| match leaders.get(target) {
+            None => {
+                let history = shared.histories.get(target);
+                Floor { high_watermark: history.map_or(0, |one| one.high_watermark), epoch: None }
+            }
+            // A leader that does not know yet that it is one no more may tell less.
+            Some(&(_, epoch)) => {
+                let told = shared.told.get(target).into_iter();
+                let told = told.flat_map(|told| told.range(..=epoch).map(|(_, told)| *told));
+                Floor { high_watermark: told.max().unwrap_or(0), epoch: Some(epoch) }
+            }
+        };
+        offsets.iter().map(|(target, _)| (target.clone(), floor(target))).collect()
     }
 }
 
@@ -100,6 +115,10 @@ pub fn take_partition(
         CommittedStays::fails(format!(
             "the high watermark of {target:?} went from {before} to {now}"
         ))?;
+    }
+    if let Some(epoch) = floor.epoch {
+        let told = shared.told.entry(target.clone()).or_default().entry(epoch).or_default();
+        *told = data.high_watermark.max(*told);
     }
     let history = shared.history(target);
     history.high_watermark = history.high_watermark.max(data.high_watermark);

@@ -4,11 +4,12 @@
 //! Connections deliver in order, late, and break at random. The power goes, the process dies or is
 //! stopped in order; clients connect again and repeat what was not answered.
 
-use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
-use crate::client::{Client, Shared, unframed};
+use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict, Violation};
+use crate::client::{Client, Shared, Target, unframed};
 use crate::disk::{Disk, Started};
 use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
+use crate::node_audit::{self, Audited};
 use crate::plan::{Bug, Plan};
 use crate::runner::Tally;
 use crate::world::World;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use weir_core::log::{OpenError, Start};
 use weir_core::node::{Input, Node, Output, Settings};
+use weir_core::rng::Rng;
 use weir_core::types::{ConnId, Nanos, NodeId, OpId, Time};
 
 const START_TIME_MAX: Nanos = Nanos(600_000_000_000);
@@ -59,7 +61,8 @@ pub struct NodeRun {
     links: BTreeMap<ConnId, Link>,
     next_conn: u64,
     /// The audit asks: the clients pause.
-    pub paused: bool,
+    paused: bool,
+    audit_conn: ConnId,
     /// What the audit was answered.
     heard: BTreeMap<ConnId, Vec<Bytes>>,
 }
@@ -93,6 +96,7 @@ impl NodeRun {
             links: BTreeMap::new(),
             next_conn: 1,
             paused: false,
+            audit_conn: ConnId(0),
             heard: BTreeMap::new(),
         }
     }
@@ -417,12 +421,41 @@ impl NodeRun {
         }
     }
 
-    /// What the audit was answered on this connection.
-    pub fn take_heard(&mut self, conn: ConnId) -> Option<Bytes> {
-        self.heard.get_mut(&conn).and_then(Vec::pop)
+    /// Reads everything, and notes what it shows.
+    fn audit(&mut self) -> Verdict {
+        self.paused = true;
+        self.audit_conn = self.connect(None);
+        for (target, audit) in node_audit::audit(self, &population::targets())? {
+            self.shared.history(&target).learn(&audit, false);
+        }
+        self.paused = false;
+        Ok(())
+    }
+}
+
+impl Audited for NodeRun {
+    fn shared(&mut self) -> &mut Shared {
+        &mut self.shared
     }
 
-    pub fn rng(&mut self) -> &mut weir_core::rng::Rng {
+    fn rng(&mut self) -> &mut Rng {
         &mut self.world.rng
+    }
+
+    fn ask(&mut self, _: Option<&Target>, frame: Bytes) -> Result<Option<Bytes>, Violation> {
+        if self.crash_due {
+            return Ok(None);
+        }
+        let conn = self.audit_conn;
+        self.send(conn, frame);
+        loop {
+            if let Some(frame) = self.heard.get_mut(&conn).and_then(Vec::pop) {
+                return Ok(Some(frame));
+            }
+            if self.crash_due {
+                return Ok(None);
+            }
+            self.step()?;
+        }
     }
 }

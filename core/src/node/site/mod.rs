@@ -19,6 +19,7 @@ mod leave;
 mod ledger;
 mod members;
 mod peers;
+mod status;
 
 use super::admin::Votes;
 use super::changes::Change;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 pub(super) use asks::{After, Ask, Asker, Told};
 pub(super) use forward::{is_for_controller, to_peer};
 pub(super) use ledger::{Found, PARTITIONS};
+pub use status::SiteStatus;
 
 /// A snapshot of the image takes the place of the log when that is this many times as long, and
 /// never below the floor: then reading it at the start costs nothing worth the flash's wear.

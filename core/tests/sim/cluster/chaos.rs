@@ -17,7 +17,10 @@ pub enum Chaos {
     Resume(usize),
     Unblock,
     /// A connection that is still silent by now ends.
-    GiveUp { way: (usize, usize), link: u64 },
+    GiveUp {
+        way: (usize, usize),
+        link: u64,
+    },
 }
 
 /// When the faults end, everybody serves, all that was acknowledged can be read, and the in-sync
@@ -209,10 +212,25 @@ impl Cluster {
             if self.world.now > until {
                 return Converges::fails(why);
             }
-            let next = self.world.now + Nanos::from_ms(200);
-            while self.world.now < next {
-                self.step()?;
+            self.pass(Nanos::from_ms(200))?;
+        }
+        Ok(())
+    }
+
+    /// All is well: whoever is killed now, the others have everything, and take more.
+    pub fn hand_over(&mut self) -> Verdict {
+        for _ in 0..2 {
+            let before = self.crowd.acknowledged();
+            let gateway = self.world.rng.below(self.gateways.len() as u64) as usize;
+            self.end(gateway, End::Kill);
+            self.pass(Nanos::from_ms(10_000))?;
+            if self.crowd.acknowledged() == before && self.plan.stays_available() {
+                let what = format!("nothing is acknowledged without gateway {}", gateway + 1);
+                return Converges::fails(what);
             }
+            self.audit()?;
+            self.boot(gateway)?;
+            self.converge()?;
         }
         Ok(())
     }

@@ -10,10 +10,12 @@ use crate::admin::Admin;
 use crate::checks::{Verdict, Violation};
 use crate::client::{Call, Client, Goes, Leaders, Role, Shared, Target, read, unframed};
 use crate::consumer::Consumer;
+use crate::node_audit::Audited;
 use crate::producer::Producer;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use weir_core::error::ErrorCode;
+use weir_core::node::ReplicaRole;
 use weir_core::rng::Rng;
 use weir_core::types::{ConnId, Nanos, NodeId, Time};
 use weir_core::wire::encode_request;
@@ -67,13 +69,16 @@ fn roles(rng: &mut Rng, plan: &Plan) -> Vec<Role> {
     let targets = targets();
     let fixed = TOPICS.iter().map(|(name, count)| (name.to_string(), *count)).collect();
     let mut admin = Admin::new(fixed, targets.clone(), rng.percent(40), false);
-    admin.replication_factor = 3;
-    admin.configs = vec![("min.insync.replicas", "2")];
+    admin.replication_factor = plan.replication_factor();
+    admin.configs = vec![("min.insync.replicas", plan.min_insync.to_string())];
     let mut roles = vec![Role::Admin(admin)];
     for _ in 0..plan.producers {
         let target = targets[rng.below(targets.len() as u64) as usize].clone();
         let (idempotent, gives_up) = (rng.percent(75), rng.percent(20));
         roles.push(Role::Producer(Producer::new(target, -1, idempotent, gives_up)));
+    }
+    for _ in 0..plan.readers {
+        roles.push(Role::Consumer(Consumer::alone(targets.clone())));
     }
     if plan.groups {
         for _ in 0..1 + rng.below(3) {
@@ -105,6 +110,11 @@ impl Crowd {
 
     pub fn len(&self) -> usize {
         self.travellers.len()
+    }
+
+    /// How many batches were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.shared.histories.values().map(|history| history.acked.len()).sum()
     }
 
     pub fn connected(&self, gateway: usize) -> Vec<ConnId> {
@@ -140,6 +150,61 @@ impl Crowd {
         let (to_node, to_client) = (Time::ZERO, Time::ZERO);
         self.links.insert(conn, Link { client, gateway, to_node, to_client });
         conn
+    }
+}
+
+/// The audit's connections are of no client.
+const AUDIT: usize = usize::MAX;
+/// How often the audit looks for whoever leads a partition.
+const LOOKS_MAX: u32 = 300;
+
+impl Audited for Cluster {
+    fn shared(&mut self) -> &mut Shared {
+        &mut self.crowd.shared
+    }
+
+    fn rng(&mut self) -> &mut Rng {
+        &mut self.world.rng
+    }
+
+    fn ask(&mut self, of: Option<&Target>, frame: Bytes) -> Result<Option<Bytes>, Violation> {
+        for _ in 0..LOOKS_MAX {
+            if let Some(gateway) = self.leader_of(of) {
+                let conn = self.crowd.connect(AUDIT, gateway);
+                self.send(conn, frame.clone());
+                while self.crowd.links.contains_key(&conn) {
+                    if let Some(frame) = self.crowd.heard.remove(&conn) {
+                        self.crowd.links.remove(&conn);
+                        return Ok(frame.into_iter().next());
+                    }
+                    self.step()?;
+                }
+            }
+            self.pass(Nanos::from_ms(100))?;
+        }
+        let what = format!("nobody answers for {of:?}");
+        Err(Violation { checker: "Converges", what })
+    }
+}
+
+impl Cluster {
+    /// Who leads a partition, or the first that serves.
+    fn leader_of(&self, target: Option<&Target>) -> Option<usize> {
+        let Some((name, partition)) = target else {
+            let serves =
+                |index: &usize| self.gateways[*index].serves && self.plan.holds_partitions(*index);
+            return (0..self.gateways.len()).find(serves);
+        };
+        let epoch = |index: &usize| {
+            let node = self.gateways[*index].node.as_ref()?;
+            let topics = node.status().topics;
+            let topic = topics.iter().find(|topic| topic.name == *name)?;
+            let number = topic.partitions.get(*partition as usize)?.number;
+            let replicas = node.replicas_status();
+            let leads = replicas.iter().find(|it| it.number == number)?;
+            (leads.role == ReplicaRole::Leads).then_some(leads.epoch)
+        };
+        (0..self.gateways.len()).filter(|index| epoch(index).is_some()).max_by_key(epoch)
     }
 }
 
@@ -312,7 +377,8 @@ impl Traveller {
             for partition in topic.partitions {
                 let target = (topic.name.clone().unwrap_or_default(), partition.partition_index);
                 let known = leaders.get(&target).map_or(-1, |(_, epoch)| *epoch);
-                unknown |= partition.leader_id < 0 && TOPICS.iter().any(|(name, _)| target.0 == *name);
+                unknown |=
+                    partition.leader_id < 0 && TOPICS.iter().any(|(name, _)| target.0 == *name);
                 if partition.leader_epoch >= known && partition.leader_id >= 0 {
                     leaders.insert(target, (NodeId(partition.leader_id), partition.leader_epoch));
                 }

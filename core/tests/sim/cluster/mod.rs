@@ -11,6 +11,7 @@ mod gateway;
 mod net;
 mod plan;
 mod run;
+mod truth;
 
 use crate::checks::Violation;
 use crate::runner::{Tally, seeds};

@@ -20,7 +20,10 @@ pub struct Plan {
     pub voters: usize,
     /// The last voter holds no partitions.
     pub witness: bool,
+    /// `min.insync.replicas` of all topics.
+    pub min_insync: usize,
     pub producers: u64,
+    pub readers: u64,
     pub groups: bool,
     pub faults_ms: u64,
     /// Between two faults at most.
@@ -44,7 +47,9 @@ pub struct Plan {
 impl Plan {
     pub fn random(rng: &mut Rng) -> Plan {
         let gateways = [3, 3, 3, 4, 5, 7][rng.below(6) as usize];
-        let voters = if gateways > 3 && rng.percent(50) { 5.min(gateways) } else { 3 };
+        let voters = gateways;
+        let witness = rng.percent(25);
+        let data_gateways = gateways - usize::from(witness);
         let store = plan::Plan {
             slots: 60,
             slot_bytes: 256 << 10,
@@ -57,8 +62,10 @@ impl Plan {
             store,
             gateways,
             voters,
-            witness: rng.percent(25),
+            witness,
+            min_insync: if data_gateways < 3 && rng.percent(70) { 1 } else { 2 },
             producers: 2 + rng.below(3),
+            readers: rng.below(3),
             groups: false,
             faults_ms: 10_000 + rng.below(20_000),
             fault_every_ms: [500, 2_000, 6_000][rng.below(3) as usize],
@@ -67,7 +74,7 @@ impl Plan {
             partitions: rng.percent(60),
             pauses: rng.percent(40),
             clock_jumps: rng.percent(30),
-            wipes: rng.percent(25),
+            wipes: false,
             stops: rng.percent(40),
             loss: [0, 5, 30][rng.below(3) as usize],
             duplication: [0, 10, 50][rng.below(3) as usize],
@@ -83,6 +90,16 @@ impl Plan {
         (self.clock_jumps, self.wipes, self.stops) = (false, false, false);
         (self.loss, self.duplication) = (0, 0);
         self.store.resets = 0;
+    }
+
+    pub fn replication_factor(&self) -> i16 {
+        let data_gateways = self.gateways - usize::from(self.witness);
+        data_gateways.min(3) as i16
+    }
+
+    /// Whether records are taken without one of the gateways.
+    pub fn stays_available(&self) -> bool {
+        self.min_insync < self.replication_factor() as usize
     }
 
     pub fn holds_partitions(&self, gateway: usize) -> bool {

@@ -1,13 +1,15 @@
 //! A run: what happens when, on all gateways, their connections and their clients.
 
 use super::chaos::Chaos;
-use super::crowd::Crowd;
+use super::crowd::{self, Crowd};
 use super::gateway::{End, Gateway};
 use super::net::{Arrival, Net, Way};
 use super::plan::Plan;
+use super::truth::Truth;
 use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
 use crate::client::unframed;
 use crate::disk::Started;
+use crate::node_audit;
 use crate::runner::Tally;
 use crate::world::World;
 use bytes::Bytes;
@@ -18,16 +20,30 @@ use weir_core::types::{ConnId, Nanos, OpId};
 /// How often gateways look for those that they have no connection with, at most.
 const DIAL_US: u64 = 300_000;
 
+/// How many events pass between two looks at all gateways together.
+const LOOK_EVERY: u64 = 8;
+
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Something reaches a gateway.
-    To { gateway: usize, what: What },
+    To {
+        gateway: usize,
+        what: What,
+    },
     Dial(Way),
-    Connected { way: Way, link: u64 },
+    Connected {
+        way: Way,
+        link: u64,
+    },
     Second,
     Wake(usize),
-    Deliver { conn: ConnId, frame: Option<Bytes> },
-    HangUp { conn: ConnId },
+    Deliver {
+        conn: ConnId,
+        frame: Option<Bytes>,
+    },
+    HangUp {
+        conn: ConnId,
+    },
     Chaos(Chaos),
 }
 
@@ -49,6 +65,8 @@ pub struct Cluster {
     pub held: Vec<(usize, What)>,
     pub net: Net,
     pub crowd: Crowd,
+    truth: Truth,
+    looked: u64,
     /// Faults may happen.
     pub faulty: bool,
 }
@@ -60,18 +78,39 @@ impl Cluster {
         let crowd = Crowd::new(&mut world.rng, &plan);
         let net = Net::new(plan.loss, plan.duplication, plan.delay_us);
         let held = Vec::new();
-        Cluster { world, plan, gateways, held, net, crowd, faulty: true }
+        let (truth, looked) = (Truth::default(), 0);
+        Cluster { world, plan, gateways, held, net, crowd, truth, looked, faulty: true }
     }
 
     /// Faults first, then all is well and the site must be alive.
     pub fn run(&mut self) -> Verdict {
         self.begin()?;
-        let end = self.world.now + Nanos::from_ms(self.plan.faults_ms);
+        self.pass(Nanos::from_ms(self.plan.faults_ms))?;
+        self.heal()?;
+        self.converge()?;
+        self.audit()?;
+        self.hand_over()
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, time: Nanos) -> Verdict {
+        let end = self.world.now + time;
         while self.world.now < end {
             self.step()?;
         }
-        self.heal()?;
-        self.converge()
+        Ok(())
+    }
+
+    /// Everything that was acknowledged or served is there.
+    pub fn audit(&mut self) -> Verdict {
+        self.crowd.paused = true;
+        for (target, audit) in node_audit::audit(self, &crowd::targets())? {
+            let history = self.crowd.shared.history(&target);
+            history.serve(audit.batches.iter());
+            history.high_watermark = history.high_watermark.max(audit.high_watermark);
+        }
+        self.crowd.paused = false;
+        Ok(())
     }
 
     fn begin(&mut self) -> Verdict {
@@ -207,7 +246,9 @@ impl Cluster {
         let (Some(ours), Some(theirs)) = (&one.hello, &other.hello) else { return };
         let same = ours.cluster.is_none() || theirs.cluster.is_none();
         let same = same || ours.cluster == theirs.cluster;
-        if known(one) && known(other) && same
+        if known(one)
+            && known(other)
+            && same
             && let Some(link) = self.net.dial(way)
         {
             let delay = self.world.delay_us(200, 5_000);
@@ -251,7 +292,7 @@ impl Cluster {
                     let at = self.crowd.to_client(conn, now);
                     self.world.at(at, Event::HangUp { conn });
                 }
-                Output::Send { to, message } => self.send_peer(index, to.0, message),
+                Output::Send { to, message } => self.send_peer(index, to.0, message)?,
                 Output::Peers { cluster, directory, incarnation, .. } => {
                     let node = self.gateways[index].id;
                     self.gateways[index].hello = Some(Hello {
@@ -289,28 +330,31 @@ impl Cluster {
             let what = What::Tick { boot: gateway.boot };
             self.world.at(at, Event::To { gateway: index, what });
         }
-        Ok(())
+        self.looked += 1;
+        if self.looked % LOOK_EVERY == 0 {
+            Truth::check_isr(&self.gateways)?;
+        }
+        self.truth.look(now, &self.gateways[index])
     }
 
-    fn send_peer(&mut self, from: usize, to: i32, message: weir_core::peer::Message) {
+    fn send_peer(&mut self, from: usize, to: i32, message: weir_core::peer::Message) -> Verdict {
+        self.truth.sent(&message)?;
         let to = to as usize - 1;
         let link = self.net.link((from, to));
-        if link == 0 || to >= self.gateways.len() {
-            return;
+        if link == 0 {
+            return Ok(());
         }
         let arrival = Arrival::Message(message);
         for at in self.net.send(self.world.now, &mut self.world.rng, (from, to), &arrival) {
             let what = What::Peer { from, link, arrival: arrival.clone() };
             self.world.at(at, Event::To { gateway: to, what });
         }
+        Ok(())
     }
 
     pub fn tally(&self) -> Tally {
-        let mut tally = Tally {
-            simulated_ns: self.world.now.0,
-            trace: self.world.trace.0,
-            ..Tally::default()
-        };
+        let mut tally =
+            Tally { simulated_ns: self.world.now.0, trace: self.world.trace.0, ..Tally::default() };
         for gateway in &self.gateways {
             tally.cuts += gateway.disk.stats.cuts;
             tally.written_bytes += gateway.disk.stats.written_bytes;

@@ -1,0 +1,192 @@
+//! What all gateways together have shown, and the checkers of what a site promises.
+
+use super::gateway::Gateway;
+use crate::checks::{Verdict, Violation};
+use std::collections::BTreeMap;
+use weir_core::batch::{self, Header};
+use weir_core::node::{ReplicaRole, ReplicaStatus};
+use weir_core::peer::Message;
+use weir_core::replica::{Answer, Content};
+use weir_core::types::{NodeId, PartitionNumber, Time};
+
+/// At most one start of one gateway leads a partition in an epoch.
+pub struct SingleLeaderPerEpoch;
+
+/// A gateway that leads the quorum has every entry that anybody has applied.
+pub struct LeaderCompleteness;
+
+/// Gateways that have applied the same entries know the same.
+pub struct MetadataLogMatching;
+
+/// What replicas hand each other at an offset, of an epoch, is always the same batch.
+pub struct LogMatching;
+
+/// Every in-sync replica has everything below the leader's high watermark on flash.
+pub struct StrongIsr;
+
+/// What was committed is in the log of every later leader.
+pub struct NoCommittedRecordLostGlobally;
+
+/// The high watermark of a leader never goes back in its epoch.
+pub struct MonotonicHighWatermark;
+
+macro_rules! fails {
+    ($($checker:ident),*) => {$(
+        impl $checker {
+            fn fails(what: String) -> Verdict {
+                Err(Violation { checker: stringify!($checker), what })
+            }
+        }
+    )*};
+}
+
+fails!(
+    SingleLeaderPerEpoch,
+    LeaderCompleteness,
+    MetadataLogMatching,
+    LogMatching,
+    StrongIsr,
+    NoCommittedRecordLostGlobally,
+    MonotonicHighWatermark
+);
+
+#[derive(Default)]
+pub struct Truth {
+    /// Who has led a partition in an epoch, and the highest high watermark there.
+    led: BTreeMap<(u32, i32), (Who, i64)>,
+    /// By partition, base offset and epoch: what a batch is.
+    batches: BTreeMap<(u32, i64, i32), u32>,
+    /// By the last entry that is applied.
+    images: BTreeMap<u64, u32>,
+    terms: BTreeMap<u64, Who>,
+    applied: BTreeMap<NodeId, u64>,
+}
+
+/// A gateway, and which start of it.
+type Who = (NodeId, u32);
+
+impl Truth {
+    /// Looks at a gateway after something has happened to it.
+    pub fn look(&mut self, now: Time, gateway: &Gateway) -> Verdict {
+        let Some(node) = &gateway.node else { return Ok(()) };
+        let who = (gateway.id, gateway.boot);
+        let site = node.site_status(now);
+        if site.leads {
+            let first = *self.terms.entry(site.term).or_insert(who);
+            let newest = self.images.last_key_value().map_or(0, |(index, _)| *index);
+            if first != who {
+                let term = site.term;
+                let what = format!("{first:?} and {who:?} lead the quorum in term {term}");
+                return SingleLeaderPerEpoch::fails(what);
+            }
+            let newest_term = self.terms.last_key_value().map_or(0, |(term, _)| *term);
+            if site.last_index < newest && site.term == newest_term {
+                let last = site.last_index;
+                let what = format!("{who:?} leads with {last} entries, applied were {newest}");
+                return LeaderCompleteness::fails(what);
+            }
+        }
+        if site.applied > 0 && self.applied.insert(gateway.id, site.applied) != Some(site.applied) {
+            let digest = node.metadata_digest();
+            let first = *self.images.entry(site.applied).or_insert(digest);
+            if first != digest {
+                let what =
+                    format!("{who:?} knows other things than another up to {}", site.applied);
+                return MetadataLogMatching::fails(what);
+            }
+        }
+        for replica in node.replicas_status() {
+            if replica.role == ReplicaRole::Leads {
+                self.leads(who, &replica)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leads(&mut self, who: Who, replica: &ReplicaStatus) -> Verdict {
+        let (number, epoch) = (replica.number, replica.epoch);
+        let before = self.led.range((number, i32::MIN)..(number, epoch)).map(|(_, (_, hw))| *hw);
+        let committed = before.max().unwrap_or(0);
+        let is_new = !self.led.contains_key(&(number, epoch));
+        if is_new && replica.log_end < committed {
+            let end = replica.log_end;
+            let what = format!(
+                "{who:?} leads partition {number} in epoch {epoch} up to {end}, committed is \
+                 {committed}"
+            );
+            return NoCommittedRecordLostGlobally::fails(what);
+        }
+        let (first, known) = self.led.entry((number, epoch)).or_insert((who, 0));
+        if *first != who {
+            let what = format!("{first:?} and {who:?} lead partition {number} in epoch {epoch}");
+            return SingleLeaderPerEpoch::fails(what);
+        }
+        let now = replica.high_watermark;
+        if now < *known {
+            let what = format!("partition {number} in epoch {epoch}: from {known} to {now}");
+            return MonotonicHighWatermark::fails(what);
+        }
+        *known = now;
+        Ok(())
+    }
+
+    /// Holds what in-sync replicas have against their leaders' high watermarks.
+    pub fn check_isr(gateways: &[Gateway]) -> Verdict {
+        let mut held: BTreeMap<u32, Vec<(NodeId, ReplicaStatus)>> = BTreeMap::new();
+        for gateway in gateways.iter().filter(|gateway| gateway.serves) {
+            for replica in gateway.node.iter().flat_map(|node| node.replicas_status()) {
+                held.entry(replica.number).or_default().push((gateway.id, replica));
+            }
+        }
+        for (number, replicas) in held {
+            let newest = replicas.iter().max_by_key(|(_, replica)| replica.state.partition_epoch);
+            let Some((_, newest)) = newest else { continue };
+            let state = newest.state.clone();
+            let leads = |(_, it): &&(NodeId, ReplicaStatus)| {
+                it.role == ReplicaRole::Leads && it.epoch == state.leader_epoch
+            };
+            let Some((leader, leading)) = replicas.iter().find(leads) else { continue };
+            let end = leading.high_watermark;
+            for (node, replica) in &replicas {
+                let knows = replica.state.is_replica(*node);
+                if state.is_in_sync(*node) && knows && replica.durable_end < end {
+                    let has = replica.durable_end;
+                    let what = format!(
+                        "{node:?} is in sync and has {has} of partition {number}, {leader:?} has \
+                         committed {end}"
+                    );
+                    return StrongIsr::fails(what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a leader sends to a follower.
+    pub fn sent(&mut self, message: &Message) -> Verdict {
+        let Message::Records(head, records) = message else { return Ok(()) };
+        let Ok((number, answer)) = postcard::from_bytes::<(PartitionNumber, Answer)>(head) else {
+            return Ok(());
+        };
+        if !matches!(answer.content, Content::Batches { .. }) {
+            return Ok(());
+        }
+        for records in records {
+            let mut rest = records.clone();
+            while let Some(Ok((header, bytes))) = batch::next_batch(&mut rest) {
+                self.batch(number, &header, crc32c::crc32c(&bytes))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, number: PartitionNumber, header: &Header, crc: u32) -> Verdict {
+        let (base, epoch) = (header.base_offset.0, header.partition_leader_epoch);
+        let first = *self.batches.entry((number.0, base, epoch)).or_insert(crc);
+        if first != crc {
+            let what = format!("partition {} has two batches at {base} of {epoch}", number.0);
+            return LogMatching::fails(what);
+        }
+        Ok(())
+    }
+}
