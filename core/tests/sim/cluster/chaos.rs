@@ -223,7 +223,7 @@ impl Cluster {
             let before = self.crowd.acknowledged();
             let gateway = self.world.rng.below(self.gateways.len() as u64) as usize;
             self.end(gateway, End::Kill);
-            self.pass(Nanos::from_ms(10_000))?;
+            self.pass(Nanos::from_ms(8_000))?;
             if self.crowd.acknowledged() == before && self.plan.stays_available() {
                 let what = format!("nothing is acknowledged without gateway {}", gateway + 1);
                 return Converges::fails(what);

@@ -130,20 +130,6 @@ impl Crowd {
         self.links.get(&conn).map_or(now, |link| link.to_client)
     }
 
-    /// A client hears that a connection has ended.
-    pub fn hang_up(&mut self, conn: ConnId) {
-        if let Some(link) = self.links.remove(&conn)
-            && let Some(traveller) = self.travellers.get_mut(link.client)
-            && traveller.conns.get(&link.gateway) == Some(&conn)
-        {
-            traveller.conns.remove(&link.gateway);
-            let waits = !traveller.client.asked.is_empty() || traveller.looking == Some(conn);
-            if waits {
-                traveller.forget();
-            }
-        }
-    }
-
     pub fn connect(&mut self, client: usize, gateway: usize) -> ConnId {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
@@ -209,14 +195,6 @@ impl Cluster {
 }
 
 impl Traveller {
-    /// What was asked may have been done or not; the way has to be found anew.
-    fn forget(&mut self) {
-        self.client.lost();
-        self.looking = None;
-        self.coordinator = None;
-        self.lost = Some(self.lost.unwrap_or(Time::ZERO));
-    }
-
     fn gateway_for(&self, goes: &Goes, any: usize) -> Option<usize> {
         let node = match goes {
             Goes::Anywhere => return Some(self.conns.keys().next().copied().unwrap_or(any)),
@@ -249,13 +227,25 @@ impl Cluster {
             Some(until) if until > now => Nanos::from_ms(20),
             Some(_) if traveller.client.asked.is_empty() => self.look(index),
             Some(_) => Nanos::from_ms(20),
-            None => self.act(index),
+            None => Nanos(self.act(index).0 * self.plan.pace),
         };
         self.world.after(pause, Event::Wake(index));
         Ok(())
     }
 
-    /// Ends all connections of a client.
+    /// A client hears that a connection has ended.
+    pub fn hang_up_client(&mut self, conn: ConnId) {
+        let crowd = &mut self.crowd;
+        let Some(link) = crowd.links.remove(&conn) else { return };
+        let Some(traveller) = crowd.travellers.get_mut(link.client) else { return };
+        traveller.conns.remove(&link.gateway);
+        if !traveller.client.asked.is_empty() || traveller.looking.is_some() {
+            self.leave(link.client);
+        }
+    }
+
+    /// Ends all connections of a client: what was asked may have been done or not, and the way has
+    /// to be found anew.
     fn leave(&mut self, index: usize) {
         let conns = std::mem::take(&mut self.crowd.travellers[index].conns);
         for (gateway, conn) in conns {
@@ -264,7 +254,10 @@ impl Cluster {
                 self.world.at(link.to_node, Event::To { gateway, what });
             }
         }
-        self.crowd.travellers[index].forget();
+        let traveller = &mut self.crowd.travellers[index];
+        traveller.client.lost();
+        (traveller.looking, traveller.coordinator) = (None, None);
+        traveller.lost = Some(traveller.lost.unwrap_or(Time::ZERO));
     }
 
     /// Asks some gateway for the metadata.
@@ -312,7 +305,7 @@ impl Cluster {
             let conn = gateway.and_then(|gateway| self.conn_to(index, gateway));
             let Some(conn) = conn else {
                 let later = now + Nanos::from_ms(100);
-                self.crowd.travellers[index].forget();
+                self.leave(index);
                 self.crowd.travellers[index].lost = Some(later);
                 break;
             };

@@ -23,6 +23,8 @@ pub struct Plan {
     /// `min.insync.replicas` of all topics.
     pub min_insync: usize,
     pub producers: u64,
+    /// How many times slower than those of one gateway the clients are.
+    pub pace: u64,
     pub readers: u64,
     pub groups: bool,
     pub faults_ms: u64,
@@ -51,9 +53,9 @@ impl Plan {
         let witness = rng.percent(25);
         let data_gateways = gateways - usize::from(witness);
         let store = plan::Plan {
-            slots: 60,
+            slots: 80,
             slot_bytes: 256 << 10,
-            value_bytes_max: [64, 600, 4_000][rng.below(3) as usize],
+            value_bytes_max: [64, 300, 1_000][rng.below(3) as usize],
             faults: Faults { full: 0, ..Faults::default() },
             retention: false,
             ..plan::Plan::random(rng)
@@ -65,6 +67,7 @@ impl Plan {
             witness,
             min_insync: if data_gateways < 3 && rng.percent(70) { 1 } else { 2 },
             producers: 2 + rng.below(3),
+            pace: [2, 4, 10][rng.below(3) as usize],
             readers: rng.below(3),
             groups: false,
             faults_ms: 10_000 + rng.below(20_000),

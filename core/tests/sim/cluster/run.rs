@@ -186,7 +186,7 @@ impl Cluster {
             Event::Wake(client) => self.wake(client),
             Event::Deliver { conn, frame } => self.deliver(conn, frame),
             Event::HangUp { conn } => {
-                self.crowd.hang_up(conn);
+                self.hang_up_client(conn);
                 Ok(())
             }
             Event::Chaos(chaos) => self.chaos(chaos),
