@@ -168,6 +168,10 @@ impl Target {
         if replicas.check_reader(number, true, -1).is_err() {
             return true;
         }
+        // Its leader may know less than what consumers have seen.
+        if replicas.is_unsettled(number) {
+            return false;
+        }
         let Some(view) = log.partition(number) else { return true };
         let from = Offset(self.wanted.from);
         if from < view.log_start || from > view.log_end {
@@ -412,6 +416,9 @@ fn read_one(
     let (log_start, log_end) = (view.log_start, view.log_end);
     if let Err(code) = replicas.check_reader(partition, true, -1) {
         return (Found::error(code), nothing);
+    }
+    if replicas.is_unsettled(partition) {
+        return (Found::error(ErrorCode::OFFSET_NOT_AVAILABLE), nothing);
     }
     let end = replicas.high_watermark(partition);
     if from < log_start || from > log_end {

@@ -133,6 +133,11 @@ impl Replicas {
         same_epoch(current_leader_epoch, epoch)
     }
 
+    /// Whether this gateway leads it and does not know yet how far earlier leaders have committed.
+    pub fn is_unsettled(&self, number: PartitionNumber) -> bool {
+        self.leader(number).is_ok_and(|leader| !leader.is_settled())
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         self.schedule.first().map(|(time, _)| time)
     }
