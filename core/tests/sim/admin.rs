@@ -3,6 +3,7 @@
 use crate::checks::{AckedIsDurable, Bounded, Verdict};
 use crate::client::{Call, Context, Target, read};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use weir_core::error::ErrorCode;
 use weir_core::types::Nanos;
 use weir_core::wire::topics::{
@@ -17,14 +18,25 @@ pub struct Admin {
     churn: bool,
     trims: bool,
     pub replication_factor: i16,
+    /// Topics of which a request was lost that may still be done, at a site.
+    unsure: BTreeSet<String>,
+    asked: Option<String>,
     /// Topic configs of what is created.
     pub configs: Vec<(&'static str, String)>,
 }
 
 impl Admin {
     pub fn new(fixed: Vec<(String, i32)>, targets: Vec<Target>, churn: bool, trims: bool) -> Admin {
-        let (replication_factor, configs) = (1, Vec::new());
-        Admin { fixed, targets, churn, trims, replication_factor, configs }
+        Admin {
+            fixed,
+            targets,
+            churn,
+            trims,
+            replication_factor: 1,
+            unsure: BTreeSet::new(),
+            asked: None,
+            configs: Vec::new(),
+        }
     }
 
     pub fn act(&mut self, context: &mut Context<'_>, in_flight: usize) -> Nanos {
@@ -76,6 +88,7 @@ impl Admin {
         };
         let request =
             CreateTopicsRequest { topics: vec![topic], timeout_ms: 30_000, validate_only: false };
+        self.asked = Some(name.clone());
         context.ask(&request, 5, Call::Create(name));
     }
 
@@ -86,6 +99,7 @@ impl Admin {
             timeout_ms: 30_000,
             ..Default::default()
         };
+        self.asked = Some(name.into());
         context.ask(&request, 5, Call::Delete(name.into()));
     }
 
@@ -148,6 +162,7 @@ impl Admin {
         code: Option<ErrorCode>,
         create: bool,
     ) -> Verdict {
+        self.asked = None;
         let there = match code {
             Some(ErrorCode::NONE) => create,
             Some(ErrorCode::TOPIC_ALREADY_EXISTS) => true,
@@ -159,10 +174,19 @@ impl Admin {
             Some(code) if code.is_retriable() => return Ok(()),
             code => return AckedIsDurable::fails(format!("{name}: {code:?}")),
         };
-        context.shared.topics.insert(name, Some(there));
+        let sure = !self.unsure.contains(&name);
+        context.shared.topics.insert(name, sure.then_some(there));
         Ok(())
     }
 
     /// What was in flight stays unknown.
-    pub fn lost(&mut self) {}
+    pub fn lost(&mut self) {
+        // Handed on to the controller, it may wait there longer than its connection lives. Fixed
+        // topics are never deleted.
+        if self.replication_factor > 1 {
+            let asked = self.asked.take();
+            let churns = |name: &String| !self.fixed.iter().any(|(fixed, _)| fixed == name);
+            self.unsure.extend(asked.filter(churns));
+        }
+    }
 }
