@@ -1,6 +1,6 @@
 //! One gateway of a simulated site: a whole node, its disk, and what it says of itself to others.
 
-use crate::cluster::plan::Plan;
+use crate::cluster::plan::{Bug, Plan};
 use crate::disk::{Disk, Started};
 use crate::flash::{Flash, Tear};
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub enum End {
 pub struct Gateway {
     pub id: NodeId,
     pub disk: Disk,
+    /// A copy of the store, of an earlier start.
+    image: Option<Flash>,
     pub node: Option<Node>,
     /// Counts the starts.
     pub boot: u32,
@@ -48,6 +50,7 @@ impl Gateway {
         Gateway {
             id: node_id(index),
             disk: Disk::new(Flash::default(), plan.store.faults),
+            image: None,
             node: None,
             boot: 0,
             serves: false,
@@ -72,6 +75,11 @@ impl Gateway {
     /// Starts the process, on what the disk has.
     pub fn start(&mut self, now: Time, plan: &Plan, index: usize, rng: &mut Rng) {
         self.boot += 1;
+        if plan.bug == Bug::OldImage {
+            let now = self.disk.flash.clone();
+            let before = self.image.replace(now);
+            self.disk.flash = before.unwrap_or_else(|| self.disk.flash.clone());
+        }
         let (slot_bytes, slots) = plan.store.geometry();
         let start = match self.disk.flash.len() {
             0 => Start::Format { store: rng.uuid(), slot_bytes, slots },
@@ -96,7 +104,10 @@ impl Gateway {
             voters: (0..plan.voters).map(node_id).collect(),
             holds_partitions: plan.holds_partitions(index),
             peer_address: (format!("gw{}", self.id.0), 9093),
-            seed: rng.next_u64(),
+            seed: match plan.bug {
+                Bug::SameIncarnation => index as u64 + 1,
+                _ => rng.next_u64(),
+            },
         };
         self.node = Some(Node::new(now, settings));
     }

@@ -3,11 +3,13 @@
 //!
 //! `run` plays a seed: faults first (`chaos`), then everything heals and the site must be alive.
 //! `gateway` is one node with its disk, `net` what lies between gateways, `crowd` the clients and
-//! how they find leaders and coordinators, `truth` what the checkers remember.
+//! how they find leaders and coordinators, `truth` what the checkers remember. `mutations` proves
+//! these.
 
 mod chaos;
 mod crowd;
 mod gateway;
+mod mutations;
 mod net;
 mod plan;
 mod run;

@@ -9,6 +9,20 @@ use weir_core::rng::Rng;
 pub enum Bug {
     #[default]
     None,
+    /// `acks=all` is answered when the leader's flash has it.
+    AcknowledgeAtDurableEnd,
+    /// Followers report their log's end as durable.
+    UndurableEnds,
+    /// Followers take what they are sent for committed.
+    TellUncommitted,
+    /// Batches get the epoch of whoever sends them to a follower.
+    StampOwnEpoch,
+    /// A gateway that is started anew is taken for the same incarnation.
+    SameIncarnation,
+    /// A gateway is started on an old copy of its store.
+    OldImage,
+    /// A connection that broke is not made again.
+    ConnectOnce,
 }
 
 #[derive(Clone, Debug)]

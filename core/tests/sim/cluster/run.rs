@@ -4,7 +4,7 @@ use super::chaos::Chaos;
 use super::crowd::{self, Crowd};
 use super::gateway::{End, Gateway};
 use super::net::{Arrival, Net, Way};
-use super::plan::Plan;
+use super::plan::{Bug, Plan};
 use super::truth::Truth;
 use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
 use crate::client::unframed;
@@ -104,6 +104,8 @@ impl Cluster {
     /// Everything that was acknowledged or served is there.
     pub fn audit(&mut self) -> Verdict {
         self.crowd.paused = true;
+        // What is under way comes to an end, and all gateways hear of it.
+        self.pass(Nanos::from_ms(2_000))?;
         for (target, audit) in node_audit::audit(self, &crowd::targets())? {
             let history = self.crowd.shared.history(&target);
             history.serve(audit.batches.iter());
@@ -210,6 +212,7 @@ impl Cluster {
                 gateway.handle(now, Input::Tick);
             }
             What::Request { conn, frame } if self.crowd.is_connected(conn, index) => {
+                let frame = self.plan.bug.request(frame);
                 gateway.handle(now, Input::Request { conn, frame });
             }
             What::Gone { conn } => gateway.handle(now, Input::Closed { conn }),
@@ -246,9 +249,11 @@ impl Cluster {
         let (Some(ours), Some(theirs)) = (&one.hello, &other.hello) else { return };
         let same = ours.cluster.is_none() || theirs.cluster.is_none();
         let same = same || ours.cluster == theirs.cluster;
+        let may = self.plan.bug != Bug::ConnectOnce || one.boot == 1 && other.boot == 1;
         if known(one)
             && known(other)
             && same
+            && may
             && let Some(link) = self.net.dial(way)
         {
             let delay = self.world.delay_us(200, 5_000);
@@ -338,6 +343,7 @@ impl Cluster {
     }
 
     fn send_peer(&mut self, from: usize, to: i32, message: weir_core::peer::Message) -> Verdict {
+        let message = self.plan.bug.message(message);
         self.truth.sent(&message)?;
         let to = to as usize - 1;
         let link = self.net.link((from, to));

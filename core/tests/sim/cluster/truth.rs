@@ -54,8 +54,9 @@ fails!(
 pub struct Truth {
     /// Who has led a partition in an epoch, and the highest high watermark there.
     led: BTreeMap<(u32, i32), (Who, i64)>,
-    /// By partition, base offset and epoch: what a batch is.
-    batches: BTreeMap<(u32, i64, i32), u32>,
+    /// By partition, base offset and epoch: what a batch is, and the epoch of the one before it, if
+    /// that is known.
+    batches: BTreeMap<(u32, i64, i32), (u32, Option<i32>)>,
     /// By the last entry that is applied.
     images: BTreeMap<u64, u32>,
     terms: BTreeMap<u64, Who>,
@@ -173,20 +174,30 @@ impl Truth {
         }
         for records in records {
             let mut rest = records.clone();
+            let mut before = None;
             while let Some(Ok((header, bytes))) = batch::next_batch(&mut rest) {
-                self.batch(number, &header, crc32c::crc32c(&bytes))?;
+                self.batch(number, &header, crc32c::crc32c(&bytes), before)?;
+                before = Some(header.partition_leader_epoch);
             }
         }
         Ok(())
     }
 
-    fn batch(&mut self, number: PartitionNumber, header: &Header, crc: u32) -> Verdict {
+    fn batch(
+        &mut self,
+        number: PartitionNumber,
+        header: &Header,
+        crc: u32,
+        before: Option<i32>,
+    ) -> Verdict {
         let (base, epoch) = (header.base_offset.0, header.partition_leader_epoch);
-        let first = *self.batches.entry((number.0, base, epoch)).or_insert(crc);
-        if first != crc {
+        let first = self.batches.entry((number.0, base, epoch)).or_insert((crc, before));
+        let same = first.1.is_none() || before.is_none() || first.1 == before;
+        if first.0 != crc || !same {
             let what = format!("partition {} has two batches at {base} of {epoch}", number.0);
             return LogMatching::fails(what);
         }
+        first.1 = first.1.or(before);
         Ok(())
     }
 }

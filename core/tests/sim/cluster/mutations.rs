@@ -1,0 +1,162 @@
+//! Bugs of the node's joints, each of which must be found, and by the right checker.
+//!
+//! They are played by the driver, at the node's borders: it changes what goes in and out. Those of
+//! one partition's replication and of the quorum are proved where these are simulated alone.
+
+use super::plan::{Bug, Plan};
+use super::random;
+use crate::plan::Bug as StoreBug;
+use crate::runner::must_find;
+use bytes::Bytes;
+use weir_core::batch::{self, Header};
+use weir_core::peer::Message;
+use weir_core::replica::{Answer, Content, Fetch};
+use weir_core::types::{Offset, PartitionNumber};
+use weir_core::wire::produce::ProduceRequest;
+use weir_core::wire::{self, ApiKey, Message as _};
+
+impl Bug {
+    /// A client's request as the node gets it.
+    pub fn request(self, frame: Bytes) -> Bytes {
+        match self {
+            Bug::AcknowledgeAtDurableEnd => with_one_ack(&frame).unwrap_or(frame),
+            _ => frame,
+        }
+    }
+
+    /// What a gateway says to another, as that one hears it.
+    pub fn message(self, message: Message) -> Message {
+        match (self, message) {
+            (Bug::UndurableEnds, Message::Fetch(bytes)) => {
+                let (number, fetch): (PartitionNumber, Fetch) =
+                    postcard::from_bytes(&bytes).expect("the node wrote it");
+                let fetch = Fetch { durable_offset: fetch.fetch_offset, ..fetch };
+                Message::Fetch(postcard::to_allocvec(&(number, fetch)).unwrap().into())
+            }
+            (Bug::TellUncommitted, Message::Records(head, records)) => {
+                let end = end_of(&records);
+                let head = with_answer(&head, |answer| {
+                    answer.high_watermark = answer.high_watermark.max(end);
+                });
+                Message::Records(head, records)
+            }
+            (Bug::StampOwnEpoch, Message::Records(head, records)) => {
+                let (_, answer): (PartitionNumber, Answer) =
+                    postcard::from_bytes(&head).expect("the node wrote it");
+                let batches = matches!(answer.content, Content::Batches { .. });
+                let stamp = |records: Bytes| stamped(records, answer.leader_epoch.0);
+                let records =
+                    if batches { records.into_iter().map(stamp).collect() } else { records };
+                Message::Records(head, records)
+            }
+            (_, message) => message,
+        }
+    }
+}
+
+/// A produce request that asks for the leader's acknowledgement only.
+fn with_one_ack(frame: &Bytes) -> Option<Bytes> {
+    let (header, mut reader) = wire::decode_request_header(frame).ok()?;
+    if header.api_key != ApiKey::Produce as i16 {
+        return None;
+    }
+    let mut request = ProduceRequest::decode(&mut reader, header.api_version).ok()?;
+    request.acks = 1;
+    let (version, correlation) = (header.api_version, header.correlation_id);
+    let frame = wire::encode_request(&request, version, correlation, Some("sim"));
+    Some(crate::client::unframed(&frame))
+}
+
+fn with_answer(head: &Bytes, change: impl Fn(&mut Answer)) -> Bytes {
+    let (number, mut answer): (PartitionNumber, Answer) =
+        postcard::from_bytes(head).expect("the node wrote it");
+    change(&mut answer);
+    postcard::to_allocvec(&(number, answer)).unwrap().into()
+}
+
+fn headers(records: &[Bytes]) -> impl Iterator<Item = (Header, Bytes)> {
+    records.iter().flat_map(|records| {
+        let mut rest = records.clone();
+        std::iter::from_fn(move || batch::next_batch(&mut rest)?.ok())
+    })
+}
+
+fn end_of(records: &[Bytes]) -> Offset {
+    headers(records).last().map_or(Offset::ZERO, |(header, _)| header.last_offset().plus(1))
+}
+
+fn stamped(records: Bytes, epoch: i32) -> Bytes {
+    let records = [records];
+    let all = headers(&records).flat_map(|(header, batch)| {
+        let mut batch = batch.to_vec();
+        batch::stamp(&mut batch, header.base_offset, epoch);
+        batch
+    });
+    all.collect::<Vec<u8>>().into()
+}
+
+fn site_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
+    must_find(&format!("{bug:?} of a site"), checkers, |seed| {
+        random(seed, |plan| {
+            plan.bug = bug;
+            change(plan);
+        })
+    });
+}
+
+/// Where records are lost, any of these may be the first to see it.
+const LOSS: &[&str] =
+    &["AckedIsDurable", "NoCommittedRecordLostGlobally", "CommittedStays", "StrongIsr"];
+
+#[test]
+fn an_acknowledgement_at_the_leaders_durable_end_is_found() {
+    let checkers = [LOSS, &["OrderKept"]].concat();
+    site_must_find(Bug::AcknowledgeAtDurableEnd, &checkers, |plan| plan.kills = true);
+}
+
+#[test]
+fn a_follower_that_reports_what_is_not_durable_is_found() {
+    site_must_find(Bug::UndurableEnds, &["StrongIsr"], |_| {});
+}
+
+#[test]
+fn followers_that_are_told_more_than_is_committed_are_found() {
+    let checkers = [LOSS, &["MonotonicHighWatermark"]].concat();
+    site_must_find(Bug::TellUncommitted, &checkers, |plan| plan.kills = true);
+}
+
+#[test]
+fn an_epoch_that_is_stamped_on_the_way_is_found() {
+    site_must_find(Bug::StampOwnEpoch, &["LogMatching"], |plan| plan.kills = true);
+}
+
+#[test]
+fn a_start_that_is_taken_for_the_one_before_is_found() {
+    let checkers = [LOSS, &["SingleLeaderPerEpoch"]].concat();
+    site_must_find(Bug::SameIncarnation, &checkers, |plan| {
+        plan.cuts = true;
+        plan.kills = true;
+    });
+}
+
+#[test]
+fn an_old_image_of_a_store_is_found() {
+    let quorum = ["LeaderCompleteness", "MetadataLogMatching", "SingleLeaderPerEpoch"];
+    let checkers =
+        [LOSS, &quorum, &["Converges", "OrderKept", "LogMatching", "assertion"]].concat();
+    site_must_find(Bug::OldImage, &checkers, |plan| plan.kills = true);
+}
+
+#[test]
+fn gateways_that_never_connect_again_are_found() {
+    site_must_find(Bug::ConnectOnce, &["Converges"], |plan| plan.kills = true);
+}
+
+#[test]
+fn an_answer_before_the_flush_is_found_at_a_site() {
+    let checkers = [LOSS, &["OrderKept", "Converges", "LeaderCompleteness"]].concat();
+    site_must_find(Bug::None, &checkers, |plan| {
+        plan.store.bug = StoreBug::AcknowledgeBeforeFlush;
+        plan.cuts = true;
+    });
+}
