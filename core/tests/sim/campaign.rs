@@ -7,7 +7,9 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{cleaning, compacting, crash_points, damage, log_tests, node_tests, replica};
+use crate::{
+    cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica,
+};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,9 +24,9 @@ const FULL_CUTS: u64 = 1_000_000;
 const FULL_CRASH_POINTS: u64 = 100_000;
 
 /// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
-/// cleaned meanwhile, four a log on a medium that lies, three a node with clients, one a replicated
-/// partition, and one a small script that is cut everywhere: in turn a plain load, while slots are
-/// cleaned, and while a topic is compacted.
+use crate::{
+    cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica,
+};
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -35,7 +37,8 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
         0..8 => log_tests::random(seed, often),
         8..11 => cleaning::random(seed, often),
         11..15 => damage::random(seed, often),
-        15..18 => node_tests::random(seed, often),
+        15..17 => node_tests::random(seed, often),
+        17 => cluster::random(seed, |_| {}),
         18 => replica::random(seed, |_| {}),
         _ => match seed / 20 % 3 {
             0 => log_tests::every_cut(seed, |_| {}),

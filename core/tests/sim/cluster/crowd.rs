@@ -32,6 +32,8 @@ const TIMEOUT: Nanos = Nanos(5_000_000_000);
 pub struct Link {
     pub client: usize,
     pub gateway: usize,
+    /// Which start of the gateway it is with.
+    boot: u32,
     to_node: Time,
     to_client: Time,
 }
@@ -122,19 +124,19 @@ impl Crowd {
         links.map(|(conn, _)| *conn).collect()
     }
 
-    pub fn is_connected(&self, conn: ConnId, gateway: usize) -> bool {
-        self.links.get(&conn).is_some_and(|link| link.gateway == gateway)
+    pub fn is_connected(&self, conn: ConnId, boot: u32) -> bool {
+        self.links.get(&conn).is_some_and(|link| link.boot == boot)
     }
 
     pub fn to_client(&self, conn: ConnId, now: Time) -> Time {
         self.links.get(&conn).map_or(now, |link| link.to_client)
     }
 
-    pub fn connect(&mut self, client: usize, gateway: usize) -> ConnId {
+    pub fn connect(&mut self, client: usize, gateway: usize, boot: u32) -> ConnId {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         let (to_node, to_client) = (Time::ZERO, Time::ZERO);
-        self.links.insert(conn, Link { client, gateway, to_node, to_client });
+        self.links.insert(conn, Link { client, gateway, boot, to_node, to_client });
         conn
     }
 }
@@ -156,7 +158,7 @@ impl Audited for Cluster {
     fn ask(&mut self, of: Option<&Target>, frame: Bytes) -> Result<Option<Bytes>, Violation> {
         for _ in 0..LOOKS_MAX {
             if let Some(gateway) = self.leader_of(of) {
-                let conn = self.crowd.connect(AUDIT, gateway);
+                let conn = self.crowd.connect(AUDIT, gateway, self.gateways[gateway].boot);
                 self.send(conn, frame.clone());
                 while self.crowd.links.contains_key(&conn) {
                     if let Some(frame) = self.crowd.heard.remove(&conn) {
@@ -286,7 +288,7 @@ impl Cluster {
         if !self.gateways[gateway].serves {
             return None;
         }
-        let conn = self.crowd.connect(index, gateway);
+        let conn = self.crowd.connect(index, gateway, self.gateways[gateway].boot);
         self.crowd.travellers[index].conns.insert(gateway, conn);
         Some(conn)
     }

@@ -75,10 +75,11 @@ impl Gateway {
     /// Starts the process, on what the disk has.
     pub fn start(&mut self, now: Time, plan: &Plan, index: usize, rng: &mut Rng) {
         self.boot += 1;
-        if plan.bug == Bug::OldImage {
+        if plan.bug == Bug::OldImage && self.disk.flash.len() > 0 {
             let now = self.disk.flash.clone();
-            let before = self.image.replace(now);
-            self.disk.flash = before.unwrap_or_else(|| self.disk.flash.clone());
+            if let Some(before) = self.image.replace(now) {
+                self.disk.flash = before;
+            }
         }
         let (slot_bytes, slots) = plan.store.geometry();
         let start = match self.disk.flash.len() {

@@ -36,5 +36,5 @@ fn a_calm_site_forms_and_replicates() {
 
 #[test]
 fn a_site_keeps_its_promises_under_random_faults() {
-    seeds("a_site_keeps_its_promises", 10, |seed| random(seed, |_| {}));
+    seeds("a_site_keeps_its_promises", 40, |seed| random(seed, |_| {}));
 }

@@ -15,8 +15,8 @@ pub enum Bug {
     UndurableEnds,
     /// Followers take what they are sent for committed.
     TellUncommitted,
-    /// Batches get the epoch of whoever sends them to a follower.
-    StampOwnEpoch,
+    /// Some followers are sent batches with other values.
+    SendAnother,
     /// A gateway that is started anew is taken for the same incarnation.
     SameIncarnation,
     /// A gateway is started on an old copy of its store.

@@ -211,7 +211,7 @@ impl Cluster {
                 gateway.tick_at = None;
                 gateway.handle(now, Input::Tick);
             }
-            What::Request { conn, frame } if self.crowd.is_connected(conn, index) => {
+            What::Request { conn, frame } if self.crowd.is_connected(conn, gateway.boot) => {
                 let frame = self.plan.bug.request(frame);
                 gateway.handle(now, Input::Request { conn, frame });
             }
@@ -221,7 +221,12 @@ impl Cluster {
                     self.tell_of_peer(index, from, arrival);
                 }
             }
-            What::Disk { .. } | What::Tick { .. } | What::Request { .. } => return Ok(()),
+            // Of a connection with the process before this one: the system says that it is over.
+            What::Request { conn, .. } => {
+                self.world.after(Nanos(0), Event::HangUp { conn });
+                return Ok(());
+            }
+            What::Disk { .. } | What::Tick { .. } => return Ok(()),
         }
         self.pump(index)
     }
