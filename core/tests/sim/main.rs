@@ -4,9 +4,9 @@
 //! exhaustively. Level 2, `node_run`, drives a whole [`weir_core::node::Node`] with a `population`
 //! of clients. Beside them, `quorum` drives several metadata quorums against each other, `replica`
 //! the leader and the followers of one partition, and `controller` what a site's controller
-//! decides. Below all are the `world` (clock and chance), the `flash` and its `disk`; above them
-//! `history` is what clients know, and `checks` holds it against what a start shows. `mutations`
-//! proves the checkers.
+//! decides. Level 3, `cluster`, is a site of whole nodes with clients that find their way. Below
+//! all are the `world` (clock and chance), the `flash` and its `disk`; above them `history` is what
+//! clients know, and `checks` holds it against what a start shows. `mutations` proves the checkers.
 
 #![allow(clippy::unwrap_used)]
 

@@ -38,3 +38,8 @@ fn a_calm_site_forms_and_replicates() {
 fn a_site_keeps_its_promises_under_random_faults() {
     seeds("a_site_keeps_its_promises", 40, |seed| random(seed, |_| {}));
 }
+
+#[test]
+fn groups_keep_their_offsets_when_gateways_fail() {
+    seeds("groups_keep_their_offsets", 20, |seed| random(seed, |plan| plan.groups = true));
+}

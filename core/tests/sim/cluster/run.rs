@@ -341,7 +341,7 @@ impl Cluster {
             self.world.at(at, Event::To { gateway: index, what });
         }
         self.looked += 1;
-        if self.looked % LOOK_EVERY == 0 {
+        if self.looked.is_multiple_of(LOOK_EVERY) {
             Truth::check_isr(&self.gateways)?;
         }
         self.truth.look(now, &self.gateways[index])
