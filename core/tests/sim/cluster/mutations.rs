@@ -5,7 +5,6 @@
 
 use super::plan::{Bug, Plan};
 use super::random;
-use crate::plan::Bug as StoreBug;
 use crate::runner::must_find;
 use bytes::Bytes;
 use weir_core::batch::{self, Header};
@@ -152,13 +151,4 @@ fn an_old_image_of_a_store_is_found() {
 #[test]
 fn gateways_that_never_connect_again_are_found() {
     site_must_find(Bug::ConnectOnce, &["Converges"], |plan| plan.kills = true);
-}
-
-#[test]
-fn an_answer_before_the_flush_is_found_at_a_site() {
-    let checkers = [LOSS, &["OrderKept", "Converges", "LeaderCompleteness"]].concat();
-    site_must_find(Bug::None, &checkers, |plan| {
-        plan.store.bug = StoreBug::AcknowledgeBeforeFlush;
-        plan.cuts = true;
-    });
 }
