@@ -7,9 +7,7 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{
-    cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica,
-};
+use crate::{cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,9 +22,9 @@ const FULL_CUTS: u64 = 1_000_000;
 const FULL_CRASH_POINTS: u64 = 100_000;
 
 /// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
-use crate::{
-    cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica,
-};
+/// cleaned meanwhile, four a log on a medium that lies, two a node with clients, one a whole site,
+/// one a replicated partition, and one a small script that is cut everywhere: in turn a plain load,
+/// while slots are cleaned, and while a topic is compacted.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
