@@ -421,6 +421,10 @@ fn read_one(
         return (Found::error(ErrorCode::OFFSET_NOT_AVAILABLE), nothing);
     }
     let end = replicas.high_watermark(partition);
+    if from > log_end && replicas.leader(partition).is_err() {
+        // The leader may have it already.
+        return (Found::error(ErrorCode::OFFSET_NOT_AVAILABLE), nothing);
+    }
     if from < log_start || from > log_end {
         return (Found::error(ErrorCode::OFFSET_OUT_OF_RANGE), nothing);
     }

@@ -41,8 +41,8 @@ impl Node {
         self.site.lease.in_touch = Time(now.0.saturating_sub(ago.0));
     }
 
-    /// Who leads a partition, as clients are told. This gateway does not name itself while it is cut
-    /// off.
+    /// Who leads a partition, as clients are told. This gateway does not name itself while it is
+    /// cut off.
     pub(in crate::node) fn known_leader(&self, number: PartitionNumber) -> Option<NodeId> {
         let itself = |leader: &NodeId| self.replicas.cut_off && *leader == self.settings.node;
         self.image.leader(number).filter(|leader| !itself(leader))
