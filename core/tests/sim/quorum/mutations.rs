@@ -63,7 +63,7 @@ fn a_message_that_leaves_before_what_it_depends_on_is_found() {
 
 #[test]
 fn a_wiped_voter_that_votes_is_found() {
-    quorum_must_find(Bug::WipedVoterVotes, SAFETY, |plan| {
+    quorum_must_find(Bug::WipedVoterVotes, SAFETY_OR_LIVENESS, |plan| {
         plan.wipes = true;
         plan.partitions = true;
     });
