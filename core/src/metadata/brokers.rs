@@ -1,9 +1,11 @@
 //! The gateways of the cluster: who registered, where it is found, and whether it may lead.
 
+use super::configs::Configs;
 use super::{Image, PartitionState, Record};
 use crate::types::{BrokerEpoch, NodeId, PartitionNumber};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 /// Replicas that survive the loss of two gateways, or one while another is maintained.
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
@@ -25,6 +27,8 @@ pub struct Broker {
     pub fenced: bool,
     /// It shall be stopped: it leads nothing that another one can lead.
     pub draining: bool,
+    /// What was set while it ran, by Kafka's names: [`THROTTLES`](super::configs::THROTTLES).
+    pub configs: Configs,
 }
 
 impl Broker {
@@ -39,7 +43,7 @@ impl Broker {
     }
 
     /// What is written of it in a snapshot.
-    pub(super) fn records(&self) -> [Record; 3] {
+    pub(super) fn records(&self) -> Vec<Record> {
         let node = self.node;
         let registration = Record::Broker {
             node,
@@ -52,7 +56,12 @@ impl Broker {
         };
         let (fenced, draining) = (self.fenced, self.draining);
         let state = Record::BrokerState { node, fenced, draining };
-        [registration, Record::BrokerEpoch { node, epoch: self.epoch }, state]
+        let set = self.configs.iter().map(|(name, value)| {
+            let (name, value) = (name.clone(), Some(value.clone()));
+            Record::BrokerConfig { node, name, value }
+        });
+        let epoch = Record::BrokerEpoch { node, epoch: self.epoch };
+        [registration, epoch, state].into_iter().chain(set).collect()
     }
 }
 

@@ -56,6 +56,14 @@ macro_rules! definitions {
     };
 }
 
+/// Bytes a second that a gateway takes for replicas that are moved to it, all together.
+pub const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
+/// The topic config that names the replicas.
+pub const FOLLOWER_THROTTLED: &str = "follower.replication.throttled.replicas";
+/// The broker configs that Kafka's tools set for a throttled reassignment. The leader's is kept and
+/// shown; it is the follower's that counts.
+pub const THROTTLES: [&str; 2] = [FOLLOWER_RATE, "leader.replication.throttled.rate"];
+
 pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// All topic configs, by name.
@@ -80,11 +88,12 @@ pub static DEFINITIONS: &[Definition] = definitions! {
     "flush.ms" "log.flush.interval.ms" Kind::Long { min: 0 }, LONG_MAX,
         "No effect: every record is on flash before it is acknowledged.";
     "follower.replication.throttled.replicas" "follower.replication.throttled.replicas"
-        Kind::ListOf(&[]), "", "No effect yet.";
+        Kind::ListOf(&[]), "",
+        "Replicas, as partition:broker or *, that keep to their broker's throttled rate.";
     "index.interval.bytes" "log.index.interval.bytes" Kind::Int { min: 0, max: INT_MAX }, "4096",
         "No effect: the flash log has an index of its own.";
     "leader.replication.throttled.replicas" "leader.replication.throttled.replicas"
-        Kind::ListOf(&[]), "", "No effect yet.";
+        Kind::ListOf(&[]), "", "No effect: followers are throttled, not leaders.";
     "local.retention.bytes" "log.local.retention.bytes" Kind::Long { min: -2 }, "-2",
         "No effect: there is no tiered storage.";
     "local.retention.ms" "log.local.retention.ms" Kind::Long { min: -2 }, "-2",

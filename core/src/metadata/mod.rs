@@ -113,6 +113,7 @@ impl Image {
             Record::Broker { .. }
             | Record::BrokerEpoch { .. }
             | Record::BrokerState { .. }
+            | Record::BrokerConfig { .. }
             | Record::BrokerRemoved { .. } => self.apply_broker(record, index),
             Record::Voter { node, directory } => drop(self.voters.insert(*node, *directory)),
             Record::VoterRemoved { node } => drop(self.voters.remove(node)),
@@ -133,6 +134,7 @@ impl Image {
                     holds_partitions: broker,
                     fenced: true,
                     draining: false,
+                    configs: self.broker(node).map_or_else(Configs::new, |it| it.configs.clone()),
                 };
                 self.brokers.insert(node, broker);
             }
@@ -144,6 +146,14 @@ impl Image {
             Record::BrokerState { node, fenced, draining } => {
                 if let Some(broker) = self.brokers.get_mut(&node) {
                     (broker.fenced, broker.draining) = (fenced, draining);
+                }
+            }
+            Record::BrokerConfig { node, name, value } => {
+                if let Some(broker) = self.brokers.get_mut(&node) {
+                    match value {
+                        Some(value) => broker.configs.insert(name, value),
+                        None => broker.configs.remove(&name),
+                    };
                 }
             }
             Record::BrokerRemoved { node } => drop(self.brokers.remove(&node)),

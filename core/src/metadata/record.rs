@@ -87,4 +87,10 @@ pub enum Record {
     VoterRemoved {
         node: NodeId,
     },
+    /// A config of a gateway that is changed while it runs. `None`: as by default.
+    BrokerConfig {
+        node: NodeId,
+        name: String,
+        value: Option<String>,
+    },
 }

@@ -10,6 +10,7 @@ use crate::limits;
 use crate::metadata::configs::{self, Configs, DEFINITIONS, Definition};
 use crate::metadata::controller::Controller;
 use crate::metadata::{ConfigOperation, Image, Plan, Record, Refusal, Topic};
+use crate::types::NodeId;
 use crate::wire::ApiKey;
 use crate::wire::configs::{
     AlterConfigsRequest, AlterConfigsResourceResponse, AlterConfigsResponse,
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 
 /// `DescribeConfigsResponse.ConfigType`.
 const BOOLEAN: i8 = 1;
+const LONG: i8 = 5;
 
 /// Kinds of resources (`ConfigResource.Type`).
 const TOPIC: i8 = 2;
@@ -208,6 +210,12 @@ impl Node {
             false => Vec::new(),
         };
         known.push(draining_config(draining.unwrap_or(false)));
+        let node = resource.resource_name.parse().map(NodeId).ok();
+        let set = node.and_then(|node| self.image.broker(node)).map(|broker| &broker.configs);
+        known.extend(set.into_iter().flatten().map(|(name, value)| {
+            let config = broker_config(name, value.clone(), LONG, Source::DynamicBroker);
+            DescribeConfigsResourceResult { read_only: false, ..config }
+        }));
         let wanted = known.into_iter().filter(|config| is_wanted(resource, &config.name));
         Ok(wanted.collect())
     }

@@ -8,13 +8,14 @@ use super::super::changes::Then;
 use super::super::connections::Caller;
 use super::super::topics::said;
 use crate::error::ErrorCode;
+use crate::metadata::configs::THROTTLES;
 use crate::metadata::controller::{Controller, Decision};
 use crate::metadata::{ConfigOperation, Image, Record, Refusal};
 use crate::types::NodeId;
 use crate::wire::configs::IncrementalAlterableConfig;
 use crate::wire::replicas::UnregisterBrokerResponse;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 pub(in crate::node) const DRAINING: &str = "weir.draining";
@@ -41,7 +42,7 @@ pub(super) fn is_voter(node: i32) -> Refusal {
     Refusal::new(ErrorCode::INVALID_REQUEST, why)
 }
 
-/// Configs of a broker: all but draining stand in its `weir.toml`.
+/// Configs of a broker: all but draining and throttles stand in its `weir.toml`.
 pub(in crate::node) fn alter_gateway(
     controller: &Controller,
     image: &Image,
@@ -52,15 +53,51 @@ pub(in crate::node) fn alter_gateway(
     let node = name.parse().map(NodeId).map_err(|_| {
         invalid(format!("'{name}' is no broker id; only single brokers' configs are altered."))
     })?;
-    let [config] = configs else {
-        return Err(invalid(format!("Brokers have one config that is altered: {DRAINING}.")));
-    };
-    if config.name != DRAINING {
-        return Err(invalid(format!(
-            "{} comes from weir.toml; only {DRAINING} is altered while a gateway runs.",
-            config.name
-        )));
+    let mut records = Vec::new();
+    for config in configs {
+        records.extend(match config.name.as_str() {
+            DRAINING => alter_draining(controller, image, node, config)?,
+            name if THROTTLES.contains(&name) => alter_throttle(image, node, config)?,
+            name => {
+                return Err(invalid(format!(
+                    "{name} comes from weir.toml; only {DRAINING}, {} and {} are altered while a \
+                     gateway runs.",
+                    THROTTLES[0], THROTTLES[1]
+                )));
+            }
+        });
     }
+    Ok(records)
+}
+
+fn alter_throttle(
+    image: &Image,
+    node: NodeId,
+    config: &IncrementalAlterableConfig,
+) -> Result<Vec<Record>, Refusal> {
+    let name = config.name.clone();
+    if image.broker(node).is_none() {
+        let why = format!("There is no gateway {} in this cluster.", node.0);
+        return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
+    }
+    let operation = ConfigOperation::from_code(config.config_operation);
+    let value = match (operation, config.value.as_deref().map(str::parse::<u64>)) {
+        (Some(ConfigOperation::Delete), _) => None,
+        (Some(ConfigOperation::Set), Some(Ok(rate))) if rate > 0 => Some(rate.to_string()),
+        _ => {
+            let why = format!("{name} is set to bytes a second, 1 or more.");
+            return Err(Refusal::new(ErrorCode::INVALID_CONFIG, why));
+        }
+    };
+    Ok(Vec::from([Record::BrokerConfig { node, name, value }]))
+}
+
+fn alter_draining(
+    controller: &Controller,
+    image: &Image,
+    node: NodeId,
+    config: &IncrementalAlterableConfig,
+) -> Result<Vec<Record>, Refusal> {
     let wish = (ConfigOperation::from_code(config.config_operation), config.value.as_deref());
     let draining = match wish {
         (Some(ConfigOperation::Set), Some("true")) => true,

@@ -19,6 +19,7 @@ mod leading;
 mod repair;
 mod schedule;
 mod status;
+mod throttle;
 
 use super::Node;
 use super::produce::Acks;
@@ -156,6 +157,13 @@ impl Replicas {
         }
     }
 
+    fn all_followed(&mut self) -> impl Iterator<Item = (PartitionNumber, &mut Following)> {
+        self.by_number.iter_mut().filter_map(|(number, replica)| match &mut replica.role {
+            Role::Follows(following) => Some((*number, &mut **following)),
+            _ => None,
+        })
+    }
+
     /// The partition is not held here any more.
     pub fn forget(&mut self, number: PartitionNumber) {
         self.by_number.remove(&number);
@@ -220,8 +228,13 @@ impl Node {
             return;
         }
         let me = self.settings.node;
-        let state = self.image.state(number).filter(|state| state.is_replica(me)).cloned();
-        let Some(state) = state else { return self.stop_holding(now, number) };
+        let Some(state) = self.image.state(number).cloned() else {
+            return self.stop_holding(now, number);
+        };
+        if !state.is_replica(me) {
+            self.stop_holding(now, number);
+            return self.empty(now, number);
+        }
         let before = self.replicas.high_watermark(number);
         match state.leader {
             Some(leader) if leader == me => self.lead(now, number, &state, before),
@@ -310,6 +323,14 @@ impl Node {
         self.replicas.forget(number);
         self.wake_fetches(number);
         self.coordinate(now, number);
+    }
+
+    /// Others hold the partition, and have all of it: the room is for what is held here.
+    fn empty(&mut self, now: Time, number: PartitionNumber) {
+        if self.log.partition(number).is_some_and(|view| view.log_end > Offset::ZERO) {
+            log::info!("partition {} is held by other gateways now: its records go", number.0);
+            self.log.restart_at(now, number, Offset::ZERO);
+        }
     }
 
     /// The log of a partition has grown, was flushed or trimmed, or its leader has heard something.

@@ -195,11 +195,13 @@ impl Node {
                 }
                 quorum::Output::Members { members, .. } => self.on_members(&members),
                 quorum::Output::Restore(snapshot) => {
-                    self.image = Image::new(self.image.defaults().clone());
+                    let empty = Image::new(self.image.defaults().clone());
+                    let before = core::mem::replace(&mut self.image, empty);
                     for record in records(Position { term: 1, index: 0 }, &snapshot.payload) {
                         self.image.apply(&record, snapshot.position.index);
                     }
                     self.site.applied = snapshot.position.index;
+                    self.follow_snapshot(now, &before);
                 }
                 quorum::Output::Committed { position, payload } => {
                     self.on_committed(now, position, &payload);
@@ -264,22 +266,38 @@ impl Node {
                 Record::Partitions { topic, .. }
                 | Record::TopicConfig { topic, .. }
                 | Record::Partition { topic, .. } => self.make_known(now, *topic),
-                Record::Broker { node, .. } | Record::BrokerState { node, .. }
-                    if *node == self.settings.node =>
-                {
-                    self.on_own_state();
-                }
                 _ => {}
             }
         }
         if gateways {
-            self.enter(now);
-            self.on_brokers_changed(now);
-            self.name_peers();
+            self.follow_gateways(now);
         }
         if !deleted.is_empty() {
             self.on_topics_deleted(now, deleted);
         }
+        self.set_throttles();
+    }
+
+    fn follow_gateways(&mut self, now: Time) {
+        self.on_own_state();
+        self.enter(now);
+        self.on_brokers_changed(now);
+        self.name_peers();
+    }
+
+    /// The image is another one: this gateway was so far behind that it got a snapshot.
+    fn follow_snapshot(&mut self, now: Time, before: &Image) {
+        let gone = |topic: &&metadata::Topic| self.image.topic_by_id(topic.id).is_none();
+        let deleted: Vec<metadata::Topic> = before.topics().filter(gone).cloned().collect();
+        let topics: Vec<TopicId> = self.image.topics().map(|topic| topic.id).collect();
+        for topic in topics {
+            self.make_known(now, topic);
+        }
+        self.follow_gateways(now);
+        if !deleted.is_empty() {
+            self.on_topics_deleted(now, &deleted);
+        }
+        self.set_throttles();
     }
 
     /// Says whom this gateway has to be connected with.

@@ -1,6 +1,7 @@
 //! What operators ask, of a gateway by itself. Sites of several are simulated.
 
 use super::*;
+use crate::metadata::Record;
 use crate::wire::configs::{
     DescribeConfigsRequest, DescribeConfigsResource, IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResource, IncrementalAlterableConfig,
@@ -154,6 +155,16 @@ fn a_gateway_is_drained_by_a_config_of_its_broker() {
     assert_eq!(alter(&mut world, "1", "weir.draining", "maybe"), ErrorCode::INVALID_CONFIG);
     assert_eq!(alter(&mut world, "1", "num.io.threads", "8"), ErrorCode::INVALID_REQUEST);
     assert_eq!(alter(&mut world, "", "weir.draining", "true"), ErrorCode::INVALID_REQUEST);
+    let rate = "follower.replication.throttled.rate";
+    assert_eq!(alter(&mut world, "1", rate, "1000000"), ErrorCode::NONE);
+    assert_eq!(alter(&mut world, "1", rate, "0"), ErrorCode::INVALID_CONFIG);
+    assert_eq!(alter(&mut world, "2", rate, "1"), ErrorCode::INVALID_REQUEST);
+    let own = world.node.image.broker(NodeId(1)).unwrap();
+    assert_eq!(own.configs.get(rate).map(String::as_str), Some("1000000"));
+    let kept = world.node.image.snapshot();
+    let restored =
+        |record: &Record| matches!(record, Record::BrokerConfig { name, .. } if name == rate);
+    assert!(kept.iter().any(restored), "a snapshot has it");
     let mut world = world.restarted();
     assert_eq!(drained(&mut world), "false", "who starts is in service");
 }
