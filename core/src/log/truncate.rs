@@ -64,8 +64,10 @@ pub(crate) struct Cuts {
 impl Cuts {
     pub(crate) fn add(&mut self, number: PartitionNumber, cut: Cut) {
         let all = self.by_partition.entry(number).or_insert(cut);
-        all.end = cut.end.min(all.end);
-        all.restart |= cut.restart;
+        // Where it has begun anew, nothing is left that could be truncated.
+        if cut.from() < all.from() {
+            *all = cut;
+        }
     }
 
     pub(crate) fn partitions(&self) -> impl Iterator<Item = PartitionNumber> {
@@ -112,9 +114,9 @@ impl Pending {
                 Some(Pending { rewrite, ..hole })
             }
             // Where an earlier truncation ended the partition, there is nothing to end any more.
-            Kind::Truncate if base_offset > cut.from() && self.header.last_offset_delta == 0 => {
-                let base_offset = cut.from().max(Offset::ZERO);
-                Some(Pending { header: FrameHeader { base_offset, ..self.header }, ..self })
+            // It says the same as the later one: a start may find the one without the other.
+            Kind::Truncate if base_offset > cut.from() && !Cut::of(&self.header).restart => {
+                Some(cut.frame(partition))
             }
             _ => Some(self),
         }

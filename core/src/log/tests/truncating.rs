@@ -167,6 +167,30 @@ fn a_truncation_whose_commit_fails_is_written_again_before_what_follows() {
 }
 
 #[test]
+fn of_two_truncations_the_first_alone_says_the_same_as_both() {
+    for fails in [false, true] {
+        let (mut world, a) = world_with(&["a", "b", "c"]);
+        let other = world.add(2, Lane::Short);
+        world.append(a, &["d"]).unwrap();
+        world.truncate(a, 3);
+        // More than a slot holds: the second one is in a later commit.
+        for _ in 0..10 {
+            world.append(other, &[&"x".repeat(9_000)]).unwrap();
+        }
+        let rest = if fails { world.begin_commit(1) } else { Vec::new() };
+        world.log.restart_at(world.now, a, Offset(50));
+        world.failing = u32::from(fails);
+        rest.into_iter().for_each(|io| world.perform(io));
+        world.begin_commit(0);
+        assert_eq!(world.log.partition(a).unwrap().truncations, 1);
+        world.restart();
+        let view = world.log.partition(a).unwrap();
+        assert_eq!((view.log_start.0, view.log_end.0, view.durable_end.0), (50, 50, 50));
+        assert_eq!(world.log.stats().damaged_ranges, 0);
+    }
+}
+
+#[test]
 fn a_partition_that_changes_its_lane_is_truncated_in_the_order_of_the_log() {
     let (mut world, a) = world_with(&["a", "b", "c"]);
     let other = world.add(2, Lane::Long);
