@@ -305,6 +305,7 @@ impl Log {
             }
             for (number, (base, bytes)) in firsts {
                 let Some(partition) = self.partitions.get_mut(&number) else { continue };
+                partition.written_end = base;
                 let run = partition.runs.back().expect("the commit added to a run");
                 let last = partition.runs.len() - 1;
                 // Where the run was truncated, its bytes are an estimate.

@@ -24,6 +24,8 @@ pub(crate) struct Partition {
     /// The log start that is on flash: what lies below may be freed.
     pub log_start_durable: Offset,
     pub log_end: Offset,
+    /// Where its runs end: below `log_end` while batches wait for their commit.
+    pub written_end: Offset,
     pub durable_end: Offset,
     /// What lies at or above may be truncated.
     pub high_watermark: Offset,
@@ -51,6 +53,7 @@ impl Partition {
             log_start: start,
             log_start_durable: start,
             log_end: start,
+            written_end: start,
             durable_end: start,
             high_watermark: Offset(i64::MAX),
             cleaned: Offset::ZERO,
@@ -96,6 +99,7 @@ impl Partition {
     pub(crate) fn add_to_run(&mut self, slot: u32, spot: &Spot) -> bool {
         self.bytes += u64::from(spot.batch_bytes);
         self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
+        self.written_end = spot.end_offset;
         if let Some(run) = self.runs.back().filter(|run| run.slot == slot) {
             let bytes = run.bytes + spot.batch_bytes;
             let max_timestamp = run.max_timestamp.max(spot.max_timestamp);
@@ -121,6 +125,7 @@ impl Partition {
             return changes;
         }
         self.mend(base, end);
+        self.written_end = self.written_end.max(end);
         let first = self.runs.below(base);
         let last = self.runs.below(end);
         // Of a run that begins below the log start, how much is dead is not known. All that is left
@@ -231,7 +236,7 @@ impl Partition {
 
     /// Where the run with that index ends.
     pub(crate) fn run_end(&self, index: usize) -> Offset {
-        self.runs.get(index + 1).map_or(self.log_end, |next| next.base_offset)
+        self.runs.get(index + 1).map_or(self.written_end, |next| next.base_offset)
     }
 
     /// Drops the runs below the durable log start and gives the slots they were in.

@@ -197,11 +197,7 @@ impl Log {
             return;
         }
         let Some(partition) = self.partitions.get_mut(&number) else { return };
-        let mine = |frame: &&Pending| frame.header.partition == number;
-        let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending).filter(mine);
-        let bases = pending.filter(|frame| frame.header.kind == Kind::Batch);
-        let written_end = bases.map(|frame| frame.header.base_offset).min();
-        let slots = partition.truncate(&cut, written_end.unwrap_or(partition.log_end));
+        let slots = partition.truncate(&cut);
         partition.durable_end = cut.end.min(partition.durable_end);
         let keep = |frame: &mut Pending| {
             if frame.header.partition != number {
@@ -215,6 +211,7 @@ impl Log {
         if let Some(commit) = &mut self.commit {
             commit.cut(number, cut);
         }
+        let mine = |frame: &&Pending| frame.header.partition == number;
         let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending).filter(mine);
         let newest = pending.map(|frame| frame.max_timestamp).max();
         partition.max_timestamp = partition.max_timestamp.max(newest.unwrap_or(-1));
@@ -274,11 +271,10 @@ impl Log {
 }
 
 impl Partition {
-    /// Takes back everything from the cut on; gives the slots of the runs that are gone. What was
-    /// written ends at `written_end`.
-    pub(crate) fn truncate(&mut self, cut: &Cut, written_end: Offset) -> Vec<u32> {
+    /// Takes back everything from the cut on; gives the slots of the runs that are gone.
+    pub(crate) fn truncate(&mut self, cut: &Cut) -> Vec<u32> {
         let from = cut.from();
-        let slots = self.cut_runs(from, written_end);
+        let slots = self.cut_runs(from);
         self.epochs.retain(|&(_, start)| start < from);
         self.producers.truncate(from);
         cut.clip(&mut self.damaged);
@@ -286,20 +282,22 @@ impl Partition {
         self.fruitless_end = None;
         self.max_timestamp = self.runs.iter().map(|run| run.max_timestamp).max().unwrap_or(-1);
         self.log_end = if cut.restart { cut.end } else { cut.end.max(self.log_start) };
+        self.written_end = self.written_end.min(self.log_end);
         if cut.restart {
             (self.log_start, self.log_start_durable) = (cut.end, cut.end);
+            self.written_end = cut.end;
         }
         slots
     }
 
-    fn cut_runs(&mut self, from: Offset, written_end: Offset) -> Vec<u32> {
+    fn cut_runs(&mut self, from: Offset) -> Vec<u32> {
         let mut slots = Vec::new();
         let first = self.runs.below(from);
         for run in (first..self.runs.len()).map(|index| self.runs.at(index)) {
             slots.push(run.slot);
             self.bytes -= u64::from(run.bytes);
         }
-        let end = self.runs.get(first).map_or(written_end, |run| run.base_offset);
+        let end = self.runs.get(first).map_or(self.written_end, |run| run.base_offset);
         self.runs.remove(first..self.runs.len());
         if let Some(run) = self.runs.back().filter(|_| from < end) {
             let kept = run.share(run.base_offset, from, end);

@@ -231,7 +231,7 @@ fn parse_partition(input: &mut Reader, slots: &BTreeMap<u32, SlotImage>) -> Resu
     let log_start = Offset(input.varlong()?);
     let mut partition = Partition::new(lane, log_start);
     partition.log_end = Offset(input.varlong()?);
-    partition.durable_end = partition.log_end;
+    (partition.written_end, partition.durable_end) = (partition.log_end, partition.log_end);
     partition.max_timestamp = input.varlong()?;
     partition.cleaned = Offset(input.varlong()?);
     partition.dirty_since = Some(input.varlong()?).filter(|since| *since >= 0);

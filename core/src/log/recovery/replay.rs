@@ -150,7 +150,7 @@ impl Replay {
         if !cut.restart {
             skip_to(number, partition, cut.end, true);
         }
-        for slot in partition.truncate(cut, partition.log_end) {
+        for slot in partition.truncate(cut) {
             let moved = self.moved.entry(slot).or_default();
             *moved = home.group_seq.max(*moved);
         }
@@ -325,6 +325,7 @@ impl Replay {
                 }
                 settle(number, partition, pieces);
             }
+            partition.written_end = partition.log_end;
             partition.durable_end = partition.log_end;
             partition.log_start_durable = partition.log_start;
             partition.drop_dead_runs();

@@ -191,6 +191,44 @@ fn of_two_truncations_the_first_alone_says_the_same_as_both() {
 }
 
 #[test]
+fn batches_that_wait_are_in_no_slot() {
+    let (mut world, a) = world_with(&["a", "b", "c"]);
+    let runs = |world: &World| -> Vec<(i64, i64)> {
+        let partition = &world.log.partitions[&a];
+        let slot = partition.runs.front().unwrap().slot;
+        partition.runs_in(slot).map(|(from, until)| (from.0, until.0)).collect()
+    };
+    assert_eq!(runs(&world), [(0, 3)]);
+    world.truncate(a, 2);
+    world.append_in(a, 4, &["x", "y"]);
+    assert_eq!(runs(&world), [(0, 2)], "what was truncated is not what is there now");
+    let rest = world.begin_commit(1);
+    assert_eq!(runs(&world), [(0, 4)]);
+    world.append_in(a, 4, &["z"]);
+    world.failing = 1;
+    rest.into_iter().for_each(|io| world.perform(io));
+    assert_eq!(runs(&world), [(0, 2)], "the commit failed");
+    world.run();
+    world.holds(a, &["a", "b", "x", "y", "z"]);
+}
+
+#[test]
+fn what_is_moved_beside_batches_that_wait_leaves_nothing_where_it_was() {
+    let (mut world, a) = world_with(&["a", "b"]);
+    let batches = world.ask(spec(a, Offset(0))).unwrap();
+    let replacements = batches.into_iter().map(Replacement::Batch).collect();
+    world.log.replace(world.now, a, replacements).unwrap();
+    let rest = world.begin_commit(1);
+    world.append(a, &["c"]).unwrap();
+    rest.into_iter().for_each(|io| world.perform(io));
+    world.run();
+    let bases: Vec<i64> =
+        world.log.partitions[&a].runs.iter().map(|run| run.base_offset.0).collect();
+    assert_eq!(bases, [0, 2]);
+    world.holds(a, &["a", "b", "c"]);
+}
+
+#[test]
 fn a_partition_that_changes_its_lane_is_truncated_in_the_order_of_the_log() {
     let (mut world, a) = world_with(&["a", "b", "c"]);
     let other = world.add(2, Lane::Long);
