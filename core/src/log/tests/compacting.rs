@@ -223,3 +223,21 @@ fn compaction_follows_a_change_of_policy_and_what_is_appended_without_being_told
     assert!(world.log.stats().compaction.jobs > 1);
     assert_eq!(newest(&mut world, a).0, model);
 }
+
+#[test]
+fn after_a_start_what_was_taken_out_does_not_count_for_retention() {
+    let mut world = World::with(1 << 20, 0);
+    let a = world.add(1, Lane::Short);
+    for _ in 0..4 {
+        world.append(a, &[&"x".repeat(9_000)]).unwrap();
+    }
+    world.run();
+    let hole = Replacement::Hole { base_offset: Offset(0), last_offset_delta: 2 };
+    world.log.replace(world.now, a, vec![hole]).unwrap();
+    world.run();
+    for _ in 0..2 {
+        let bytes = world.log.partition(a).unwrap().bytes;
+        assert!((9_000..10_000).contains(&bytes), "{bytes}");
+        world.restart();
+    }
+}
