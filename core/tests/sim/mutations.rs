@@ -71,7 +71,7 @@ fn a_forgotten_assignment_is_found() {
 fn a_log_without_checkpoints_is_found() {
     // Long lives and small checkpoints: there is much to read when there is none.
     log_must_find(Bug::NoCheckpoints, &["AlwaysStarts"], |plan| {
-        (plan.retention, plan.truncates) = (false, false);
+        plan.retention = false;
         plan.life_us = 1_000_000;
         plan.checkpoint_bytes = u64::from(plan.slot_bytes);
         plan.slots = 60;

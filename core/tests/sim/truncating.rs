@@ -34,9 +34,25 @@ impl Undone {
 }
 
 impl LogRun {
-    /// Somebody else leads the partition and has other records from some offset on, or begins
-    /// behind its end.
-    pub fn truncate(&mut self, number: PartitionNumber) -> Verdict {
+    /// Somebody else leads the partition, and soon maybe another one. Checkpoints are taken beside
+    /// it: what waits is then written at once, in as many groups as it takes.
+    pub fn truncate_some(&mut self, number: PartitionNumber) -> Verdict {
+        for _ in 0..1 + self.world.rng.below(3) {
+            self.truncate(number)?;
+            match self.world.rng.below(4) {
+                0 => {
+                    let now = self.world.now;
+                    self.log.as_mut().expect("it is open").checkpoint(now);
+                }
+                1 => self.append_some(number)?,
+                _ => {}
+            }
+        }
+        self.pump()
+    }
+
+    /// Its leader has other records from some offset on, or begins behind its end.
+    fn truncate(&mut self, number: PartitionNumber) -> Verdict {
         let view = self.log.as_ref().and_then(|log| log.partition(number)).expect("it is known");
         let (start, end, durable_before) = (view.log_start.0, view.log_end.0, view.durable_end.0);
         let rng = &mut self.world.rng;
@@ -56,6 +72,7 @@ impl LogRun {
         };
         log::trace!("truncate {number:?} to {end}, restart {restart}");
         let again = partition.truncate(end, restart, rng);
+        partition.history.guessed_bytes += u64::from(self.plan.slot_bytes);
         let (now, log) = (self.world.now, self.log.as_mut().expect("it is open"));
         match restart {
             true => log.restart_at(now, number, Offset(end)),
@@ -175,8 +192,8 @@ impl Partition {
                     true => start == end,
                     // What is on flash of what was there before may end at the same offset.
                     false => {
-                        end < undone.high_watermark
-                            || before.is_none_or(|(_, placed)| placed.leader_epoch == last)
+                        let same = |(_, placed): (_, &Placed)| placed.leader_epoch == last;
+                        end < undone.high_watermark || before.map_or(start == end, same)
                     }
                 };
             if last >= undone.leader_epoch || ends_there {

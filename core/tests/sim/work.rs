@@ -52,7 +52,7 @@ impl LogRun {
                 self.log.as_mut().expect("it is open").expire(now, trusted);
                 self.pump()
             }
-            96 if self.plan.truncates => self.truncate(number),
+            96 if self.plan.truncates => self.truncate_some(number),
             96..98 => {
                 let now = self.world.now;
                 self.log.as_mut().expect("it is open").checkpoint(now);
