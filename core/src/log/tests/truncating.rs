@@ -219,6 +219,7 @@ fn what_is_moved_beside_batches_that_wait_leaves_nothing_where_it_was() {
     let replacements = batches.into_iter().map(Replacement::Batch).collect();
     world.log.replace(world.now, a, replacements).unwrap();
     let rest = world.begin_commit(1);
+    world.log.set_partition(a, Policy::for_ever(Lane::Long));
     world.append(a, &["c"]).unwrap();
     rest.into_iter().for_each(|io| world.perform(io));
     world.run();
