@@ -5,7 +5,7 @@ use super::changes::Then;
 use super::connections::Caller;
 use super::site::{After, Ask};
 use crate::error::ErrorCode;
-use crate::metadata::{CONSUMER_OFFSETS, Topic, check_name, is_internal};
+use crate::metadata::{Broker, CONSUMER_OFFSETS, Topic, check_name, is_internal};
 use crate::types::{NodeId, Time, TopicId};
 use crate::wire::api_versions::{self, ApiVersionsRequest};
 use crate::wire::cluster::{
@@ -86,7 +86,7 @@ impl Node {
         let response = MetadataResponse {
             brokers: brokers.collect(),
             cluster_id: self.image.cluster_id().map(|id| id.to_string()),
-            controller_id: self.site.controller_id().map_or(-1, |node| node.0),
+            controller_id: self.named_controller().map_or(-1, |node| node.0),
             topics: topics.into_iter().map(with_operations).collect(),
             cluster_authorized_operations: match request.include_cluster_authorized_operations {
                 true => CLUSTER_OPERATIONS,
@@ -95,6 +95,15 @@ impl Node {
             ..MetadataResponse::default()
         };
         self.reply(caller, &response);
+    }
+
+    /// Whom clients ask for what only the controller decides: the controller, unless that is a
+    /// witness, which is no broker to them. Then any gateway hands it on.
+    fn named_controller(&self) -> Option<NodeId> {
+        let serves = |node: NodeId| self.image.broker(node).is_some_and(Broker::serves);
+        let own = Some(self.settings.node).filter(|own| serves(*own));
+        let any = || self.image.brokers().find(|it| it.serves()).map(|it| it.node);
+        self.site.controller_id().filter(|it| serves(*it)).or(own).or_else(any)
     }
 
     fn asked_metadata(&self, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
@@ -144,7 +153,7 @@ impl Node {
         let mut response = DescribeClusterResponse {
             endpoint_type: request.endpoint_type,
             cluster_id: self.image.cluster_id().unwrap_or(TopicId::NONE).to_string(),
-            controller_id: self.site.controller_id().map_or(-1, |node| node.0),
+            controller_id: self.named_controller().map_or(-1, |node| node.0),
             ..DescribeClusterResponse::default()
         };
         match request.endpoint_type {
