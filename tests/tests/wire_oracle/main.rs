@@ -193,24 +193,24 @@ fn three_implementations_agree_on_every_message_and_version() {
         DescribeLogDirs DescribeLogDirsRequest DescribeLogDirsResponse
         CreatePartitions CreatePartitionsRequest CreatePartitionsResponse
         DeleteGroups DeleteGroupsRequest DeleteGroupsResponse
-        IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse
-        OffsetDelete OffsetDeleteRequest OffsetDeleteResponse
-        DescribeCluster DescribeClusterRequest DescribeClusterResponse
-        DescribeProducers DescribeProducersRequest DescribeProducersResponse
-        DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse
-        AddPartitionsToTxn AddPartitionsToTxnRequest AddPartitionsToTxnResponse
-        AddOffsetsToTxn AddOffsetsToTxnRequest AddOffsetsToTxnResponse
-        EndTxn EndTxnRequest EndTxnResponse
-        TxnOffsetCommit TxnOffsetCommitRequest TxnOffsetCommitResponse
         ElectLeaders ElectLeadersRequest ElectLeadersResponse
+        IncrementalAlterConfigs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse
         AlterPartitionReassignments
             AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse
         ListPartitionReassignments
             ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse
+        OffsetDelete OffsetDeleteRequest OffsetDeleteResponse
         DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse
+        DescribeCluster DescribeClusterRequest DescribeClusterResponse
+        DescribeProducers DescribeProducersRequest DescribeProducersResponse
         UnregisterBroker UnregisterBrokerRequest UnregisterBrokerResponse
+        DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse
         AddRaftVoter AddRaftVoterRequest AddRaftVoterResponse
         RemoveRaftVoter RemoveRaftVoterRequest RemoveRaftVoterResponse
+        AddPartitionsToTxn AddPartitionsToTxnRequest AddPartitionsToTxnResponse
+        AddOffsetsToTxn AddOffsetsToTxnRequest AddOffsetsToTxnResponse
+        EndTxn EndTxnRequest EndTxnResponse
+        TxnOffsetCommit TxnOffsetCommitRequest TxnOffsetCommitResponse
     };
     let checked: Vec<ApiKey> = compared.iter().map(|(key, _)| *key).collect();
     let spoken: Vec<ApiKey> = CLIENT.iter().map(|range| range.key).collect();
