@@ -24,6 +24,9 @@ impl Node {
                 Some(api) => {
                     let (version, correlation_id) = (header.api_version, header.correlation_id);
                     let caller = Caller { conn, sequence, api, version, correlation_id };
+                    if self.lacks_way(api) {
+                        return self.close(caller);
+                    }
                     if is_for_controller(api) && !self.site.leads() {
                         return match is_of_peer(conn) {
                             // That peer knows less than this one does: its client asks again.

@@ -6,15 +6,18 @@
 //! | in touch | is not the controller any more, for want of a majority | cut off soon |
 //! | cut off | hears the controller, or is it | in touch |
 //!
-//! Cut off, it answers clients as if others led: they look for a gateway that knows more, and
-//! whoever waits is told. Its groups are forgotten, and replayed when it is in touch again. What it
-//! keeps is its role towards the other replicas, which epochs guard: an old leader commits nothing.
+//! Cut off, it answers clients as if others led, and whoever waits is told. Who asks it for the way
+//! to a leader or a coordinator is hung up on, and asks another gateway: clients such as librdkafka
+//! ask the same one again for as long as their connection holds, and it will know no leader for as
+//! long. Its groups are forgotten, and replayed when it is in touch again. What it keeps is its
+//! role towards the other replicas, which epochs guard: an old leader commits nothing.
 //!
 //! A gateway by itself is always in touch: it is the controller.
 
 use super::super::Node;
 use crate::error::ErrorCode;
 use crate::types::{Nanos, NodeId, PartitionNumber, Time};
+use crate::wire::ApiKey;
 use alloc::vec::Vec;
 
 /// More than an election of a controller takes.
@@ -46,6 +49,12 @@ impl Node {
     pub(in crate::node) fn known_leader(&self, number: PartitionNumber) -> Option<NodeId> {
         let itself = |leader: &NodeId| self.replicas.cut_off && *leader == self.settings.node;
         self.image.leader(number).filter(|leader| !itself(leader))
+    }
+
+    /// Whether a request asks for the way to others, and this gateway is cut off from them.
+    pub(in crate::node) fn lacks_way(&self, api: ApiKey) -> bool {
+        use ApiKey::{DescribeTopicPartitions, FindCoordinator, Metadata};
+        self.replicas.cut_off && matches!(api, Metadata | FindCoordinator | DescribeTopicPartitions)
     }
 
     /// When this gateway is cut off unless it hears something.
