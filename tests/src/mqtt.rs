@@ -1,7 +1,7 @@
 //! A bare MQTT client that a test controls packet by packet: what no well-behaved library would
 //! send.
 
-use std::io::{Read, Write};
+use std::io::{Error, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub const CONNACK: u8 = 0x20;
 pub const PUBACK: u8 = 0x40;
 pub const PUBREC: u8 = 0x50;
 pub const PUBCOMP: u8 = 0x70;
+
+/// Reason codes from here on say no.
+const FAILURE: u8 = 0x80;
 
 fn string(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
@@ -112,10 +115,40 @@ impl Mqtt {
         Ok((first, body))
     }
 
-    /// Waits for an acknowledgement of this kind and packet identifier.
+    /// Waits for an acknowledgement of this kind and packet identifier. An error when it says no: an
+    /// MQTT 5 broker whose disk fails answers a publish, too, with a reason. (A PUBCOMP cannot say
+    /// no: its reason is that the exchange was over before.)
     pub fn expect(&mut self, kind: u8, id: u16) -> std::io::Result<()> {
         let (first, body) = self.receive()?;
         assert_eq!((first, &body[..2]), (kind, &id.to_be_bytes()[..]), "{body:?}");
-        Ok(())
+        match body.get(2) {
+            Some(reason) if kind != PUBCOMP && *reason >= FAILURE => {
+                Err(Error::other(format!("packet {id} was refused, reason {reason:#04x}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_publish_that_is_refused_does_not_count_as_acknowledged() {
+        let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut device = Mqtt::raw(broker.local_addr().unwrap().port(), true).unwrap();
+        let (mut broker, _) = broker.accept().unwrap();
+        // Success in short and in full, nobody subscribed, quota exceeded.
+        for body in [&[0, 1][..], &[0, 1, 0], &[0, 1, 0x10], &[0, 1, 0x97]] {
+            broker.write_all(&packet(PUBACK, body)).unwrap();
+        }
+        let answers = [(); 4].map(|()| device.expect(PUBACK, 1).is_ok());
+        assert_eq!(answers, [true, true, true, false]);
+        // That nobody waits for this release any more does not take the publish back.
+        broker.write_all(&packet(PUBCOMP, &[0, 1, 0x92])).unwrap();
+        device.expect(PUBCOMP, 1).unwrap();
     }
 }
