@@ -206,7 +206,10 @@ fn the_dependencies_are_no_more_than_agreed() {
 #[test]
 fn the_release_binary_keeps_its_size() {
     let binary = release_binary();
-    let bytes = fs::metadata(&binary).expect("the release binary is built").len();
+    let content = fs::read(&binary).expect("the release binary is built");
+    let bytes = content.len() as u64;
     assert!(bytes <= BINARY_BYTES_MAX, "{} is {bytes} bytes", binary.display());
     println!("{}: {:.2} MB", binary.display(), bytes as f64 / 1e6);
+    let symbols = content.windows(9).any(|name| name == b"\0.symtab\0");
+    assert!(!symbols, "{} is not stripped", binary.display());
 }
