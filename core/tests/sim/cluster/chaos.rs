@@ -1,6 +1,7 @@
 //! What goes wrong at a site, and how it all ends well.
 
 use super::gateway::End;
+use super::plan::Bug;
 use super::run::{Cluster, Event};
 use crate::checks::{Verdict, Violation};
 use crate::faults::Faults;
@@ -61,7 +62,8 @@ impl Cluster {
             Chaos::Unblock => self.unblock(),
             Chaos::GiveUp { way, link } => {
                 let silent = self.net.is_blocked(way) || self.net.is_blocked((way.1, way.0));
-                if silent && self.net.link((way.1, way.0)) == link {
+                let noticed = self.plan.bug != Bug::HeardForEver;
+                if noticed && silent && self.net.link((way.1, way.0)) == link {
                     self.hang_up(way, 500_000);
                     self.hang_up((way.1, way.0), 2_000_000);
                 }
@@ -153,18 +155,22 @@ impl Cluster {
         for one in (0..count).filter(|index| side[*index]) {
             for other in (0..count).filter(|index| !side[*index]) {
                 if there {
-                    self.net.block((one, other));
+                    self.cut_way((one, other), 500_000, 6_000_000);
                 }
                 if back {
-                    self.net.block((other, one));
+                    self.cut_way((other, one), 500_000, 6_000_000);
                 }
-                let link = self.net.link((one, other));
-                let delay = self.world.delay_us(500_000, 6_000_000);
-                let give_up = Chaos::GiveUp { way: (one, other), link };
-                self.world.after(delay, Event::Chaos(give_up));
             }
         }
         self.unblock_later();
+    }
+
+    /// Nothing gets from one to the other. Sooner or later somebody takes the connection for dead.
+    pub fn cut_way(&mut self, way: (usize, usize), low_us: u64, high_us: u64) {
+        self.net.block(way);
+        let link = self.net.link(way);
+        let delay = self.world.delay_us(low_us, high_us);
+        self.world.after(delay, Event::Chaos(Chaos::GiveUp { way, link }));
     }
 
     fn unblock_later(&mut self) {
@@ -172,7 +178,7 @@ impl Cluster {
         self.world.after(delay, Event::Chaos(Chaos::Unblock));
     }
 
-    fn unblock(&mut self) -> Verdict {
+    pub fn unblock(&mut self) -> Verdict {
         for ((from, to), link, arrival) in self.net.unblock() {
             let what = super::run::What::Peer { from, link, arrival };
             match self.gateways[to].paused {

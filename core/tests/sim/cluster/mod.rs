@@ -11,6 +11,7 @@ mod crowd;
 mod gateway;
 mod mutations;
 mod net;
+mod outcast;
 mod plan;
 mod run;
 mod truth;

@@ -23,6 +23,8 @@ pub enum Bug {
     OldImage,
     /// A connection that broke is not made again.
     ConnectOnce,
+    /// A gateway that nobody hears counts as one that says something.
+    HeardForEver,
 }
 
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use crate::runner::Tally;
 use crate::world::World;
 use bytes::Bytes;
 use weir_core::node::{Input, Output};
+use weir_core::peer::Message;
 use weir_core::peer::handshake::Hello;
 use weir_core::types::{ConnId, Nanos, OpId};
 
@@ -115,7 +116,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn begin(&mut self) -> Verdict {
+    pub fn begin(&mut self) -> Verdict {
         for gateway in 0..self.gateways.len() {
             self.boot(gateway)?;
             for other in 0..gateway {
@@ -216,6 +217,11 @@ impl Cluster {
                 gateway.handle(now, Input::Request { conn, frame });
             }
             What::Gone { conn } => gateway.handle(now, Input::Closed { conn }),
+            What::Peer { from, arrival: Arrival::Message(_), .. }
+                if self.plan.bug == Bug::HeardForEver && self.net.is_blocked((from, index)) =>
+            {
+                self.tell_of_peer(index, from, Arrival::Message(Message::Ping));
+            }
             What::Peer { from, link, arrival } => {
                 for arrival in self.net.arrive((from, index), link, arrival) {
                     self.tell_of_peer(index, from, arrival);
@@ -347,7 +353,7 @@ impl Cluster {
         self.truth.look(now, &self.gateways[index])
     }
 
-    fn send_peer(&mut self, from: usize, to: i32, message: weir_core::peer::Message) -> Verdict {
+    fn send_peer(&mut self, from: usize, to: i32, message: Message) -> Verdict {
         let message = self.plan.bug.message(message);
         self.truth.sent(&message)?;
         let to = to as usize - 1;
@@ -381,7 +387,7 @@ impl Cluster {
 }
 
 /// A message as the driver hands it out: its records in one piece.
-fn received(message: weir_core::peer::Message) -> weir_core::peer::Message {
+fn received(message: Message) -> weir_core::peer::Message {
     use weir_core::peer::Message;
     match message {
         Message::Records(head, records) => {
