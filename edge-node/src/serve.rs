@@ -281,6 +281,7 @@ fn settings(
     let info = rustix::system::sysinfo();
     let memory_bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
     let small = memory_bytes > 0 && memory_bytes < 700 << 20;
+    let checkpoint_bytes = if small { 16 << 20 } else { 64 << 20 };
     let seed = store::random().map_err(|error| format!("cannot read random numbers: {error}"))?;
     let settings = Settings {
         node: NodeId(config.node.id),
@@ -291,7 +292,8 @@ fn settings(
         medium_bytes: store.bytes,
         flush_cap,
         upkeep: upkeep(config, store),
-        checkpoint_bytes: if small { 16 << 20 } else { 64 << 20 },
+        checkpoint_bytes: config.flash.checkpoint_bytes.unwrap_or(checkpoint_bytes),
+        flush_window: Nanos(config.flash.window.as_nanos() as u64),
         tail_cache_bytes: TAIL_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         topic_defaults: config.topic_defaults.clone(),

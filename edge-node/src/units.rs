@@ -14,20 +14,28 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-const DURATIONS: [(&str, u64); 6] =
-    [("ms", 1), ("s", 1_000), ("min", 60_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+/// In microseconds.
+const DURATIONS: [(&str, u64); 7] = [
+    ("us", 1),
+    ("ms", 1_000),
+    ("s", 1_000_000),
+    ("min", 60_000_000),
+    ("m", 60_000_000),
+    ("h", 3_600_000_000),
+    ("d", 86_400_000_000),
+];
 
 /// "8GiB", "1.5 MiB", "4096". `None` when it is none of these.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     parse(text, &SIZES, 1)
 }
 
-/// "500ms", "30s", "10min", "2h", "7d". A bare number is refused: nobody could know its unit.
+/// "800us", "500ms", "30s", "10min", "2h", "7d". A bare number is refused: nobody could know its unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text.trim().chars().all(|c| c.is_ascii_digit()) {
         return None;
     }
-    parse(text, &DURATIONS, 0).map(Duration::from_millis)
+    parse(text, &DURATIONS, 0).map(Duration::from_micros)
 }
 
 fn parse(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {

@@ -98,6 +98,33 @@ fn the_scripts_of_boards_are_clean() {
     tools::run(&mut check).success();
 }
 
+/// What `boards/image` and the gateway's own `setup` take from a profile.
+const SETTINGS: [&str; 12] = [
+    "name",
+    "architecture",
+    "compatible",
+    "device_trees",
+    "firmware",
+    "memory_max",
+    "flash_bytes",
+    "checkpoint_bytes",
+    "flush_window",
+    "flushes_per_second_sd",
+    "flushes_per_second_emmc",
+    "flushes_per_second_ssd",
+];
+
+#[test]
+fn a_profile_of_a_board_says_all_that_is_taken_from_it() {
+    let script = "source \"$0\"; [[ -z ${unsupported-} ]] || exit 0\n\
+                  for setting; do [[ -v $setting ]] || echo \"$0: no $setting\"; done";
+    for profile in files(&root().join("boards/profiles")) {
+        let missing =
+            tools::run(Command::new("bash").arg("-c").arg(script).arg(&profile).args(SETTINGS));
+        assert_eq!(missing.success(), "");
+    }
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()

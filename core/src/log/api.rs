@@ -2,7 +2,7 @@
 
 use super::{Card, Damage, Life, Pressure, ScrubPlan, ScrubStats};
 use crate::batch::{Codec, Header as BatchHeader};
-use crate::types::{LeaderEpoch, NodeId, Offset, OpId, PartitionNumber};
+use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, OpId, PartitionNumber};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -67,6 +67,9 @@ pub enum Start {
     Recover,
 }
 
+/// The flush window when nobody says: less than any medium's flush takes, so that it is not felt.
+pub const FLUSH_WINDOW: Nanos = Nanos(800_000);
+
 /// What the log needs to know and cannot find out.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,6 +79,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Flushes a second on average, and how many may come at once. `None`: no cap.
     pub flush_cap: Option<FlushCap>,
+    /// How long a commit waits for company when there may be some: [`FLUSH_WINDOW`].
+    pub flush_window: Nanos,
     /// Write a checkpoint after this many bytes, so that a start reads no more than that.
     pub checkpoint_bytes: u64,
     /// Bytes of memory for the newest groups, from which the tail is read.

@@ -11,7 +11,9 @@ use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, superblock};
 use super::scan::{Scan, Seen, Step, frames};
 use super::truncate::Cut;
-use super::{Damage, Event, Io, IoResult, Log, OpenError, ScrubPlan, Settings, Start, Stats};
+use super::{
+    Damage, Event, FLUSH_WINDOW, Io, IoResult, Log, OpenError, ScrubPlan, Settings, Start, Stats,
+};
 use crate::batch::{Codec, Header as BatchHeader};
 use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, OpId, PartitionNumber, Time};
 use alloc::vec::Vec;
@@ -130,6 +132,7 @@ fn settings(start: Start, medium_bytes: u64, node: NodeId) -> Settings {
         medium_bytes,
         node,
         flush_cap: None,
+        flush_window: FLUSH_WINDOW,
         checkpoint_bytes: u64::MAX,
         tail_cache_bytes: 0,
         footer_cache_bytes: 0,

@@ -143,7 +143,7 @@ impl Log {
             space: Space::default(),
             partitions: BTreeMap::new(),
             writer: Writer::default(),
-            window: Window::new(settings.flush_cap),
+            window: Window::new(settings.flush_cap, settings.flush_window),
             commit: None,
             moves: Moves::default(),
             truncations: Truncations::default(),

@@ -10,11 +10,11 @@
 //!   other's flush. So a window of a share of the flush follows each commit: it doubles when a
 //!   burst came (at least half as many records as the commit before acknowledged) and halves when
 //!   none did. It ends early when as many records are there as in the commit before, and is never
-//!   longer than an eighth of a flush, or than [`WAIT`] if that is more: who sends when it has
-//!   something, and not when it is answered, would only be delayed.
-//! - *A trickle.* Devices that publish now and then share a flush if it waits for [`WAIT`]: half
-//!   the work for the processor, and half the wear. This is tried while commits have few records. A
-//!   client that waits for each answer before it sends again gains nothing by it: after
+//!   longer than an eighth of a flush, or than the flush window if that is more: who sends when it
+//!   has something, and not when it is answered, would only be delayed.
+//! - *A trickle.* Devices that publish now and then share a flush if it waits for the flush window:
+//!   half the work for the processor, and half the wear. This is tried while commits have few
+//!   records. A client that waits for each answer before it sends again gains nothing by it: after
 //!   [`MISSES_MAX`] waits in a row that brought nobody there is none for 32 commits, then for twice
 //!   as many, up to 1,024.
 //!
@@ -23,8 +23,6 @@
 use super::FlushCap;
 use crate::types::{Nanos, Time};
 
-/// How long the second record of a trickle is waited for.
-const WAIT: Nanos = Nanos(800_000);
 /// Waits in a row that brought nobody, before there is none for a while.
 const MISSES_MAX: u32 = 3;
 /// For how many commits there is none, at first and at most.
@@ -40,6 +38,8 @@ const PROBE_EVERY: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Window {
     cap: Option<FlushCap>,
+    /// The flush window: how long the second record of a trickle is waited for.
+    wait: Nanos,
     /// Tokens of the flush cap, in billionths, as of `filled`.
     tokens: u64,
     filled: Time,
@@ -60,10 +60,11 @@ pub(crate) struct Window {
 const TOKEN: u64 = 1_000_000_000;
 
 impl Window {
-    pub(crate) fn new(cap: Option<FlushCap>) -> Window {
+    pub(crate) fn new(cap: Option<FlushCap>, wait: Nanos) -> Window {
         let tokens = cap.map_or(0, |cap| u64::from(cap.burst.max(1)) * TOKEN);
         Window {
             cap,
+            wait,
             tokens,
             filled: Time::ZERO,
             flush: Nanos(0),
@@ -103,9 +104,9 @@ impl Window {
     /// How long a commit waits for company at present.
     pub(crate) fn length(&self) -> Nanos {
         if self.is_trickle() {
-            return if self.resting == 0 { WAIT } else { Nanos(0) };
+            return if self.resting == 0 { self.wait } else { Nanos(0) };
         }
-        let limit = self.flush.0.min(WAIT.0.max(self.flush.0 / 8));
+        let limit = self.flush.0.min(self.wait.0.max(self.flush.0 / 8));
         Nanos(limit * u64::from(self.share) / u64::from(SHARE_MAX))
     }
 
@@ -120,7 +121,7 @@ impl Window {
 
     /// Whether the first record came soon enough after the last commit for others to be expected.
     fn is_busy(&self, since: Time) -> bool {
-        self.commits > 0 && since <= self.done + WAIT.max(self.flush)
+        self.commits > 0 && since <= self.done + self.wait.max(self.flush)
     }
 
     fn company_by(&self, since: Time, pending: usize) -> Time {
@@ -204,6 +205,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::FLUSH_WINDOW;
     use alloc::vec::Vec;
 
     const FLUSH: Nanos = Nanos(150_000);
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_lone_record_after_a_pause_is_not_delayed() {
-        let mut window = Window::new(None);
+        let mut window = Window::new(None, FLUSH_WINDOW);
         for second in 1..100 {
             let at = Time(second * 1_000_000_000);
             assert_eq!(commit(&mut window, &[at]), at);
@@ -234,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_trickle_shares_a_flush() {
-        let mut window = Window::new(None);
+        let mut window = Window::new(None, FLUSH_WINDOW);
         let mut now = Time(1_000_000_000);
         for _ in 0..100 {
             let came = [now, now + Nanos(500_000)];
@@ -245,8 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn a_trickle_waits_as_long_as_the_flush_window_is() {
+        for milliseconds in [0, 5, 50] {
+            let wait = Nanos(milliseconds * 1_000_000);
+            let mut window = Window::new(None, wait);
+            let mut now = Time(1_000_000_000);
+            for _ in 0..20 {
+                now = commit(&mut window, &[now, now + Nanos(wait.0 / 2)]) + FLUSH;
+            }
+            assert_eq!(commit(&mut window, &[now]), now + wait);
+        }
+    }
+
+    #[test]
     fn a_client_that_waits_for_its_answer_is_delayed_in_one_commit_of_a_hundred_at_most() {
-        let mut window = Window::new(None);
+        let mut window = Window::new(None, FLUSH_WINDOW);
         let mut now = Time(1_000_000_000);
         let mut delayed = 0;
         for _ in 0..10_000 {
@@ -260,7 +275,7 @@ mod tests {
     /// A hundred clients that send again a moment after their answer.
     #[test]
     fn a_burst_is_waited_for_until_it_is_complete() {
-        let mut window = Window::new(None);
+        let mut window = Window::new(None, FLUSH_WINDOW);
         let mut coming: Vec<Time> = (0..100).map(|nth| Time(nth * 5_000)).collect();
         let (mut done, mut last) = (Time::ZERO, Vec::new());
         for _ in 0..300 {
@@ -288,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_flush_cap_holds_commits_back_once_the_burst_is_used_up() {
-        let mut window = Window::new(Some(FlushCap { per_second: 10, burst: 3 }));
+        let mut window = Window::new(Some(FlushCap { per_second: 10, burst: 3 }), FLUSH_WINDOW);
         let mut now = Time(1_000_000_000);
         for _ in 0..3 {
             assert_eq!(commit(&mut window, &[now]), now);

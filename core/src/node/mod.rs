@@ -42,7 +42,7 @@ use crate::metadata::{Image, TopicDefaults};
 use crate::peer;
 use crate::peer::handshake::Hello;
 use crate::rng::Rng;
-use crate::types::{ConnId, NodeId, OpId, PartitionNumber, Time, WallTime};
+use crate::types::{ConnId, Nanos, NodeId, OpId, PartitionNumber, Time, WallTime};
 use crate::wire::{Frame, Message};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -62,6 +62,7 @@ pub struct Settings {
     pub start: Start,
     pub medium_bytes: u64,
     pub flush_cap: Option<FlushCap>,
+    pub flush_window: Nanos,
     pub upkeep: Upkeep,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
@@ -222,6 +223,7 @@ impl Node {
             medium_bytes: settings.medium_bytes,
             node: settings.node,
             flush_cap: settings.flush_cap,
+            flush_window: settings.flush_window,
             checkpoint_bytes: settings.checkpoint_bytes,
             tail_cache_bytes: settings.tail_cache_bytes,
             footer_cache_bytes: settings.footer_cache_bytes,

@@ -12,8 +12,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use weir_core::batch::{self, Builder, Codec, HEADER_BYTES, Header};
 use weir_core::log::{
-    Answer, Append, AppendError, Batches, Cleanup, Compaction, Event, FetchError, FetchSpec,
-    IoResult, Log, Policy, Retention, Settings, Start, Ticket,
+    Answer, Append, AppendError, Batches, Cleanup, Compaction, Event, FLUSH_WINDOW, FetchError,
+    FetchSpec, IoResult, Log, Policy, Retention, Settings, Start, Ticket,
 };
 use weir_core::rng::Rng;
 use weir_core::types::{LeaderEpoch, NodeId, OpId, PartitionNumber, Time, WallTime};
@@ -120,6 +120,7 @@ fn settings(rng: &mut Rng, medium_bytes: u64) -> Settings {
         medium_bytes,
         node: NodeId(1),
         flush_cap: None,
+        flush_window: FLUSH_WINDOW,
         checkpoint_bytes: 64 << 10 << rng.below(3),
         tail_cache_bytes: 1 << (10 + rng.below(8)),
         footer_cache_bytes: 8 << 10,

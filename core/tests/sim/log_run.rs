@@ -19,8 +19,8 @@ use crate::truncating::Undone;
 use crate::world::World;
 use std::collections::{BTreeMap, VecDeque};
 use weir_core::log::{
-    Batches, Damage, Event as LogEvent, FetchError, FetchSpec, Log, OpenError, Policy, Settings,
-    Start, Ticket,
+    Batches, Damage, Event as LogEvent, FLUSH_WINDOW, FetchError, FetchSpec, Log, OpenError,
+    Policy, Settings, Start, Ticket,
 };
 use weir_core::types::{Nanos, NodeId, Offset, OpId, PartitionNumber, Time, WallTime};
 
@@ -169,6 +169,7 @@ impl LogRun {
             medium_bytes: self.disk.flash.len(),
             node: NodeId(1),
             flush_cap: self.plan.flush_cap,
+            flush_window: FLUSH_WINDOW,
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,
             footer_cache_bytes: self.plan.footer_cache_bytes,

@@ -16,7 +16,7 @@ use crate::world::World;
 use crate::{consumer, population};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use weir_core::log::{OpenError, Start};
+use weir_core::log::{FLUSH_WINDOW, OpenError, Start};
 use weir_core::node::{Input, Node, Output, Settings};
 use weir_core::rng::Rng;
 use weir_core::types::{ConnId, Nanos, NodeId, OpId, Time};
@@ -156,6 +156,7 @@ impl NodeRun {
             start,
             medium_bytes: self.disk.flash.len(),
             flush_cap: self.plan.flush_cap,
+            flush_window: FLUSH_WINDOW,
             upkeep: Default::default(),
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tree::{Source, Table};
 use weir_bridge::{mirror, settings};
-use weir_core::log::{Card, YEAR_SECONDS};
+use weir_core::log::{Card, FLUSH_WINDOW, YEAR_SECONDS};
 use weir_core::metadata::configs;
 
 #[derive(Clone, Debug)]
@@ -67,6 +67,11 @@ pub struct Flash {
     pub bytes: Option<u64>,
     pub slot_bytes: Option<u32>,
     pub flushes: Flushes,
+    /// How long a commit waits for company at most, unless the flush cap holds it back longer.
+    pub window: Duration,
+    /// How much is written between checkpoints, which is what a start reads; `None` chooses by the
+    /// memory.
+    pub checkpoint_bytes: Option<u64>,
     /// The card's stated endurance, and how long it should last.
     pub card: Option<Card>,
     /// How long the scrub takes to read everything once; `None`: never.
@@ -188,6 +193,8 @@ fn topic_config(name: &str, value: &str) -> Result<(), String> {
 
 /// How many days the scrub takes to read everything once, when nobody says.
 const SCRUB_DAYS: f64 = 7.0;
+/// Each acknowledgement may come so much later.
+const FLUSH_WINDOW_MAX: Duration = Duration::from_secs(1);
 /// How long a card should last when nobody says.
 const CARD_YEARS: f64 = 10.0;
 /// A commit programs a flash page of 16 KiB at least; one a second for a year.
@@ -262,11 +269,14 @@ fn flash(mut section: Section) -> Flash {
     let flushes = section
         .text("flushes_per_second", "a whole number or \"unlimited\"", per_second)
         .unwrap_or(Flushes::ByMedium);
+    let window = section.duration("flush_window", Duration::ZERO..=FLUSH_WINDOW_MAX);
+    let window = window.unwrap_or(Duration::from_nanos(FLUSH_WINDOW.0));
+    let checkpoint_bytes = section.bytes("checkpoint_bytes", 1 << 20..=4 << 30);
     let card = card(&mut section, flushes);
     let days = section.float("scrub_days", 0.0..=3_650.0).unwrap_or(SCRUB_DAYS);
     let scrub = (days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0));
     section.finish();
-    Flash { path, bytes, slot_bytes, flushes, card, scrub }
+    Flash { path, bytes, slot_bytes, flushes, window, checkpoint_bytes, card, scrub }
 }
 
 /// The card's endurance and wanted life, from which the wear governor sets the flush cap.

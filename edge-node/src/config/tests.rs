@@ -33,6 +33,8 @@ advertise = "gw1.local:9092"
 [flash]
 bytes = "8GiB"
 flushes_per_second = 20
+flush_window = "2ms"
+checkpoint_bytes = "32MiB"
 [cluster]
 voters = ["7@gw1.local:9093"]
 [topic_defaults]
@@ -63,6 +65,8 @@ fn an_empty_file_is_a_gateway_on_its_own() {
     assert_eq!(config.http.listen.unwrap().port, 8080);
     assert_eq!(config.mqtt.listen, "127.0.0.1:1883");
     assert_eq!(config.flash.flushes, Flushes::ByMedium);
+    assert_eq!(config.flash.window, Duration::from_micros(800));
+    assert_eq!(config.flash.checkpoint_bytes, None);
 }
 
 #[test]
@@ -72,6 +76,8 @@ fn every_section_is_read() {
     assert_eq!(config.kafka.advertise.unwrap().host, "gw1.local");
     assert_eq!(config.flash.bytes, Some(8 << 30));
     assert_eq!(config.flash.flushes, Flushes::PerSecond(20));
+    assert_eq!(config.flash.window, Duration::from_millis(2));
+    assert_eq!(config.flash.checkpoint_bytes, Some(32 << 20));
     assert_eq!(config.topic_defaults["retention.ms"], "604800000");
     assert_eq!(config.mqtt.rule[0].key, "{line}");
     assert_eq!(config.mqtt.source[0].name, "zigbee");
@@ -127,6 +133,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 fn a_wrong_value_is_named_with_what_it_should_be() {
     for (toml, expected) in [
         ("[flash]\nbytes = \"many\"", "weir.toml:2: flash.bytes must be a size of at least 16 MiB"),
+        ("[flash]\nflush_window = \"2s\"", "a duration from 0ns to 1s, such as"),
+        ("[flash]\ncheckpoint_bytes = \"1kB\"", "a size from 1 MiB to 4 GiB"),
         ("[node]\nid = -1", "from 0 to 2147483647, not \"-1\""),
         ("[node]\nid = \"a\"", "weir.toml:2: node.id"),
         ("[kafka]\nlisten = 9092", "\"host:port\""),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{Flash, Flushes};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 use weir_core::log::inspect;
 use weir_core::log::{Card, FlushCap, Io, YEAR_SECONDS};
 
@@ -12,6 +13,8 @@ fn flash(bytes: u64) -> Flash {
         bytes: Some(bytes),
         slot_bytes: None,
         flushes: Flushes::ByMedium,
+        window: Duration::ZERO,
+        checkpoint_bytes: None,
         card: None,
         scrub: None,
     }

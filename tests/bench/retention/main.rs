@@ -10,7 +10,8 @@ use std::time::Instant;
 use weir_core::batch::{Builder, Header};
 
 use weir_core::log::{
-    Append, Cleanup, Event, Io, IoResult, Log, Policy, Retention, Settings, Start, Stats,
+    Append, Cleanup, Event, FLUSH_WINDOW, Io, IoResult, Log, Policy, Retention, Settings, Start,
+    Stats,
 };
 use weir_core::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time, WallTime};
 
@@ -86,6 +87,7 @@ impl World {
             medium_bytes: 0,
             node: NodeId(1),
             flush_cap: None,
+            flush_window: FLUSH_WINDOW,
             checkpoint_bytes: 16 << 20,
             tail_cache_bytes: 1 << 20,
             footer_cache_bytes: 8 << 20,

@@ -302,6 +302,7 @@ fn settings(start: Start, medium_bytes: u64, checkpoint_bytes: u64, tail: usize)
         medium_bytes,
         node: NodeId(1),
         flush_cap: None,
+        flush_window: FLUSH_WINDOW,
         checkpoint_bytes,
         tail_cache_bytes: tail,
         footer_cache_bytes: 8 << 10,

@@ -79,6 +79,7 @@ impl World {
             start,
             medium_bytes: medium.len() as u64,
             flush_cap: None,
+            flush_window: crate::log::FLUSH_WINDOW,
             upkeep: Default::default(),
             checkpoint_bytes: 4 << 20,
             tail_cache_bytes: 1 << 20,

@@ -95,6 +95,7 @@ fn older_store() -> Vec<u8> {
         medium_bytes: 0,
         node: NodeId(1),
         flush_cap: None,
+        flush_window: log::FLUSH_WINDOW,
         checkpoint_bytes: 4 << 20,
         tail_cache_bytes: 1 << 20,
         footer_cache_bytes: 1 << 20,

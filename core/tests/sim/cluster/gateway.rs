@@ -4,7 +4,7 @@ use crate::cluster::plan::{Bug, Plan};
 use crate::disk::{Disk, Started};
 use crate::flash::{Flash, Tear};
 use std::collections::BTreeMap;
-use weir_core::log::Start;
+use weir_core::log::{FLUSH_WINDOW, Start};
 use weir_core::node::{Input, Node, Output, Phase, Settings};
 use weir_core::peer::handshake::Hello;
 use weir_core::rng::Rng;
@@ -94,6 +94,7 @@ impl Gateway {
             start,
             medium_bytes: self.disk.flash.len(),
             flush_cap: plan.store.flush_cap,
+            flush_window: FLUSH_WINDOW,
             upkeep: Default::default(),
             checkpoint_bytes: plan.store.checkpoint_bytes(),
             tail_cache_bytes: plan.store.tail_cache_bytes,
