@@ -78,8 +78,12 @@ impl Log {
             let (number, base, end) = (header.partition, header.base_offset, header.end_offset());
             let part = self.index_of(slot).and_then(|index| index.parts.get(&number));
             let newest_until = part.and_then(|part| part.newest_until(base, at));
-            let mut runs = self.partitions.get(&number).into_iter().flat_map(|p| p.runs_in(slot));
-            let counts = runs.find(|&(from, until)| from < end && base < until);
+            let Some(partition) = self.partitions.get(&number) else { continue };
+            // What counts does so from its base on, or from the log start: of what was truncated,
+            // only a later frame may be in a run of this slot.
+            let begin = base.max(partition.log_start_durable);
+            let mut runs = partition.runs_in(slot);
+            let counts = runs.find(|&(from, until)| from <= begin && begin < until.min(end));
             let until = counts.zip(newest_until).map(|((_, until), newest)| until.min(newest));
             let frame = match until {
                 Some(until) if end > until => Pending::hole(number, base, until),

@@ -354,6 +354,25 @@ fn what_is_being_moved_does_not_come_back_over_what_is_new() {
 }
 
 #[test]
+fn what_a_start_carries_over_does_not_come_back_over_what_is_new() {
+    let hole = |base, end: i32| Replacement::Hole {
+        base_offset: Offset(base),
+        last_offset_delta: end - base as i32 - 1,
+    };
+    let (mut world, a) = world_with(&["a", "b", "c", "d"]);
+    world.log.replace(world.now, a, vec![hole(1, 3)]).unwrap();
+    world.run();
+    world.truncate(a, 1);
+    world.append_in(a, 4, &["x", "y", "z"]);
+    world.run();
+    // In the slot of the first hole, and inside of it.
+    world.log.replace(world.now, a, vec![hole(2, 3)]).unwrap();
+    world.run();
+    world.holds(a, &["a", "x", "z"]);
+    world.holds(a, &["a", "x", "z"]);
+}
+
+#[test]
 fn a_batch_that_is_cut_in_two_is_a_hole() {
     let (mut world, a) = world_with(&["a"]);
     world.append(a, &["b", "c", "d"]).unwrap();
