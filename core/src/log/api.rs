@@ -386,6 +386,8 @@ pub struct PartitionView<'a> {
     pub durable_end: Offset,
     /// Truncations that are not on flash yet: a start may bring back what they took.
     pub truncations: usize,
+    /// Something is to take the place of what it has ([`Log::replace`]), and is not on flash yet.
+    pub rewriting: bool,
     pub bytes: u64,
     pub max_timestamp: i64,
     /// Whether some of its offsets are quarantined.
@@ -421,6 +423,8 @@ pub struct Unguarded {
     pub no_holes: bool,
     /// A new log start offset is not written.
     pub no_log_starts: bool,
+    /// What waits to take the place of something is written as it was, though that was truncated.
+    pub uncut_moves: bool,
 }
 
 /// What the index takes in memory.

@@ -267,6 +267,7 @@ impl Log {
             log_end: partition.log_end,
             durable_end: partition.durable_end,
             truncations: self.truncations.of(number),
+            rewriting: self.moves.is_rewriting(number),
             bytes: partition.bytes,
             max_timestamp: partition.max_timestamp,
             is_damaged: !partition.damaged.is_empty(),

@@ -199,8 +199,10 @@ impl Log {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         let slots = partition.truncate(&cut);
         partition.durable_end = cut.end.min(partition.durable_end);
+        let uncut_moves = self.unguarded.uncut_moves;
         let keep = |frame: &mut Pending| {
-            if frame.header.partition != number {
+            let uncut = uncut_moves && frame.header.kind == Kind::Replace;
+            if frame.header.partition != number || uncut {
                 return true;
             }
             let left = frame.clone().left_by(&cut);

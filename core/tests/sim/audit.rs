@@ -19,6 +19,9 @@ impl LogRun {
             self.step()?;
         }
         self.waiting = false;
+        if self.partitions.values().any(|one| !one.in_flight.is_empty()) {
+            return Ok(());
+        }
         for number in self.numbers() {
             let Some(audit) = self.audit(number)? else { return Ok(()) };
             let partition = self.partitions.get_mut(&number).expect("it is known");
@@ -38,7 +41,8 @@ impl LogRun {
         let (start, end) = self.bounds(number);
         let mut audit = Audit { log_start: start, high_watermark: end, ..Audit::default() };
         let removed = self.partitions[&number].history.removed.iter();
-        audit.gone = removed.filter(|(_, one)| one.gone).map(|(base, _)| *base).collect();
+        let gone = removed.filter(|(base, one)| one.gone && !self.disk.harm.is_hit(number, **base));
+        audit.gone = gone.map(|(base, _)| *base).collect();
         let mut from = start;
         while from < end {
             let bytes_max = 1 << self.world.rng.below(18);
@@ -49,7 +53,7 @@ impl LogRun {
             );
             match result {
                 Ok(batches) if batches.is_empty() => {
-                    if self.partitions[&number].history.may_be_hole(from, end) {
+                    if self.partitions[&number].history.may_be_hole(from, end, &[]) {
                         break;
                     }
                     let what = format!("{number:?} ends at {end} but has nothing at {from}");
@@ -96,9 +100,9 @@ impl LogRun {
         let history = &self.partitions[&number].history;
         let covers = |first: &Found| {
             let begin = first.base_offset;
-            begin <= from && from < first.end() || history.may_be_hole(from, begin)
+            begin <= from && from < first.end() || history.may_be_hole(from, begin, &[])
         };
-        let right = found.first().map_or_else(|| history.may_be_hole(from, end), covers);
+        let right = found.first().map_or_else(|| history.may_be_hole(from, end, &[]), covers);
         if !right || found.iter().any(|found| found.end() > end) {
             return CommittedStays::fails(format!("{spec:?} is answered with {found:?}"));
         }

@@ -87,7 +87,8 @@ impl OrderKept {
         let mut sequences: BTreeMap<(i64, i16), i32> = BTreeMap::new();
         for found in &audit.batches {
             let offset = found.base_offset;
-            let hole = end.is_some_and(|end| end != offset && !history.may_be_hole(end, offset));
+            let explained = |end| history.may_be_hole(end, offset, &audit.damaged);
+            let hole = end.is_some_and(|end| end != offset && !explained(end));
             if hole && !audit.damaged.iter().any(|(_, to)| *to == offset) {
                 return Self::fails(format!("a hole: {end:?} is followed by {offset}"));
             }
@@ -183,6 +184,10 @@ impl DamageIsNamed {
             }
         }
         history.damage(end, i64::MAX);
+        // What was taken out is back where the hole in its place is lost.
+        for (base, removed) in &mut history.removed {
+            removed.gone &= !harm.is_torn(number, *base) && !harm.is_hit(number, *base);
+        }
         history.high_watermark = history.high_watermark.min(end);
         Ok(())
     }

@@ -84,7 +84,6 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
     let mut plan = Plan::random(&mut rng);
     plan.faults = plan.faults.and_harm(&mut rng);
     plan.truncates = false;
-    plan.replaces = false;
     change(&mut plan);
     let mut run = LogRun::new(seed, plan);
     run.run()?;

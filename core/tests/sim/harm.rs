@@ -75,9 +75,14 @@ impl Harm {
             let next = frame + FRAME_HEADER_BYTES + u32_at(bytes, frame + 24) as usize;
             let base =
                 u64::from(u32_at(bytes, frame + 8)) << 32 | u64::from(u32_at(bytes, frame + 12));
-            let key = (PartitionNumber(u32_at(bytes, frame + 4)), base as i64);
-            // Batches and replacements.
-            if matches!(bytes[frame], 1 | 4) {
+            let number = PartitionNumber(u32_at(bytes, frame + 4));
+            // Batches and replacements. A hole stands for whatever began at one of its offsets.
+            let begins = match (bytes[frame], u32_at(bytes, frame + 24)) {
+                (4, 0) => 1 + u64::from(u32_at(bytes, frame + 16)),
+                (1 | 4, _) => 1,
+                _ => 0,
+            };
+            for key in (base..base + begins).map(|base| (number, base as i64)) {
                 group.frames.push((place(frame), place(next), key));
                 self.open.keys.push(key);
             }

@@ -212,12 +212,14 @@ impl History {
         self.served.remove(&base);
     }
 
-    /// Whether there may be nothing from `from` up to `until`.
-    pub fn may_be_hole(&self, from: i64, until: i64) -> bool {
+    /// Whether there may be nothing from `from` up to `until`, where some of it is `damaged`.
+    pub fn may_be_hole(&self, from: i64, until: i64, damaged: &[(i64, i64)]) -> bool {
         let mut at = from;
         while at < until {
-            match self.removed.range(..=at).next_back() {
-                Some((_, removed)) if removed.end > at => at = removed.end,
+            let removed = self.removed.range(..=at).next_back().map(|(_, removed)| removed.end);
+            let lost = damaged.iter().filter(|(from, _)| *from <= at).map(|(_, until)| *until);
+            match removed.into_iter().chain(lost).max() {
+                Some(end) if end > at => at = end,
                 _ => return false,
             }
         }

@@ -7,7 +7,7 @@
 use crate::faults::Faults;
 use crate::plan::{Bug, Plan};
 use crate::runner::must_find;
-use crate::{log_tests, node_tests};
+use crate::{damage, log_tests, node_tests};
 
 fn log_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
     must_find(&format!("{bug:?}"), checkers, |seed| {
@@ -100,6 +100,30 @@ fn holes_that_a_start_forgets_are_found() {
     log_must_find(Bug::ForgetHoles, &["CommittedStays"], |plan| {
         plan.faults = Faults::default();
         plan.truncates = false;
+    });
+}
+
+#[test]
+fn holes_that_a_start_forgets_are_found_beside_truncations_and_damage() {
+    let checkers = &["CommittedStays"];
+    log_must_find(Bug::ForgetHoles, checkers, |plan| {
+        plan.faults = Faults::default();
+        plan.truncates = true;
+    });
+    must_find("ForgetHoles beside damage", checkers, |seed| {
+        damage::random(seed, |plan| {
+            plan.bug = Bug::ForgetHoles;
+            plan.faults.rot = 50;
+        })
+    });
+}
+
+#[test]
+fn a_hole_that_covers_what_follows_a_truncation_is_found() {
+    let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::UncutHoles, checkers, |plan| {
+        plan.truncates = true;
+        plan.replaces = true;
     });
 }
 

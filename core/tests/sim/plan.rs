@@ -24,7 +24,7 @@ pub struct Plan {
     pub resend_at_start: bool,
     /// Whether records are trimmed and expire.
     pub retention: bool,
-    /// Whether batches are taken out, and written anew; see [`Plan::replaces`].
+    /// Whether batches are taken out, and written anew.
     pub replaces: bool,
     /// How often a client's connection breaks, in actions of a thousand.
     pub resets: u64,
@@ -81,6 +81,8 @@ pub enum Bug {
     ForgetTruncations,
     /// Without a checkpoint, what footers say of truncated records counts.
     ResurrectByFooters,
+    /// A hole that waits to be written is not cut where its partition is truncated.
+    UncutHoles,
 }
 
 impl Plan {
@@ -127,12 +129,6 @@ impl Plan {
         }
     }
 
-    /// Whether batches are taken out, and written anew. Not on a medium that loses what was
-    /// flushed, and not where truncations take back what was taken out: that is not modelled.
-    pub fn replaces(&self) -> bool {
-        self.replaces && !self.truncates
-    }
-
     /// Bytes of a slot, and how many there are.
     pub fn geometry(&self) -> (u32, u32) {
         match self.bug {
@@ -154,6 +150,7 @@ impl Plan {
             no_truncation_by_footers: self.bug == Bug::ResurrectByFooters,
             no_holes: self.bug == Bug::ForgetHoles,
             no_log_starts: self.bug == Bug::ForgetLogStarts,
+            uncut_moves: self.bug == Bug::UncutHoles,
         }
     }
 

@@ -8,16 +8,11 @@ use bytes::Bytes;
 use weir_core::log::Replacement;
 use weir_core::types::{Offset, PartitionNumber};
 
-/// Header of a frame on flash.
-const FRAME_HEADER_BYTES: u64 = 32;
-
 /// A part of a partition that is being replaced.
 pub struct Replacing {
     pub number: PartitionNumber,
     /// The batches that are taken out.
     removed: Vec<i64>,
-    /// The log has rewritten so many bytes when all of it is durable.
-    rewritten_bytes: u64,
 }
 
 impl LogRun {
@@ -51,33 +46,34 @@ impl LogRun {
                 _ => {}
             }
         }
-        let bytes = replacements.iter().map(|one| match one {
-            Replacement::Batch(batch) => FRAME_HEADER_BYTES + batch.len() as u64,
-            Replacement::Hole { .. } => FRAME_HEADER_BYTES,
-        });
-        let rewritten_bytes = log.stats().rewritten_bytes + bytes.sum::<u64>();
         // It may have no room, or be fenced.
         if log.replace(self.world.now, number, replacements).is_ok() {
             log::trace!("{removed:?} of {number:?} are taken out");
             let partition = self.partitions.get_mut(&number).expect("it is known");
             partition.history.replaced = true;
             removed.iter().for_each(|base| partition.history.remove(*base));
-            self.replacing = Some(Replacing { number, removed, rewritten_bytes });
+            self.replacing = Some(Replacing { number, removed });
         }
         self.pump()
     }
 
     /// Notes when what is being replaced has become durable.
     pub fn note_replaced(&mut self) {
-        if self.replacing.is_none() {
-            return;
-        }
-        let rewritten = self.log.as_ref().map_or(0, |log| log.stats().rewritten_bytes);
-        let done = |replacing: &mut Replacing| replacing.rewritten_bytes <= rewritten;
-        let Some(Replacing { number, removed, .. }) = self.replacing.take_if(done) else { return };
+        let log = self.log.as_ref();
+        let view = |number| log.and_then(|log| log.partition(number));
+        let goes_on = |number| view(number).is_some_and(|view| view.rewriting);
+        let done = |replacing: &mut Replacing| !goes_on(replacing.number);
+        let Some(Replacing { number, removed }) = self.replacing.take_if(done) else { return };
         let history = &mut self.partitions.get_mut(&number).expect("it is known").history;
         for base in removed {
             history.removed.get_mut(&base).expect("it was taken out").gone = true;
+        }
+    }
+
+    /// What was being taken out from some offset on is truncated.
+    pub fn truncate_replacing(&mut self, of: PartitionNumber, from: i64) {
+        if let Some(replacing) = self.replacing.as_mut().filter(|one| one.number == of) {
+            replacing.removed.retain(|base| *base < from);
         }
     }
 }

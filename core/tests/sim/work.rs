@@ -41,7 +41,7 @@ impl LogRun {
         let number = numbers[self.world.rng.below(numbers.len() as u64) as usize];
         match self.world.rng.below(100) {
             0..67 => self.append_some(number),
-            67..70 if self.plan.replaces() => self.replace_some(number),
+            67..70 if self.plan.replaces => self.replace_some(number),
             67..70 => self.append_some(number),
             70..85 => self.start_reading(number),
             85..90 => self.find(number),
