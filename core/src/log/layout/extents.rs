@@ -79,17 +79,17 @@ impl Extents {
     }
 
     pub(crate) fn push(&mut self, extent: Extent) {
-        if let Extents::Packed { first, all } = self {
-            if all.is_empty() {
-                *first = (extent.base_offset.0, extent.max_timestamp);
+        match self {
+            Extents::Packed { first, all } => {
+                if all.is_empty() {
+                    *first = (extent.base_offset.0, extent.max_timestamp);
+                }
+                match pack(*first, &extent) {
+                    Some(packed) => all.push(packed),
+                    None => *self = Extents::Wide(self.iter().chain([extent]).collect()),
+                }
             }
-            if let Some(packed) = pack(*first, &extent) {
-                return all.push(packed);
-            }
-            *self = Extents::Wide(self.iter().collect());
-        }
-        if let Extents::Wide(all) = self {
-            all.push(extent);
+            Extents::Wide(all) => all.push(extent),
         }
     }
 

@@ -327,6 +327,22 @@ fn the_last_extent_of_an_offset_counts_and_what_was_not_written_can_be_taken_bac
     assert_eq!(index.parts.len(), 2);
 }
 
+#[test]
+fn an_extent_counts_where_no_later_one_lies_and_up_to_where_it_is_truncated() {
+    let mut index = index();
+    let number = PartitionNumber(5);
+    let counts = |index: &SlotIndex, extent: usize| {
+        let ranges = index.parts[&number].counts_at(extent).into_iter();
+        ranges.map(|(from, until)| (from.0, until.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&index, 0), [(10, 12), (14, 15)]);
+    assert_eq!(counts(&index, 2), [(12, 14)]);
+    index.truncate(number, Offset(13), 7000, 9);
+    assert_eq!(counts(&index, 0), [(10, 12)]);
+    assert_eq!(counts(&index, 1), []);
+    assert_eq!(counts(&index, 2), [(12, 13)]);
+}
+
 fn image() -> Image {
     let mut image = Image { as_of: 50, boot_epoch: 3, next_seg_seq: 9, ..Image::default() };
     image.lanes[2] = LaneTail { group_seq: 49, group_crc: 1, seg_seq: 8 };

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::log::inspect::{self, Item};
+use crate::log::layout::frame::Kind;
+use crate::log::layout::group::GROUP_HEADER_BYTES;
 
 /// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
 pub fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
@@ -204,4 +206,29 @@ fn an_inspection_sees_every_frame_and_the_damage_and_changes_nothing() {
     })
     .unwrap();
     assert_eq!((batches, damages), (119, 1));
+}
+
+#[test]
+fn a_hole_stays_one_though_what_was_there_and_what_followed_is_damaged() {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Short);
+    for value in ["a", "b", "c"] {
+        world.append(a, &[value]).unwrap();
+        world.run();
+    }
+    let hole = Replacement::Hole { base_offset: Offset(1), last_offset_delta: 0 };
+    world.log.replace(world.now, a, vec![hole]).unwrap();
+    world.run();
+    for group in &world.groups_with(Kind::Batch)[1..] {
+        // Nothing of it can be believed, its offsets neither.
+        let frame = world.place(group.header.slot, group.at) + GROUP_HEADER_BYTES;
+        world.flash[frame + 8] ^= 1;
+    }
+    world.restart();
+    assert_eq!(world.log.stats().damaged_groups, 2);
+    assert_eq!(world.end(a), Offset(2));
+    world.append(a, &["goes on"]).unwrap();
+    world.run();
+    world.restart();
+    assert_eq!(read_all(&mut world, a), (vec![0, 2], vec![]));
 }

@@ -7,6 +7,8 @@ use super::damage::read_all;
 use super::recovery::{checkpoint, roots};
 use super::*;
 use crate::log::layout::checkpoint as format;
+use crate::log::layout::frame::{FrameHeader, Kind};
+use crate::log::recovery::accept::Candidate;
 use alloc::format;
 
 /// Makes every root what `change` makes of its body.
@@ -160,4 +162,101 @@ fn the_last_batch_is_lost_with_its_offsets_when_what_follows_shows_that_it_was_d
     world.run();
     world.restart();
     assert_eq!(world.values(a, 31), ["goes on"]);
+}
+
+/// Takes a slot for something else, of which nothing is left either.
+fn wipe(world: &mut World, slot: u32) {
+    let (at, end) = (world.place(slot, 0), world.place(slot + 1, 0).min(world.flash.len()));
+    world.flash[at..end].fill(0);
+}
+
+/// The slot in which that value of a record stands first.
+fn slot_of(world: &World, value: &str) -> u32 {
+    let holds = |group: &&Candidate| {
+        world.group_bytes(group).windows(value.len()).any(|window| window == value.as_bytes())
+    };
+    world.groups().iter().find(holds).unwrap().header.slot
+}
+
+/// Ten batches in a slot that is sealed, and a checkpoint.
+fn ten() -> (World, PartitionNumber) {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Short);
+    for number in 0..10 {
+        world.append(a, &[&format!("{number} {}", "f".repeat(2_000))]).unwrap();
+    }
+    world.run();
+    checkpoint(&mut world);
+    world.restart();
+    (world, a)
+}
+
+#[test]
+fn a_truncation_that_a_cut_tore_away_takes_nothing_with_it() {
+    let (mut world, a) = ten();
+    world.append(a, &["last"]).unwrap();
+    world.run();
+    let truncation = FrameHeader {
+        kind: Kind::Truncate,
+        partition: a,
+        base_offset: Offset(3),
+        last_offset_delta: 0,
+        leader_epoch: LeaderEpoch(0),
+        body_bytes: 0,
+    };
+    world.write_next(Lane::Short, &[(truncation, Bytes::new())]);
+    // What came before it in its commit is not there.
+    let group = *world.groups().last().unwrap();
+    world.reseal(&group, |header| {
+        header.durable_seq -= 1;
+        header.group_seq += 1;
+    });
+    by_footers(&mut world);
+    assert_eq!(world.log.stats().torn_groups_dropped, 1);
+    assert_eq!(world.values(a, 0).len(), 11);
+}
+
+#[test]
+fn what_was_truncated_is_known_by_its_epoch_when_the_slot_that_said_so_is_used_again() {
+    let (mut world, a) = ten();
+    world.log.truncate(world.now, a, Offset(5));
+    let new = batch(&["new"], 5, None);
+    let append = Append {
+        partition: a,
+        leader_epoch: LeaderEpoch(4),
+        base_offset: Offset(5),
+        header: BatchHeader::parse(&new).unwrap(),
+        batch: new,
+    };
+    world.log.append(world.now, append).unwrap();
+    world.run();
+    // Each start writes the few bytes of the newest slot once more.
+    world.restart();
+    world.restart();
+    let [truncation] = world.groups_with(Kind::Truncate)[..] else { panic!("there is one") };
+    wipe(&mut world, truncation.header.slot);
+    by_footers(&mut world);
+    assert_eq!(world.end(a), Offset(6));
+    let values = world.values(a, 0);
+    assert_eq!((values.len(), values[5].as_str()), (6, "new"));
+    let epochs = [3, 4].map(|epoch| world.log.epoch_end(a, LeaderEpoch(epoch)));
+    let ends = [(3, 5), (4, 6)].map(|(epoch, end)| Some((LeaderEpoch(epoch), Offset(end))));
+    assert_eq!(epochs, ends);
+}
+
+#[test]
+fn a_partition_begins_where_there_is_something_when_its_log_start_is_not_known() {
+    let (mut world, a) = ten();
+    world.log.trim(world.now, a, Offset(10));
+    world.run();
+    let trimmed = world.groups_with(Kind::LogStart)[0].header.slot;
+    world.restart();
+    world.append(a, &["behind"]).unwrap();
+    world.run();
+    world.restart();
+    let first = slot_of(&world, "0 fff");
+    [trimmed, first].into_iter().for_each(|slot| wipe(&mut world, slot));
+    by_footers(&mut world);
+    assert_eq!(world.log.partition(a).unwrap().log_start, Offset(10));
+    assert_eq!(read_all(&mut world, a), (vec![10], vec![]));
 }

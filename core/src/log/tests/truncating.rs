@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::batch::Sequence;
+use crate::log::layout::frame::Kind;
+use crate::log::layout::group::GROUP_HEADER_BYTES;
 
 /// A world whose partition 1 has these values, a batch each, and epoch 3.
 fn world_with(values: &[&str]) -> (World, PartitionNumber) {
@@ -370,6 +372,22 @@ fn what_a_start_carries_over_does_not_come_back_over_what_is_new() {
     world.run();
     world.holds(a, &["a", "x", "z"]);
     world.holds(a, &["a", "x", "z"]);
+}
+
+#[test]
+fn what_was_truncated_stays_away_though_the_frame_that_says_so_is_damaged() {
+    let (mut world, a) = world_with(&["a", "b", "c"]);
+    world.truncate(a, 1);
+    world.run();
+    world.append_in(a, 4, &["x"]);
+    world.run();
+    let [truncation] = world.groups_with(Kind::Truncate)[..] else { panic!("there is one") };
+    let at = world.place(truncation.header.slot, truncation.at) + GROUP_HEADER_BYTES;
+    world.flash[at + 9] ^= 1;
+    world.restart();
+    assert_eq!(world.log.stats().damaged_groups, 1);
+    assert_eq!(world.end(a), Offset(2));
+    assert_eq!(world.values(a, 0), ["a", "x"]);
 }
 
 #[test]
