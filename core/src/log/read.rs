@@ -5,6 +5,13 @@
 //! of the slot that holds its offset, then the bytes. One answer comes from one read of one slot,
 //! of at most [`READ_BYTES_MAX`]; who wants more asks again. Every frame's checksum is verified
 //! before its batch is handed out, but for what comes from the tail in memory.
+//!
+//! Why no scan of a slot that the readers of many partitions share (2026-11): reads go through the
+//! system's page cache, and who reads all partitions comes past the same place for each of them
+//! before going on. 204 MB, 2,000 commits of 100 x 1 KB, read again after a restart with an empty
+//! page cache: 1.045 bytes from the device for each byte of all 100 partitions, 11.7 for each of
+//! one of them. What was read of a slot would have to be kept for the others, and it is: the page
+//! cache gives it back when memory is short.
 
 use super::cleaner::CLEANER;
 use super::layout::footer::{Extent, Part};
