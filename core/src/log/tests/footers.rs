@@ -245,6 +245,23 @@ fn what_was_truncated_is_known_by_its_epoch_when_the_slot_that_said_so_is_used_a
 }
 
 #[test]
+fn a_hole_at_which_a_partition_was_truncated_stays_its_end() {
+    let (mut world, a) = ten();
+    let hole = Replacement::Hole { base_offset: Offset(8), last_offset_delta: 0 };
+    world.log.replace(world.now, a, vec![hole]).unwrap();
+    world.run();
+    world.log.truncate(world.now, a, Offset(9));
+    world.run();
+    by_footers(&mut world);
+    assert_eq!(world.end(a), Offset(9));
+    assert!(world.ask(spec(a, Offset(8))).unwrap().is_empty());
+    world.append(a, &["goes on"]).unwrap();
+    world.run();
+    assert_eq!(world.values(a, 8), ["goes on"]);
+    assert_eq!(world.values(a, 0).len(), 9);
+}
+
+#[test]
 fn a_partition_begins_where_there_is_something_when_its_log_start_is_not_known() {
     let (mut world, a) = ten();
     world.log.trim(world.now, a, Offset(10));

@@ -201,3 +201,21 @@ fn a_disk_budget_that_is_filled_at_once_keeps_what_retention_by_bytes_keeps() {
     }
     assert!(world.log.partition(a).unwrap().bytes >= 256 << 10);
 }
+
+#[test]
+fn what_a_forgotten_partition_held_is_not_carried_over() {
+    let mut world = World::new();
+    let (a, b) = (world.add(1, Lane::Short), world.add(2, Lane::Short));
+    for number in [a, b] {
+        world.append(number, &["record"]).unwrap();
+    }
+    world.run();
+    world.log.retain_partitions(|number| number == a);
+    world.log.checkpoint(world.now);
+    world.run();
+    for _ in 0..2 {
+        world.restart();
+        assert!(world.log.partition(b).is_none());
+        assert_eq!(world.values(a, 0), ["record"]);
+    }
+}
