@@ -81,7 +81,7 @@ impl Cluster {
             let node = self.gateways[*index].node.as_ref();
             node.is_some_and(|node| node.site_status(self.world.now).leads)
         };
-        let controller = (0..count).find(decides).filter(|_| any % 2 == 0);
+        let controller = (0..count).find(decides).filter(|_| any.is_multiple_of(2));
         let outcast = controller.unwrap_or(any);
         let cut = [Cut::Mute, Cut::Deaf, Cut::Both][self.world.rng.below(3) as usize];
         for other in (0..count).filter(|other| *other != outcast) {
