@@ -11,6 +11,7 @@ use std::process::Command;
 
 pub const ARM64: &str = "aarch64-unknown-linux-gnu";
 pub const ARMV7: &str = "armv7-unknown-linux-gnueabihf";
+pub const ARMV6: &str = "arm-unknown-linux-gnueabihf";
 
 /// Where `cross/build` leaves a target's release build.
 pub fn built(target: &str) -> PathBuf {

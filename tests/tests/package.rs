@@ -9,20 +9,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
-use weir_tests::arm::{ARM64, Debian, arm64_binary, script};
+use weir_tests::arm::{ARM64, ARMV6, ARMV7, Debian, arm64_binary, built, script};
 use weir_tests::tools::{command, run, run_for, signal};
-use weir_tests::{free_port, wait_for};
+use weir_tests::{free_port, skipped, wait_for};
 
 /// The package, made once; nothing where there is no arm64 build.
 fn package(what: &str) -> Option<PathBuf> {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let binary = arm64_binary(what)?;
-    let make = || {
-        let mut package = script("boards/package");
-        package.arg(ARM64).arg("--binary").arg(binary);
-        PathBuf::from(run_for(&mut package, Duration::from_secs(600)).success().trim())
-    };
-    Some(MADE.get_or_init(make).clone())
+    Some(MADE.get_or_init(|| packed(ARM64, &binary)).clone())
+}
+
+fn packed(target: &str, binary: &Path) -> PathBuf {
+    let mut package = script("boards/package");
+    package.arg(target).arg("--binary").arg(binary);
+    PathBuf::from(run_for(&mut package, Duration::from_secs(600)).success().trim())
 }
 
 /// A Debian and the package's place in it.
@@ -36,8 +37,28 @@ fn debian_with_package(what: &str) -> Option<(Debian, &'static str)> {
 #[test]
 fn lintian_finds_no_error_in_the_package() {
     let Some(package) = package("lintian") else { return };
-    let said = run(Command::new("lintian").args(["--fail-on", "error"]).arg(&package)).success();
+    check_by_lintian(&package);
+}
+
+fn check_by_lintian(package: &Path) {
+    let said = run(Command::new("lintian").args(["--fail-on", "error"]).arg(package)).success();
     assert!(!said.contains("E: "), "{said}");
+}
+
+#[test]
+fn the_packages_for_32_bits_are_clean_too() {
+    for target in [ARMV7, ARMV6] {
+        let binary = built(target);
+        if !binary.exists() {
+            skipped(&format!("the package for {target}: tests/run --boards builds it"));
+            continue;
+        }
+        let package = packed(target, &binary);
+        check_by_lintian(&package);
+        let fields = run(Command::new("dpkg-deb").arg("--field").arg(&package)).success();
+        assert!(fields.contains("Architecture: armhf\n"), "{fields}");
+        assert!(fields.contains("libc6 (>= 2."), "{fields}");
+    }
 }
 
 #[test]
@@ -45,7 +66,7 @@ fn the_same_source_makes_the_same_package() {
     let Some(package) = package("the same bytes again") else { return };
     let first = fs::read(&package).unwrap();
     let mut again = script("boards/package");
-    again.arg(ARM64).arg("--binary").arg(weir_tests::arm::built(ARM64));
+    again.arg(ARM64).arg("--binary").arg(built(ARM64));
     run(&mut again).success();
     assert!(first == fs::read(&package).unwrap(), "{} differs", package.display());
 }
