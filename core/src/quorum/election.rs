@@ -8,13 +8,20 @@ use crate::types::{NodeId, Time};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+/// How many rounds of asking for votes pass until a voter by its own log asks whether it is known.
+const ASKS_TO_FOLLOW_EVERY: u32 = 8;
+
 impl Quorum {
     /// No leader was heard for an election timeout, or an election came to nothing.
     pub(super) fn on_election_due(&mut self, now: Time) {
         self.leader = None;
         if !self.members().is_voter(&self.me) {
+            self.ask_to_follow();
             self.wake_later(now);
             return;
+        }
+        if self.round % ASKS_TO_FOLLOW_EVERY == ASKS_TO_FOLLOW_EVERY - 1 {
+            self.ask_to_follow();
         }
         // Asking costs nothing, so it is repeated sooner than an election would be.
         let heartbeat = self.settings.heartbeat_ms;
@@ -26,6 +33,18 @@ impl Quorum {
             for to in self.other_voters() {
                 let body = Body::PreVote { round: self.round, term, last };
                 self.send(to, self.cluster_mark(), body);
+            }
+        }
+    }
+
+    /// Perhaps the others have forgotten this store while it was away, which its own log cannot
+    /// say: they are asked as a new one asks.
+    fn ask_to_follow(&mut self) {
+        let members = self.members().all().map(|member| member.node);
+        let known: BTreeSet<NodeId> = members.chain(self.forming.others()).collect();
+        for node in known {
+            if node != self.me.node {
+                self.say_hello(node);
             }
         }
     }

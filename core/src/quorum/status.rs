@@ -53,8 +53,10 @@ pub struct Replica {
 
 impl Quorum {
     pub fn status(&self, now: Time) -> Status {
-        let recorded = self.applicants.iter();
-        let applicants = recorded.map(|(&node, &directory)| Member { node, directory });
+        let asking = self.applicants.iter();
+        let asking = asking.map(|(&node, &directory)| Member { node, directory });
+        // One that could not hear its leader may have asked, too.
+        let applicants = asking.filter(|it| self.members().all().all(|known| known != it));
         Status {
             stage: self.stage(),
             cluster: self.formation.as_ref().map(|formation| formation.cluster),

@@ -121,6 +121,29 @@ fn a_vote_leaves_when_it_is_durable() {
 }
 
 #[test]
+fn a_store_that_was_forgotten_while_it_was_away_asks_to_be_taken_in() {
+    // Its own log still names it as a voter.
+    let ballot = Ballot { term: 4, vote: None, formation: formation(&[1, 2, 3]) };
+    let mut quorum = start(&[1, 2, 3], Found { ballot: Some(ballot), ..found() }).unwrap();
+    let mut asked = BTreeSet::new();
+    for output in run(&mut quorum, 20) {
+        if let Output::Send { to, message: Message { body: Body::Hello(_), .. } } = output {
+            asked.insert(to);
+        }
+    }
+    assert_eq!(asked, BTreeSet::from([NodeId(2), NodeId(3)]));
+    // Whoever is recorded is not listed for that.
+    let hello = |node: i32| {
+        let voters = [1, 2, 3].map(NodeId).to_vec();
+        let hello = Hello { directory: directory(node), voters, old: false, proposes: None };
+        Message { mark: directory(node).into(), body: Body::Hello(hello) }
+    };
+    quorum.handle(Time(9_000), NodeId(2), hello(2));
+    quorum.handle(Time(9_000), NodeId(4), hello(4));
+    assert_eq!(quorum.status(Time(9_000)).applicants, [member(4)]);
+}
+
+#[test]
 fn two_stores_with_entries_of_their_own_form_nothing() {
     let entries = [payload("a")].to_vec();
     let mut quorum = start(&[1, 2], Found { entries, ..found() }).unwrap();

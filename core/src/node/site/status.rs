@@ -1,6 +1,7 @@
 //! What this gateway knows of its site: for people, and for the simulation's checkers.
 
 use super::super::Node;
+use crate::quorum;
 use crate::types::Time;
 use serde::Serialize;
 
@@ -26,6 +27,11 @@ impl Node {
             last_index: quorum.as_ref().map_or(0, |quorum| quorum.last_index),
             applied: self.site.applied,
         }
+    }
+
+    /// How the quorum stands, as this gateway knows it; before its start has read it there is none.
+    pub fn quorum_status(&self, now: Time) -> Option<quorum::Status> {
+        self.site.quorum.as_ref().map(|quorum| quorum.status(now))
     }
 
     /// Tells images apart: gateways that have applied the same entries have the same.
