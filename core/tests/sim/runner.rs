@@ -93,6 +93,23 @@ pub fn must_find(name: &str, checkers: &[&str], run: impl Fn(u64) -> Result<Tall
     panic!("{name}: nobody noticed in 5,000 seeds: a checker is blind");
 }
 
+/// Looks for a seed in which `checker` speaks up, whatever others say in other seeds.
+pub fn must_find_by(name: &str, checker: &str, run: impl Fn(u64) -> Result<Tally, Violation>) {
+    let (began, mut total) = (Instant::now(), Tally::default());
+    let from = number("SIM_FROM").unwrap_or(1);
+    for tried in 0..5_000 {
+        match outcome(|| run(from + tried)) {
+            Ok(tally) => total.add(&tally),
+            Err(violation) if violation.checker != checker => {}
+            Err(Violation { what, .. }) => {
+                let found = format!("found by {checker} in {} seeds: {what}", tried + 1);
+                return say(name, &found, &total, began);
+            }
+        }
+    }
+    panic!("{name}: {checker} did not notice in 5,000 seeds: it is blind");
+}
+
 /// One line on the terminal about a test, also when it passes.
 pub fn say(name: &str, what: &str, total: &Tally, began: Instant) {
     say_line(&format!(

@@ -17,6 +17,13 @@ pub enum Chaos {
     Boot(usize),
     Resume(usize),
     Unblock,
+    /// The power goes again while a gateway starts, or after its disk has lied for a while.
+    Cut {
+        gateway: usize,
+        boot: u32,
+        away_ms: u64,
+    },
+    Operate,
     /// A connection that is still silent by now ends.
     GiveUp {
         way: (usize, usize),
@@ -53,11 +60,26 @@ impl Cluster {
                 if self.gateways[index].stopping {
                     self.end(index, End::Kill);
                 }
-                match self.gateways[index].is_up() {
-                    true => Ok(()),
-                    false => self.boot(index),
+                if self.gateways[index].is_up() {
+                    return Ok(());
                 }
+                if self.plan.cuts && !self.fragile && self.world.rng.percent(20) {
+                    let boot = self.gateways[index].boot + 1;
+                    let delay = self.world.delay_us(50, 30_000);
+                    let cut = Chaos::Cut { gateway: index, boot, away_ms: 100 };
+                    self.world.after(delay, Event::Chaos(cut));
+                }
+                self.boot(index)
             }
+            Chaos::Cut { gateway, boot, away_ms } => {
+                if self.gateways[gateway].is_up() && self.gateways[gateway].boot == boot {
+                    self.end(gateway, End::Cut);
+                    let delay = Nanos::from_ms(away_ms);
+                    self.world.after(delay, Event::Chaos(Chaos::Boot(gateway)));
+                }
+                Ok(())
+            }
+            Chaos::Operate => self.operate(),
             Chaos::Resume(index) => self.resume(index),
             Chaos::Unblock => self.unblock(),
             Chaos::GiveUp { way, link } => {
@@ -73,9 +95,17 @@ impl Cluster {
     }
 
     fn something_happens(&mut self) -> Verdict {
+        if self.fragile && self.is_whole().is_err() {
+            return Ok(());
+        }
+        self.fragile = false;
         let rng = &mut self.world.rng;
         let index = rng.below(self.gateways.len() as u64) as usize;
-        match rng.below(12) {
+        if self.gateways[index].is_ill() && !self.gateways[index].stopping {
+            self.end_for_a_while(index, End::Kill);
+            return Ok(());
+        }
+        match rng.below(13) {
             0 | 1 if self.plan.kills => self.end_for_a_while(index, End::Kill),
             2 if self.plan.cuts => self.end_for_a_while(index, End::Cut),
             3 if self.plan.cuts => {
@@ -104,7 +134,10 @@ impl Cluster {
                 let years = self.world.rng.below(20) as i64 - 10;
                 self.gateways[index].skew_ms = years * 31_557_600_000;
             }
-            10 if self.plan.wipes && self.may_wipe() => self.end_for_a_while(index, End::Wipe),
+            10 if self.plan.wipes && self.may_wipe() => {
+                self.fragile = true;
+                self.end_for_a_while(index, End::Wipe);
+            }
             11 if self.plan.stops && self.gateways[index].is_up() => {
                 self.gateways[index].handle(self.world.now, Input::Stop);
                 self.pump(index)?;
@@ -112,6 +145,7 @@ impl Cluster {
                 self.world.after(delay, Event::Chaos(Chaos::Boot(index)));
                 self.gateways[index].stopping = true;
             }
+            12 if self.plan.lies && self.may_lie() => self.lie(index),
             _ => {}
         }
         Ok(())
@@ -124,9 +158,31 @@ impl Cluster {
         self.world.after(delay, Event::Chaos(Chaos::Boot(index)));
     }
 
-    /// One store is lost at a time, and the next only when the site is whole again.
+    /// One store is lost at a time, and the next only when the site is whole again: a new store
+    /// has everything and votes. Two voters have nobody to replace one of them. Nothing else goes
+    /// wrong meanwhile: when all are cut while a wiped one is away, and `min.insync.replicas` is 1,
+    /// it may be the last that counts as in sync, and takes the partition with it.
     fn may_wipe(&self) -> bool {
-        self.is_whole().is_ok()
+        self.operator.voters() >= 3 && self.is_whole().is_ok()
+    }
+
+    /// A voter whose flash lies may help to forget what it has confirmed, once the others who have
+    /// it are away. So these stay until it is whole again.
+    fn may_lie(&self) -> bool {
+        self.may_wipe()
+            && self.net.is_free()
+            && self.gateways.iter().all(|gateway| !gateway.paused && !gateway.stopping)
+    }
+
+    fn lie(&mut self, index: usize) {
+        self.fragile = true;
+        let gateway = &mut self.gateways[index];
+        gateway.disk.faults.lying_flush = 1_000;
+        gateway.disk.armed = true;
+        let boot = gateway.boot;
+        let delay = self.world.delay_us(1_000, 300_000);
+        let away_ms = 4_000 + self.world.rng.below(4_000);
+        self.world.after(delay, Event::Chaos(Chaos::Cut { gateway: index, boot, away_ms }));
     }
 
     fn pause(&mut self, index: usize) {
@@ -193,6 +249,8 @@ impl Cluster {
     pub fn heal(&mut self) -> Verdict {
         log::debug!("{:?} all heals", self.world.now);
         self.faulty = false;
+        self.fragile = false;
+        self.operator.come_to_rest();
         (self.net.loss, self.net.duplication, self.net.delay_us) = (0, 0, 1_000);
         self.unblock()?;
         for index in 0..self.gateways.len() {
@@ -217,6 +275,13 @@ impl Cluster {
     pub fn converge(&mut self) -> Verdict {
         let until = self.world.now + Nanos::from_ms(HEAL_MS);
         while let Err(why) = self.is_whole() {
+            // What failed before may be noticed only now.
+            for index in 0..self.gateways.len() {
+                if self.gateways[index].is_ill() && !self.gateways[index].stopping {
+                    self.end(index, End::Kill);
+                    self.boot(index)?;
+                }
+            }
             if self.world.now > until {
                 return Converges::fails(why);
             }
@@ -247,7 +312,7 @@ impl Cluster {
     }
 
     /// Everybody serves, and every partition has all its replicas in sync.
-    fn is_whole(&self) -> Result<(), String> {
+    pub fn is_whole(&self) -> Result<(), String> {
         for gateway in &self.gateways {
             if !gateway.serves {
                 return Err(format!("gateway {} does not serve", gateway.id.0));
@@ -258,6 +323,7 @@ impl Cluster {
                 }
             }
         }
+        self.has_its_members()?;
         let there = self.crowd.shared.topics.iter().filter(|(_, there)| **there == Some(true));
         if there.count() < super::crowd::TOPICS.len() {
             return Err("there are no topics yet".into());

@@ -141,8 +141,8 @@ impl Crowd {
     }
 }
 
-/// The audit's connections are of no client.
-const AUDIT: usize = usize::MAX;
+/// The connections of the audit and of operators are of no client.
+pub const AUDIT: usize = usize::MAX;
 /// How often the audit looks for whoever leads a partition.
 const LOOKS_MAX: u32 = 300;
 

@@ -2,11 +2,13 @@
 
 use crate::cluster::plan::{Bug, Plan};
 use crate::disk::{Disk, Started};
+use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use std::collections::BTreeMap;
 use weir_core::log::{FLUSH_WINDOW, Start};
 use weir_core::node::{Input, Node, Output, Phase, Settings};
 use weir_core::peer::handshake::Hello;
+use weir_core::quorum::Directory;
 use weir_core::rng::Rng;
 use weir_core::types::{NodeId, Time, WallTime};
 
@@ -37,6 +39,8 @@ pub struct Gateway {
     pub tick_at: Option<Time>,
     /// What the wall clock is wrong by.
     pub skew_ms: i64,
+    /// The newest version of the peer protocol that it speaks.
+    pub version: u16,
     /// What others are told at a connection's start.
     pub hello: Option<Hello>,
 }
@@ -46,10 +50,10 @@ pub fn node_id(index: usize) -> NodeId {
 }
 
 impl Gateway {
-    pub fn new(index: usize, plan: &Plan) -> Gateway {
+    pub fn new(index: usize) -> Gateway {
         Gateway {
             id: node_id(index),
-            disk: Disk::new(Flash::default(), plan.store.faults),
+            disk: Disk::new(Flash::default(), Faults::default()),
             image: None,
             node: None,
             boot: 0,
@@ -58,8 +62,14 @@ impl Gateway {
             paused: false,
             tick_at: None,
             skew_ms: 0,
+            version: weir_core::peer::VERSION,
             hello: None,
         }
+    }
+
+    /// Which store it has, once it has read that.
+    pub fn directory(&self) -> Option<Directory> {
+        self.hello.as_ref().map(|hello| Directory(hello.directory))
     }
 
     pub fn is_up(&self) -> bool {
@@ -119,6 +129,8 @@ impl Gateway {
         self.node = None;
         (self.serves, self.stopping, self.paused) = (false, false, false);
         (self.tick_at, self.hello) = (None, None);
+        // What goes wrong while a log is opened is simulated with one gateway alone.
+        self.disk.faults = Faults::default();
         match end {
             End::Kill => self.disk.kill(),
             End::Cut => {

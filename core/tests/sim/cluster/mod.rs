@@ -11,8 +11,10 @@ mod crowd;
 mod gateway;
 mod mutations;
 mod net;
+mod operator;
 mod outcast;
 mod plan;
+mod rolling;
 mod run;
 mod truth;
 

@@ -5,13 +5,15 @@
 
 use super::plan::{Bug, Plan};
 use super::random;
-use crate::runner::must_find;
+use crate::consumer::{pretend_assigned, pretend_committed};
+use crate::runner::{must_find, must_find_by};
 use bytes::Bytes;
 use weir_core::batch::{self, Header};
 use weir_core::peer::Message;
 use weir_core::replica::{Answer, Fetch};
 use weir_core::types::{Offset, PartitionNumber};
 use weir_core::wire::produce::ProduceRequest;
+use weir_core::wire::quorum::RemoveRaftVoterResponse;
 use weir_core::wire::{self, ApiKey, Message as _};
 
 impl Bug {
@@ -20,6 +22,16 @@ impl Bug {
         match self {
             Bug::AcknowledgeAtDurableEnd => with_one_ack(&frame).unwrap_or(frame),
             _ => frame,
+        }
+    }
+
+    /// The answer of a gateway that does not do what it was asked.
+    pub fn pretends(self, frame: &Bytes) -> Option<Bytes> {
+        match self {
+            Bug::ForgetAssignments => pretend_assigned(frame),
+            Bug::ForgetCommits => pretend_committed(frame),
+            Bug::ForgetVotes => pretend_removed(frame),
+            _ => None,
         }
     }
 
@@ -36,6 +48,14 @@ impl Bug {
                 let end = end_of(&records);
                 let head = with_answer(&head, |answer| {
                     answer.high_watermark = answer.high_watermark.max(end);
+                });
+                Message::Records(head, records)
+            }
+            (Bug::TellLess, Message::Records(head, records)) => {
+                let head = with_answer(&head, |answer| {
+                    if answer.sequence % 7 == 0 {
+                        answer.high_watermark = Offset(answer.high_watermark.0 / 2);
+                    }
                 });
                 Message::Records(head, records)
             }
@@ -61,6 +81,17 @@ fn with_one_ack(frame: &Bytes) -> Option<Bytes> {
     request.acks = 1;
     let (version, correlation) = (header.api_version, header.correlation_id);
     let frame = wire::encode_request(&request, version, correlation, Some("sim"));
+    Some(crate::client::unframed(&frame))
+}
+
+fn pretend_removed(frame: &Bytes) -> Option<Bytes> {
+    let (header, _) = wire::decode_request_header(frame).ok()?;
+    let (key, version) = (ApiKey::RemoveRaftVoter, header.api_version);
+    if header.api_key != key as i16 {
+        return None;
+    }
+    let response = RemoveRaftVoterResponse::default();
+    let frame = wire::encode_response(&response, key, version, header.correlation_id);
     Some(crate::client::unframed(&frame))
 }
 
@@ -98,6 +129,16 @@ fn another(records: &Bytes) -> Bytes {
 
 fn site_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
     must_find(&format!("{bug:?} of a site"), checkers, |seed| {
+        random(seed, |plan| {
+            plan.bug = bug;
+            change(plan);
+        })
+    });
+}
+
+/// Others may notice, too, in other seeds: the search goes on until this checker has.
+fn site_must_find_by(bug: Bug, checker: &str, change: impl Fn(&mut Plan)) {
+    must_find_by(&format!("{bug:?} of a site"), checker, |seed| {
         random(seed, |plan| {
             plan.bug = bug;
             change(plan);
@@ -151,4 +192,30 @@ fn an_old_image_of_a_store_is_found() {
 #[test]
 fn gateways_that_never_connect_again_are_found() {
     site_must_find(Bug::ConnectOnce, &["Converges"], |plan| plan.kills = true);
+}
+
+#[test]
+fn a_leader_that_leads_on_after_its_restart_is_found() {
+    site_must_find_by(Bug::SameIncarnation, "SingleLeaderPerEpoch", |plan| plan.kills = true);
+}
+
+#[test]
+fn a_high_watermark_that_is_told_lower_than_before_is_found() {
+    site_must_find(Bug::TellLess, &["MonotonicHighWatermark"], |_| {});
+}
+
+#[test]
+fn an_assignment_that_only_the_groups_leader_knows_is_found() {
+    let checkers = ["GroupOwnsEachPartitionOnce"];
+    site_must_find(Bug::ForgetAssignments, &checkers, |plan| plan.groups = true);
+}
+
+#[test]
+fn offset_commits_that_are_not_stored_are_found() {
+    site_must_find(Bug::ForgetCommits, &["OffsetsNeverGoBack"], |plan| plan.groups = true);
+}
+
+#[test]
+fn a_removed_voter_that_still_counts_is_found() {
+    site_must_find(Bug::ForgetVotes, &["MembersAsAsked"], |plan| plan.members = true);
 }

@@ -57,6 +57,11 @@ impl Net {
         self.blocked.contains(&way)
     }
 
+    /// Nothing is cut or slow.
+    pub fn is_free(&self) -> bool {
+        self.blocked.is_empty() && self.slow.is_empty()
+    }
+
     /// A new connection's name, if both ways are free.
     pub fn dial(&mut self, (one, other): Way) -> Option<u64> {
         let free = !self.is_blocked((one, other)) && !self.is_blocked((other, one));

@@ -60,13 +60,9 @@ impl Cluster {
         self.begin()?;
         self.converge()?;
         for _ in 0..2 {
-            let before = self.progress();
-            self.pass(Nanos::from_ms(3_000))?;
-            let now = self.progress();
-            let moving = now.keys().filter(|it| before[*it] < now[*it]);
-            let moving: Vec<Target> = moving.cloned().collect();
+            let moving = self.moving()?;
             let (outcast, cut) = self.cast_out();
-            self.go_on(&moving, &format!("gateway {} is cut off: {cut:?}", outcast + 1))?;
+            self.go_on(moving, &format!("gateway {} is cut off: {cut:?}", outcast + 1))?;
             self.unblock()?;
             self.converge()?;
         }
@@ -95,31 +91,62 @@ impl Cluster {
         (outcast, cut)
     }
 
-    fn go_on(&mut self, moving: &[Target], what: &str) -> Verdict {
+    fn go_on(&mut self, moving: Vec<Target>, what: &str) -> Verdict {
         let begin = self.world.now;
-        let mut since: BTreeMap<&Target, (usize, Time)> =
-            moving.iter().map(|target| (target, (self.acknowledged(target), begin))).collect();
+        let mut watch = Watch::new(self, moving);
         while self.world.now.since(begin) < Nanos::from_ms(FAULT_MS) {
             self.pass(Nanos::from_ms(STEP_MS))?;
-            let now = self.world.now;
-            for (target, (count, at)) in &mut since {
-                let acknowledged = self.acknowledged(target);
-                if acknowledged > *count {
-                    (*count, *at) = (acknowledged, now);
-                } else if now.since(*at) > Nanos::from_ms(STANDSTILL_MS) {
-                    return MajorityGoesOn::fails(format!("{target:?} stands still: {what}"));
-                }
+            if let Some((target, still)) = watch.look(self)
+                && still > Nanos::from_ms(STANDSTILL_MS)
+            {
+                return MajorityGoesOn::fails(format!("{target:?} stands still: {what}"));
             }
         }
         Ok(())
     }
 
+    /// The partitions that somebody writes to.
+    pub fn moving(&mut self) -> Result<Vec<Target>, Violation> {
+        let before: Vec<(Target, usize)> = crowd::targets()
+            .into_iter()
+            .map(|target| (target.clone(), self.acknowledged(&target)))
+            .collect();
+        self.pass(Nanos::from_ms(3_000))?;
+        let moving = before.into_iter().filter(|(it, count)| self.acknowledged(it) > *count);
+        Ok(moving.map(|(target, _)| target).collect())
+    }
+
     fn acknowledged(&self, target: &Target) -> usize {
         self.crowd.shared.histories.get(target).map_or(0, |history| history.acked.len())
     }
+}
 
-    fn progress(&self) -> BTreeMap<Target, usize> {
-        crowd::targets().into_iter().map(|it| (it.clone(), self.acknowledged(&it))).collect()
+/// Since when partitions have taken nothing.
+pub struct Watch {
+    since: BTreeMap<Target, (usize, Time)>,
+}
+
+impl Watch {
+    pub fn new(cluster: &Cluster, targets: Vec<Target>) -> Watch {
+        let now = cluster.world.now;
+        let since = targets.into_iter().map(|target| {
+            let count = cluster.acknowledged(&target);
+            (target, (count, now))
+        });
+        Watch { since: since.collect() }
+    }
+
+    /// The partition that has stood still for the longest, and for how long.
+    pub fn look(&mut self, cluster: &Cluster) -> Option<(Target, Nanos)> {
+        let now = cluster.world.now;
+        for (target, (count, at)) in &mut self.since {
+            let acknowledged = cluster.acknowledged(target);
+            if acknowledged > *count {
+                (*count, *at) = (acknowledged, now);
+            }
+        }
+        let longest = self.since.iter().min_by_key(|(_, (_, at))| *at);
+        longest.map(|(target, (_, at))| (target.clone(), now.since(*at)))
     }
 }
 

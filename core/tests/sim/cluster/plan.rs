@@ -23,6 +23,16 @@ pub enum Bug {
     OldImage,
     /// A connection that broke is not made again.
     ConnectOnce,
+    /// Followers are told less than they were told before.
+    TellLess,
+    /// A group's leader is told its assignment, which is not stored.
+    ForgetAssignments,
+    /// Offset commits are answered and not stored.
+    ForgetCommits,
+    /// The removal of a voter is answered, and it votes on.
+    ForgetVotes,
+    /// A gateway that is told to stop is gone at once.
+    StopAtOnce,
     /// A gateway that nobody hears counts as one that says something.
     HeardForEver,
 }
@@ -54,6 +64,14 @@ pub struct Plan {
     pub clock_jumps: bool,
     pub wipes: bool,
     pub stops: bool,
+    /// Stores whose flushes lie until they are cut.
+    pub lies: bool,
+    /// Disks that fail and stall, of a minority of the gateways.
+    pub sick_disks: bool,
+    /// Votes are given and taken.
+    pub members: bool,
+    /// Replicas are moved, gateways drained, and leaderships given back.
+    pub moves: bool,
     /// Of a hundred messages of the quorum, which the driver drops when a link is full.
     pub loss: u64,
     pub duplication: u64,
@@ -65,14 +83,16 @@ pub struct Plan {
 impl Plan {
     pub fn random(rng: &mut Rng) -> Plan {
         let gateways = [3, 3, 3, 4, 5, 7][rng.below(6) as usize];
-        let voters = gateways;
+        // The others are observers.
+        let voters = if rng.percent(40) { 3 } else { gateways };
         let witness = rng.percent(25);
         let data_gateways = gateways - usize::from(witness);
+        let harmless = Faults::default();
         let store = plan::Plan {
             slots: 80,
             slot_bytes: 256 << 10,
             value_bytes_max: [64, 300, 1_000][rng.below(3) as usize],
-            faults: Faults { full: 0, ..Faults::default() },
+            faults: Faults { write_error: 1, flush_error: 2, read_error: 2, stall: 4, ..harmless },
             retention: false,
             ..plan::Plan::random(rng)
         };
@@ -93,8 +113,12 @@ impl Plan {
             partitions: rng.percent(60),
             pauses: rng.percent(40),
             clock_jumps: rng.percent(30),
-            wipes: false,
+            wipes: rng.percent(30),
             stops: rng.percent(40),
+            lies: rng.percent(30),
+            sick_disks: rng.percent(30),
+            members: rng.percent(40),
+            moves: rng.percent(40),
             loss: [0, 5, 30][rng.below(3) as usize],
             duplication: [0, 10, 50][rng.below(3) as usize],
             delay_us: [500, 5_000, 30_000][rng.below(3) as usize],
@@ -107,6 +131,7 @@ impl Plan {
         self.store.faults = Faults::default();
         (self.kills, self.cuts, self.partitions, self.pauses) = (false, false, false, false);
         (self.clock_jumps, self.wipes, self.stops) = (false, false, false);
+        (self.lies, self.sick_disks, self.members, self.moves) = (false, false, false, false);
         (self.loss, self.duplication) = (0, 0);
         self.store.resets = 0;
     }
@@ -114,6 +139,12 @@ impl Plan {
     pub fn replication_factor(&self) -> i16 {
         let data_gateways = self.gateways - usize::from(self.witness);
         data_gateways.min(3) as i16
+    }
+
+    /// Whether the gateway's disk is one of those that fail: a minority, and never a majority of
+    /// the replicas.
+    pub fn is_sick(&self, gateway: usize) -> bool {
+        self.sick_disks && gateway == 0
     }
 
     /// Whether records are taken without one of the gateways.

@@ -4,6 +4,7 @@ use super::chaos::Chaos;
 use super::crowd::{self, Crowd};
 use super::gateway::{End, Gateway};
 use super::net::{Arrival, Net, Way};
+use super::operator::Operator;
 use super::plan::{Bug, Plan};
 use super::truth::Truth;
 use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
@@ -13,6 +14,7 @@ use crate::node_audit;
 use crate::runner::Tally;
 use crate::world::World;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use weir_core::node::{Input, Output};
 use weir_core::peer::Message;
 use weir_core::peer::handshake::Hello;
@@ -70,17 +72,37 @@ pub struct Cluster {
     looked: u64,
     /// Faults may happen.
     pub faulty: bool,
+    /// Nothing else may go wrong before all is whole again.
+    pub fragile: bool,
+    pub operator: Operator,
+    /// Gateways whose store was lost some time.
+    pub lost_stores: BTreeSet<usize>,
 }
 
 impl Cluster {
     pub fn new(seed: u64, plan: Plan) -> Cluster {
         let mut world = World::new(seed);
-        let gateways = (0..plan.gateways).map(|index| Gateway::new(index, &plan)).collect();
+        let gateways = (0..plan.gateways).map(|index| Gateway::new(index)).collect();
         let crowd = Crowd::new(&mut world.rng, &plan);
         let net = Net::new(plan.loss, plan.duplication, plan.delay_us);
         let held = Vec::new();
         let (truth, looked) = (Truth::default(), 0);
-        Cluster { world, plan, gateways, held, net, crowd, truth, looked, faulty: true }
+        let operator = Operator::new(&plan);
+        let (faulty, fragile) = (true, false);
+        Cluster {
+            world,
+            plan,
+            gateways,
+            held,
+            net,
+            crowd,
+            truth,
+            looked,
+            faulty,
+            fragile,
+            operator,
+            lost_stores: BTreeSet::new(),
+        }
     }
 
     /// Faults first, then all is well and the site must be alive.
@@ -128,6 +150,7 @@ impl Cluster {
         }
         self.world.after(Nanos(2), Event::Second);
         self.next_chaos();
+        self.world.after(Nanos(3), Event::Chaos(Chaos::Operate));
         Ok(())
     }
 
@@ -143,6 +166,9 @@ impl Cluster {
     pub fn end(&mut self, index: usize, end: End) {
         log::debug!("{:?} gateway {} ends: {end:?}", self.world.now, index + 1);
         self.gateways[index].end(&mut self.world.rng, end);
+        if end == End::Wipe {
+            self.lost_stores.insert(index);
+        }
         self.held.retain(|(gateway, _)| *gateway != index);
         self.net.forget(index);
         // A cut says no goodbye.
@@ -214,7 +240,11 @@ impl Cluster {
             }
             What::Request { conn, frame } if self.crowd.is_connected(conn, gateway.boot) => {
                 let frame = self.plan.bug.request(frame);
-                gateway.handle(now, Input::Request { conn, frame });
+                if let Some(answer) = self.plan.bug.pretends(&frame) {
+                    self.send_back(conn, Some(answer));
+                    return Ok(());
+                }
+                self.gateways[index].handle(now, Input::Request { conn, frame });
             }
             What::Gone { conn } => gateway.handle(now, Input::Closed { conn }),
             What::Peer { from, arrival: Arrival::Message(_), .. }
@@ -276,9 +306,11 @@ impl Cluster {
         self.world.after(Nanos::from_ms(1_000), Event::Second);
         let wall = self.plan.store.wall(self.world.now);
         self.crowd.shared.now_ms = wall.0;
+        self.check_members()?;
         for index in 0..self.gateways.len() {
             if !self.gateways[index].paused {
-                self.gateways[index].tell_time(self.world.now, wall);
+                let now = self.world.now;
+                self.gateways[index].tell_time(now, wall);
                 self.pump(index)?;
             }
         }
@@ -312,7 +344,7 @@ impl Cluster {
                 Output::Peers { cluster, directory, incarnation, .. } => {
                     let node = self.gateways[index].id;
                     self.gateways[index].hello = Some(Hello {
-                        version: weir_core::peer::VERSION,
+                        version: self.gateways[index].version,
                         version_min: weir_core::peer::VERSION_MIN,
                         node,
                         directory,
@@ -323,7 +355,12 @@ impl Cluster {
                         nonce: [0; 32],
                     });
                 }
-                Output::Ready => self.gateways[index].serves = true,
+                Output::Ready => {
+                    self.gateways[index].serves = true;
+                    if self.faulty && self.plan.is_sick(index) {
+                        self.gateways[index].disk.faults = self.plan.store.faults;
+                    }
+                }
                 Output::Stopped => {
                     self.end(index, End::Kill);
                     return Ok(());
@@ -355,8 +392,8 @@ impl Cluster {
 
     fn send_peer(&mut self, from: usize, to: i32, message: Message) -> Verdict {
         let message = self.plan.bug.message(message);
-        self.truth.sent(&message)?;
         let to = to as usize - 1;
+        self.truth.sent((from, to), &message)?;
         let link = self.net.link((from, to));
         if link == 0 {
             return Ok(());

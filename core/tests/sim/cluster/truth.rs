@@ -1,6 +1,7 @@
 //! What all gateways together have shown, and the checkers of what a site promises.
 
 use super::gateway::Gateway;
+use super::net::Way;
 use crate::checks::{Verdict, Violation};
 use std::collections::BTreeMap;
 use weir_core::batch::{self, Header};
@@ -27,7 +28,7 @@ pub struct StrongIsr;
 /// What was committed is in the log of every later leader.
 pub struct NoCommittedRecordLostGlobally;
 
-/// The high watermark of a leader never goes back in its epoch.
+/// The high watermark of a leader never goes back in its epoch, nor does what followers are told.
 pub struct MonotonicHighWatermark;
 
 macro_rules! fails {
@@ -60,6 +61,8 @@ pub struct Truth {
     /// By the last entry that is applied.
     images: BTreeMap<u64, u32>,
     terms: BTreeMap<u64, Who>,
+    /// The high watermark that a follower was told last, of a partition in an epoch.
+    told: BTreeMap<(Way, u32, i32), i64>,
     applied: BTreeMap<NodeId, u64>,
 }
 
@@ -164,13 +167,20 @@ impl Truth {
     }
 
     /// What a leader sends to a follower.
-    pub fn sent(&mut self, message: &Message) -> Verdict {
+    pub fn sent(&mut self, way: Way, message: &Message) -> Verdict {
         let Message::Records(head, records) = message else { return Ok(()) };
         let Ok((number, answer)) = postcard::from_bytes::<(PartitionNumber, Answer)>(head) else {
             return Ok(());
         };
         if !matches!(answer.content, Content::Batches { .. }) {
             return Ok(());
+        }
+        let told = (way, number.0, answer.leader_epoch.0);
+        let before = self.told.insert(told, answer.high_watermark.0);
+        if let Some(before) = before.filter(|before| answer.high_watermark.0 < *before) {
+            let now = answer.high_watermark.0;
+            let what = format!("{told:?} was told {before}, now {now}");
+            return MonotonicHighWatermark::fails(what);
         }
         for records in records {
             let mut rest = records.clone();
