@@ -96,6 +96,7 @@ pub struct Handshake {
     secret: Vec<u8>,
     me: Hello,
     my_bytes: Vec<u8>,
+    connected: Vec<(NodeId, [u8; 16])>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,7 +136,16 @@ impl Handshake {
 
     fn new(state: State, secret: &[u8], me: Hello) -> Handshake {
         let my_bytes = postcard::to_allocvec(&me).expect("a hello has no type that postcard lacks");
-        Handshake { state, secret: secret.into(), me, my_bytes }
+        let connected = Vec::new();
+        Handshake { state, secret: secret.into(), me, my_bytes, connected }
+    }
+
+    /// The directory ids of gateways that are connected. Another directory of the same gateway has
+    /// to wait until that connection has ended: after a wipe it does soon, and of two gateways with
+    /// one node id it is the second that stays outside.
+    pub fn with_connected(mut self, connected: Vec<(NodeId, [u8; 16])>) -> Handshake {
+        self.connected = connected;
+        self
     }
 
     /// The peer's next frame came.
@@ -231,6 +241,16 @@ impl Handshake {
         }
         if peer.node == me.node {
             return Err(format!("two gateways have node.id {peer_node}: give one another id"));
+        }
+        let other = |(node, directory): &(NodeId, [u8; 16])| {
+            *node == peer.node && *directory != peer.directory
+        };
+        if self.connected.iter().any(other) {
+            return Err(format!(
+                "two gateways have node.id {peer_node}: one is connected to gateway {} already, \
+                 give the other another id",
+                me.node.0
+            ));
         }
         if let Some(expected) = expected.filter(|expected| *expected != peer.node) {
             return Err(format!(

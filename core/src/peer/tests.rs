@@ -113,6 +113,34 @@ fn whoever_does_not_belong_here_is_refused_with_a_sentence_on_both_sides() {
 }
 
 #[test]
+fn of_two_gateways_with_one_id_the_second_stays_outside() {
+    let greet = |connected: [u8; 16]| {
+        let (mut dialer, first) = Handshake::dial(SECRET, hello(1), Some(NodeId(2)));
+        let listener = Handshake::listen(SECRET, hello(2));
+        let mut listener = listener.with_connected(Vec::from([(NodeId(1), connected)]));
+        let (kind, payload) = received(&first);
+        let Step::Send(answer) = listener.on_frame(kind, &payload) else { panic!() };
+        let (kind, payload) = received(&answer);
+        let Step::Send(proof) = dialer.on_frame(kind, &payload) else { panic!() };
+        let (kind, payload) = received(&proof);
+        let end = listener.on_frame(kind, &payload);
+        (finish(&mut dialer, &end), end)
+    };
+    // The same gateway, whose old connection has not ended yet.
+    assert!(matches!(greet([1; 16]), (Step::Done { .. }, Step::Done { .. })));
+    let (Step::Refused { why: dialer, .. }, Step::Refused { why: listener, .. }) = greet([9; 16])
+    else {
+        panic!("they took each other");
+    };
+    for why in [dialer, listener] {
+        assert!(
+            why.contains("two gateways have node.id 1: one is connected to gateway 2"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
 fn a_proof_that_was_heard_before_is_worth_nothing() {
     let (mut dialer, first) = Handshake::dial(SECRET, hello(1), None);
     let mut listener = Handshake::listen(SECRET, hello(2));

@@ -7,19 +7,16 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 use weir_core::peer::HANDSHAKE_BYTES_MAX;
 use weir_core::peer::handshake::{Handshake, Hello, Step};
-use weir_core::types::NodeId;
 use weir_core::wire::Frame;
 
 /// Connects to a peer; an error is a sentence.
 pub async fn dial(
     address: &str,
-    (secret, hello): (&[u8], Hello),
-    expected: NodeId,
+    (handshake, first): (Handshake, Frame),
     step_max: Duration,
 ) -> Result<(TcpStream, Hello), String> {
     let connected = within(step_max, TcpStream::connect(address)).await;
     let stream = connected.map_err(|error| format!("cannot be reached: {error}"))?;
-    let (handshake, first) = Handshake::dial(secret, hello, Some(expected));
     let peer = greet(&stream, handshake, Some(first), step_max).await?;
     Ok((stream, peer))
 }
@@ -27,10 +24,10 @@ pub async fn dial(
 /// Hears a peer out that has connected.
 pub async fn listen(
     stream: &TcpStream,
-    (secret, hello): (&[u8], Hello),
+    handshake: Handshake,
     step_max: Duration,
 ) -> Result<Hello, String> {
-    greet(stream, Handshake::listen(secret, hello), None, step_max).await
+    greet(stream, handshake, None, step_max).await
 }
 
 async fn greet(

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use weir_core::limits::BROKERS_MAX;
 use weir_core::node::Input;
 use weir_core::peer::Message;
-use weir_core::peer::handshake::Hello;
+use weir_core::peer::handshake::{Handshake, Hello};
 use weir_core::types::NodeId;
 
 /// Connections that may be in their handshake at the same time: strangers cannot take more memory
@@ -260,8 +260,9 @@ impl Peers {
         self.greeting.set(self.greeting.get() + 1);
         let greeted = match self.fresh_hello() {
             Ok(hello) => {
-                let me = (self.settings.secret.as_slice(), hello);
-                greet::listen(&stream, me, self.settings.times.step_max).await
+                let handshake = Handshake::listen(&self.settings.secret, hello);
+                let handshake = handshake.with_connected(self.directories());
+                greet::listen(&stream, handshake, self.settings.times.step_max).await
             }
             Err(why) => Err(why),
         };
@@ -286,8 +287,8 @@ impl Peers {
             let began = Instant::now();
             let greeted = match self.fresh_hello() {
                 Ok(hello) => {
-                    let me = (self.settings.secret.as_slice(), hello);
-                    greet::dial(&address, me, node, times.step_max).await
+                    let dialed = Handshake::dial(&self.settings.secret, hello, Some(node));
+                    greet::dial(&address, dialed, times.step_max).await
                 }
                 Err(why) => Err(why),
             };
@@ -323,6 +324,11 @@ impl Peers {
             .map_err(|error| format!("cannot read random numbers: {error}"))?;
         let hello = self.hello.borrow().clone().ok_or("this gateway is not ready yet")?;
         Ok(Hello { nonce, ..hello })
+    }
+
+    fn directories(&self) -> Vec<(NodeId, [u8; 16])> {
+        let links = self.links.borrow();
+        links.iter().map(|(node, link)| (*node, link.hello.directory)).collect()
     }
 
     /// Runs a connection to its end, unless there is one that stays.

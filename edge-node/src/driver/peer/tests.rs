@@ -152,8 +152,8 @@ fn quorum(text: &'static str) -> Message {
 async fn stranger(gateway: &Gateway, incarnation: u8) -> TcpStream {
     let mut hello = Hello::new(NodeId(2), [2; 16], [incarnation; 16], [incarnation; 32]);
     hello.cluster = Some(CLUSTER);
-    let dialed = greet::dial(&gateway.address, (SECRET, hello), gateway.node, TIMES.step_max);
-    dialed.await.unwrap().0
+    let handshake = Handshake::dial(SECRET, hello, Some(gateway.node));
+    greet::dial(&gateway.address, handshake, TIMES.step_max).await.unwrap().0
 }
 
 #[test]
