@@ -19,7 +19,11 @@ struct World {
 
 impl World {
     fn new(gateways: i32) -> World {
-        let image = Image::new(Configs::new());
+        World::with(gateways, Configs::new())
+    }
+
+    fn with(gateways: i32, defaults: Configs) -> World {
+        let image = Image::new(defaults);
         let now = Time(1);
         let controller = Controller::new(now, Settings::new(NodeId(1)), &image);
         let mut world = World { image, controller, now, index: 0 };
@@ -144,6 +148,29 @@ impl World {
         let mut answers = self.apply(decision);
         answers.remove(0).2.map_err(|refusal| refusal.code)
     }
+}
+
+#[test]
+fn a_topic_for_which_nobody_chose_replicas_outlives_any_minority() {
+    let minimum = |gateways, factor, configured: Option<&str>| {
+        let configs = configured.map(|value| ("min.insync.replicas".into(), value.into()));
+        let mut world = World::with(gateways, configs.into_iter().collect());
+        let new = NewTopic {
+            name: "t".into(),
+            partitions: 1,
+            replication_factor: factor,
+            ..NewTopic::default()
+        };
+        let defaults = TopicDefaults { partitions: 1, replication_factor: None };
+        let (mut rng, image) = (Rng::new(1), world.image.clone());
+        let mut plan = Plan::new(&image, NodeId(1), &mut rng);
+        plan.create_topic(&new, defaults).unwrap();
+        world.apply(Decision { records: plan.into_records(), answer: () });
+        world.image.topic("t").unwrap().policy.min_insync_replicas
+    };
+    assert_eq!([1, 2, 3, 5].map(|gateways| minimum(gateways, -1, None)), [1, 1, 2, 2]);
+    assert_eq!(minimum(3, 3, None), 1, "chosen, as with Kafka");
+    assert_eq!(minimum(3, -1, Some("1")), 1, "configured");
 }
 
 #[test]

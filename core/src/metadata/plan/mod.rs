@@ -92,6 +92,14 @@ impl Wanted {
     }
 }
 
+/// How many replicas have to confirm a record of a topic for which nobody chose how many it has, such
+/// as those of MQTT and of groups: a majority of three or more, so that what is acknowledged outlives
+/// any minority. Kafka's default of 1 holds for two, of which one shall go on alone.
+fn outliving(new: &NewTopic, factor: i16) -> Option<String> {
+    let nobody_chose = new.replication_factor == -1 && new.assignments.is_empty();
+    (nobody_chose && factor >= 3).then(|| (factor / 2 + 1).to_string())
+}
+
 impl<'a> Plan<'a> {
     /// `node` is the only gateway that there is to place partitions on while none has registered.
     pub fn new(image: &'a Image, node: NodeId, rng: &'a mut Rng) -> Plan<'a> {
@@ -129,12 +137,13 @@ impl<'a> Plan<'a> {
             set.insert(name.clone(), value.clone());
         }
         self.check_together(&set)?;
+        let (partitions, replication_factor) = wanted.size();
         // The controller and the leaders have to agree on it, and gateways may differ in their
         // defaults.
-        if let Some(replicas) = self.image.defaults().get(MIN_INSYNC_REPLICAS) {
-            set.entry(MIN_INSYNC_REPLICAS.into()).or_insert_with(|| replicas.clone());
+        let default = self.image.defaults().get(MIN_INSYNC_REPLICAS).cloned();
+        if let Some(replicas) = default.or_else(|| outliving(new, replication_factor)) {
+            set.entry(MIN_INSYNC_REPLICAS.into()).or_insert(replicas);
         }
-        let (partitions, replication_factor) = wanted.size();
         let numbers = self.take_numbers(partitions)?;
         let states = self.place(wanted)?;
         let id = self.new_id();
