@@ -9,7 +9,7 @@ use super::connection::{Blocked, OUTPUT_BYTES_MAX};
 use super::hub::Hub;
 use super::reactor::{Reactor, Ready};
 use crate::client::Client;
-use crate::ingest::topics;
+use crate::ingest::{LOCAL, topics};
 use crate::slab::Key;
 use async_channel::Receiver;
 use futures_lite::future;
@@ -124,8 +124,11 @@ impl Net {
         hub.dirty = dirty;
         hub.counters.sessions.store(hub.stored_count as u64, Relaxed);
         let flush = !hub.dirty_sessions.is_empty();
+        // The lane to this gateway is never without a task, so it is there that pauses end, those
+        // of partitions on other lanes, too.
+        let pauses = hub.ingest.deadline().is_some();
         for (number, lane) in self.lanes.borrow().iter().enumerate() {
-            if flush || hub.ingest.has_request(number) {
+            if flush || pauses && number == LOCAL || hub.ingest.has_request(number) {
                 lane.notify();
             }
         }
