@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""kafka-python and aiokafka: kafka_python.py SCENARIO BOOTSTRAP TOPIC. Exits 0 when every fact holds."""
+"""kafka-python and aiokafka: kafka_python.py SCENARIO BOOTSTRAP TOPIC. Exits 0 when every fact holds.
+Scenario `site NAME PARTITIONS PER_SECOND` is a producer with a ledger, as in site.py."""
 import asyncio
+import os
 import sys
 import threading
 import time
@@ -95,6 +97,32 @@ def aio():
         assert got == list(range(N))
 
     asyncio.run(run())
+
+
+def site():
+    import kafka
+    name, partitions, rate = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
+    p = kafka.KafkaProducer(bootstrap_servers=servers.split(","), acks="all", linger_ms=5, enable_idempotence=True,
+                            request_timeout_ms=5000, delivery_timeout_ms=120000, metadata_max_age_ms=5000,
+                            reconnect_backoff_max_ms=1000, max_block_ms=60000)
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def said(*words):
+        os.write(1, (" ".join(str(w) for w in words) + "\n").encode())
+
+    number, begin = 0, time.time()
+    while not ended.is_set():
+        if number > (time.time() - begin) * rate:
+            time.sleep(0.01)
+            continue
+        for partition in range(partitions):
+            sent = p.send(topic, b"%s:%d" % (name.encode(), number), partition=partition)
+            sent.add_callback(lambda m, n=number: said("acked", m.partition, m.offset, n))
+            sent.add_errback(lambda e, n=number, q=partition: said("failed", q, n, type(e).__name__))
+        number += 1
+    p.flush(120)
+    p.close()
 
 
 globals()[scenario]()

@@ -85,6 +85,14 @@ impl Gateway {
         self
     }
 
+    /// Changes `weir.toml` for the next start; gives what it was.
+    pub fn reconfigure(&self, change: impl Fn(&str) -> String) -> String {
+        let path = self.folder.join("weir.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(&before)).unwrap();
+        before
+    }
+
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]).arg("serve").arg("--data").arg(&self.data);
@@ -162,6 +170,10 @@ impl Gateway {
 
     pub fn bootstrap(&self) -> String {
         format!("{}:{}", self.host, self.kafka_port)
+    }
+
+    pub fn mqtt_address(&self) -> String {
+        format!("{}:{}", self.host, self.mqtt_port)
     }
 
     pub fn data(&self) -> PathBuf {

@@ -48,6 +48,11 @@ impl Client {
         self.lines.lock().unwrap().iter().filter(|line| line.contains(what)).count()
     }
 
+    /// All that it has told so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
     /// Closes its input, or sends it a signal, and waits for its end; all that it has told.
     pub fn end(mut self, signal: Option<&str>, limit: Duration) -> Vec<String> {
         drop(self.input.take());

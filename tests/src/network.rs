@@ -3,7 +3,8 @@
 //!
 //! A link is cut one way by a neighbour entry for the other end that leads nowhere: nothing is
 //! refused, nothing answers, and connections stay open. That takes no kernel module, such as
-//! `tc netem` and `iptables` do; slow and lossy links are left to the simulation.
+//! `tc netem` and `iptables` do. A slow link is a token bucket, which most kernels have, behind a
+//! queue that is too short for bursts, so that it loses packets, too.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -124,8 +125,24 @@ impl Network {
         }
     }
 
+    /// What a gateway says takes its time, and some of it is lost.
+    pub fn slow_down(&self, number: usize) {
+        let Some(Spaces { prefix, .. }) = &self.spaces else { return };
+        let shape = "root tbf rate 1mbit burst 4kb limit 8kb";
+        let command = format!("-n {prefix}-{number} qdisc replace dev eth0 {shape}");
+        if let Err(why) = run("tc", &command) {
+            crate::skipped(&format!("slow and lossy links between gateways: {}", why.trim()));
+        }
+    }
+
     /// Mends every link.
     pub fn heal(&self) {
+        if let Some(Spaces { prefix, count, .. }) = &self.spaces {
+            for number in 1..=*count {
+                // A link that is not slow has no such discipline, which is no failure.
+                run("tc", &format!("-n {prefix}-{number} qdisc del dev eth0 root")).ok();
+            }
+        }
         for from in self.ends() {
             for to in self.ends().filter(|to| *to != from) {
                 // A link that is whole has no such entry, which is no failure.
@@ -187,11 +204,15 @@ fn remove_leftovers() {
 }
 
 fn ip(arguments: &str) -> Result<String, String> {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output();
-    let output = output.map_err(|error| format!("ip: {error}"))?;
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> Result<String, String> {
+    let output = Command::new(program).args(arguments.split_whitespace()).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into())
     } else {
-        Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr)))
+        Err(format!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 }

@@ -112,6 +112,64 @@ fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
     check(&site, "t", producer);
 }
 
+/// Waits until each gateway has said a sentence.
+fn all_say(site: &mut Site, sentence: &str) {
+    for number in 1..=site.count() {
+        wait_for(&format!("gateway {number} says \"{sentence}\""), WHOLE, || {
+            let log = site.gateway(number).log();
+            log.lines().any(|line| line.contains(sentence)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_card_of_another_cluster_is_refused_in_a_sentence_on_both_sides() {
+    let mut site = Site::new("site-card", 3).started();
+    site.create("t", 2, 3, 2);
+    site.kill(3);
+    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    site.wipe(3);
+    // By itself it forms a cluster of its own, and comes back with the card of that one.
+    let config = site.gateway(3).reconfigure(|text| {
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.retain(|line| !line.starts_with("voters"));
+        lines.join("\n")
+    });
+    site.gateway(3).start();
+    site.kill(3);
+    site.gateway(3).reconfigure(|_| config.clone());
+    site.gateway(3).launch();
+    all_say(&mut site, "a gateway that shall move needs an empty data folder");
+    assert!(!site.is_in_sync("t", 3), "it has joined");
+    site.kill(3);
+    site.wipe(3);
+    site.make_whole(&[("t", 3)]);
+}
+
+#[test]
+fn of_two_gateways_with_one_id_the_second_is_refused_and_the_site_goes_on() {
+    let mut site = Site::new("site-twice", 3).started();
+    site.create("t", 2, 3, 2);
+    site.kill(3);
+    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    site.wipe(3);
+    let config = site.gateway(3).reconfigure(|text| text.replace("id = 3", "id = 1"));
+    let producer = producer(&site, "t", "enable.idempotence=true");
+    site.gateway(3).launch();
+    wait_for("gateways 2 and 3 say so", WHOLE, || {
+        let mut says = |number| site.gateway(number).log().contains("two gateways have node.id 1");
+        (says(2) && says(3)).then_some(())
+    });
+    goes_on(&producer, "beside it");
+    let lost = site.gateway(2).log().matches("connection to gateway 1 has ended").count();
+    assert_eq!(lost, 0, "the first of the two has lost its place");
+    site.kill(3);
+    site.wipe(3);
+    site.gateway(3).reconfigure(|_| config.clone());
+    site.make_whole(&[("t", 3)]);
+    check(&site, "t", producer);
+}
+
 #[test]
 fn a_gateway_with_another_secret_is_refused_in_a_sentence_on_both_sides() {
     let mut site = Site::new("site-secret", 3).started();
@@ -120,12 +178,7 @@ fn a_gateway_with_another_secret_is_refused_in_a_sentence_on_both_sides() {
     wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
     site.set_secret(3, Some("not what the others have"));
     site.gateway(3).launch();
-    for number in 1..=3 {
-        wait_for(&format!("gateway {number} says so"), WHOLE, || {
-            let log = site.gateway(number).log();
-            log.lines().any(|line| line.contains("secret")).then_some(())
-        });
-    }
+    all_say(&mut site, "secret");
     assert!(!site.is_in_sync("t", 3), "it has joined");
     site.kill(3);
     site.set_secret(3, None);

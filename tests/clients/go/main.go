@@ -4,7 +4,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,11 +99,49 @@ func group() {
 	}
 }
 
+// A producer of a site with a ledger, as in site.py: NAME PARTITIONS PER_SECOND, until its input is closed.
+func site() {
+	name := os.Args[4]
+	partitions, _ := strconv.Atoi(os.Args[5])
+	rate, _ := strconv.Atoi(os.Args[6])
+	cl := client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(5*time.Millisecond),
+		kgo.DialTimeout(3*time.Second), kgo.ProduceRequestTimeout(5*time.Second),
+		kgo.RequestTimeoutOverhead(5*time.Second), kgo.MetadataMaxAge(5*time.Second),
+		kgo.RecordDeliveryTimeout(2*time.Minute))
+	defer cl.Close()
+	ended := make(chan struct{})
+	go func() { io.Copy(io.Discard, os.Stdin); close(ended) }()
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	for number := 0; ; number++ {
+		select {
+		case <-ended:
+			check(cl.Flush(ctx))
+			return
+		case <-tick.C:
+		}
+		for partition := 0; partition < partitions; partition++ {
+			said := number
+			r := &kgo.Record{Topic: topic, Partition: int32(partition), Value: []byte(fmt.Sprintf("%s:%d", name, number))}
+			cl.Produce(ctx, r, func(r *kgo.Record, err error) {
+				if err != nil {
+					fmt.Println("failed", r.Partition, said, err)
+				} else {
+					fmt.Println("acked", r.Partition, r.Offset, said)
+				}
+			})
+		}
+	}
+}
+
 func main() {
 	var cancel func()
-	ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
+	limit := time.Minute
+	if os.Args[1] == "site" {
+		limit = 4 * time.Hour
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	seeds, topic = strings.Split(os.Args[2], ","), os.Args[3]
-	map[string]func(){"roundtrip": roundtrip, "group": group}[os.Args[1]]()
+	map[string]func(){"roundtrip": roundtrip, "group": group, "site": site}[os.Args[1]]()
 	fmt.Println(os.Args[1], "ok")
 }
