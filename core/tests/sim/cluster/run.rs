@@ -82,7 +82,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(seed: u64, plan: Plan) -> Cluster {
         let mut world = World::new(seed);
-        let gateways = (0..plan.gateways).map(|index| Gateway::new(index)).collect();
+        let gateways = (0..plan.gateways).map(Gateway::new).collect();
         let crowd = Crowd::new(&mut world.rng, &plan);
         let net = Net::new(plan.loss, plan.duplication, plan.delay_us);
         let held = Vec::new();
