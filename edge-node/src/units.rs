@@ -30,7 +30,8 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     parse(text, &SIZES, 1)
 }
 
-/// "800us", "500ms", "30s", "10min", "2h", "7d". A bare number is refused: nobody could know its unit.
+/// "800us", "500ms", "30s", "10min", "2h", "7d". A bare number is refused: nobody could know its
+/// unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text.trim().chars().all(|c| c.is_ascii_digit()) {
         return None;

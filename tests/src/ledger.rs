@@ -159,8 +159,8 @@ pub fn nothing_acknowledged_is_lost(name: &str, acked: &[Acked], log: &Log) -> R
     }
 }
 
-/// OrderIsKept, and NoDuplicates of an idempotent producer. Another one sends a batch again when its
-/// answer is lost: what is there already may follow a second time.
+/// OrderIsKept, and NoDuplicates of an idempotent producer. Another one sends a batch again when
+/// its answer is lost: what is there already may follow a second time.
 pub fn order_is_kept(name: &str, log: &Log, idempotent: bool) -> Result<(), String> {
     let mut seen: BTreeMap<i32, BTreeSet<u64>> = BTreeMap::new();
     for ((partition, offset), value) in log {

@@ -115,9 +115,9 @@ impl Mqtt {
         Ok((first, body))
     }
 
-    /// Waits for an acknowledgement of this kind and packet identifier. An error when it says no: an
-    /// MQTT 5 broker whose disk fails answers a publish, too, with a reason. (A PUBCOMP cannot say
-    /// no: its reason is that the exchange was over before.)
+    /// Waits for an acknowledgement of this kind and packet identifier. An error when it says no:
+    /// an MQTT 5 broker whose disk fails answers a publish, too, with a reason. (A PUBCOMP cannot
+    /// say no: its reason is that the exchange was over before.)
     pub fn expect(&mut self, kind: u8, id: u16) -> std::io::Result<()> {
         let (first, body) = self.receive()?;
         assert_eq!((first, &body[..2]), (kind, &id.to_be_bytes()[..]), "{body:?}");

@@ -38,6 +38,7 @@ pub mod inspect;
 mod layout;
 mod moves;
 mod partition;
+mod policy;
 mod pressure;
 mod read;
 mod recovery;
@@ -60,6 +61,7 @@ mod writer;
 
 pub use api::*;
 pub use moves::MOVE_BYTES_MAX;
+pub use policy::{Cleanup, Compaction, Lane, Policy, Retention};
 pub use pressure::Pressure;
 pub use scrub::{Damage, Part, ScrubPlan, ScrubStats};
 pub use wear::{Card, Life, YEAR_SECONDS};

@@ -228,8 +228,8 @@ fn by_footers(seed: u64, bug: Bug) -> Result<Tally, Violation> {
     crate::log_tests::random(seed, |plan| {
         *plan = Plan { bug, no_checkpoints: true, truncates: true, ..plan.clone() };
         (plan.retention, plan.resend_at_start) = (false, false);
-        // Footers do not say of which leader epoch a hole is, and a truncation is forgotten with the
-        // slot that held it: an old hole may then hide what is new.
+        // Footers do not say of which leader epoch a hole is, and a truncation is forgotten with
+        // the slot that held it: an old hole may then hide what is new.
         plan.replaces = false;
         plan.faults = Default::default();
         plan.slots = 200;

@@ -92,9 +92,9 @@ impl Wanted {
     }
 }
 
-/// How many replicas have to confirm a record of a topic for which nobody chose how many it has, such
-/// as those of MQTT and of groups: a majority of three or more, so that what is acknowledged outlives
-/// any minority. Kafka's default of 1 holds for two, of which one shall go on alone.
+/// How many replicas have to confirm a record of a topic for which nobody chose how many it has,
+/// such as those of MQTT and of groups: a majority of three or more, so that what is acknowledged
+/// outlives any minority. Kafka's default of 1 holds for two, of which one shall go on alone.
 fn outliving(new: &NewTopic, factor: i16) -> Option<String> {
     let nobody_chose = new.replication_factor == -1 && new.assignments.is_empty();
     (nobody_chose && factor >= 3).then(|| (factor / 2 + 1).to_string())
