@@ -5,7 +5,6 @@
 //! image. One that dies at that moment is not waited for.
 
 use super::super::Node;
-use crate::quorum::Quorum;
 use crate::types::Time;
 
 /// How long the others are waited for. They register within a heartbeat of the first election.
@@ -25,7 +24,7 @@ impl Node {
     }
 
     fn has_all_voters(&self, now: Time) -> bool {
-        let quorum = self.site.quorum.as_ref().map(|quorum| Quorum::status(quorum, now));
+        let quorum = self.quorum_status(now);
         let voters = quorum.into_iter().flat_map(|status| status.members.voters);
         let mut voters = voters.map(|voter| voter.node);
         voters.all(|node| self.image.broker(node).is_some())

@@ -19,7 +19,7 @@ pub struct SiteStatus {
 
 impl Node {
     pub fn site_status(&self, now: Time) -> SiteStatus {
-        let quorum = self.site.quorum.as_ref().map(|quorum| quorum.status(now));
+        let quorum = self.quorum_status(now);
         SiteStatus {
             controller: self.site.controller_id().map(|node| node.0),
             leads: self.site.leads(),
