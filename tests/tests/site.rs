@@ -112,9 +112,18 @@ fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
     check(&site, "t", producer);
 }
 
-/// Waits until each gateway has said a sentence.
-fn all_say(site: &mut Site, sentence: &str) {
-    for number in 1..=site.count() {
+/// Three gateways with a topic on each, of which the third was killed and is out of sync.
+fn without_the_third(name: &str) -> Site {
+    let mut site = Site::new(name, 3).started();
+    site.create("t", 2, 3, 2);
+    site.kill(3);
+    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    site
+}
+
+/// Waits until each of these gateways has said a sentence.
+fn they_say(site: &mut Site, numbers: &[usize], sentence: &str) {
+    for &number in numbers {
         wait_for(&format!("gateway {number} says \"{sentence}\""), WHOLE, || {
             let log = site.gateway(number).log();
             log.lines().any(|line| line.contains(sentence)).then_some(())
@@ -124,10 +133,7 @@ fn all_say(site: &mut Site, sentence: &str) {
 
 #[test]
 fn a_card_of_another_cluster_is_refused_in_a_sentence_on_both_sides() {
-    let mut site = Site::new("site-card", 3).started();
-    site.create("t", 2, 3, 2);
-    site.kill(3);
-    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    let mut site = without_the_third("site-card");
     site.wipe(3);
     // By itself it forms a cluster of its own, and comes back with the card of that one.
     let config = site.gateway(3).reconfigure(|text| {
@@ -139,7 +145,7 @@ fn a_card_of_another_cluster_is_refused_in_a_sentence_on_both_sides() {
     site.kill(3);
     site.gateway(3).reconfigure(|_| config.clone());
     site.gateway(3).launch();
-    all_say(&mut site, "a gateway that shall move needs an empty data folder");
+    they_say(&mut site, &[1, 2, 3], "a gateway that shall move needs an empty data folder");
     assert!(!site.is_in_sync("t", 3), "it has joined");
     site.kill(3);
     site.wipe(3);
@@ -148,18 +154,12 @@ fn a_card_of_another_cluster_is_refused_in_a_sentence_on_both_sides() {
 
 #[test]
 fn of_two_gateways_with_one_id_the_second_is_refused_and_the_site_goes_on() {
-    let mut site = Site::new("site-twice", 3).started();
-    site.create("t", 2, 3, 2);
-    site.kill(3);
-    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    let mut site = without_the_third("site-twice");
     site.wipe(3);
     let config = site.gateway(3).reconfigure(|text| text.replace("id = 3", "id = 1"));
     let producer = producer(&site, "t", "enable.idempotence=true");
     site.gateway(3).launch();
-    wait_for("gateways 2 and 3 say so", WHOLE, || {
-        let mut says = |number| site.gateway(number).log().contains("two gateways have node.id 1");
-        (says(2) && says(3)).then_some(())
-    });
+    they_say(&mut site, &[2, 3], "two gateways have node.id 1");
     goes_on(&producer, "beside it");
     let lost = site.gateway(2).log().matches("connection to gateway 1 has ended").count();
     assert_eq!(lost, 0, "the first of the two has lost its place");
@@ -172,13 +172,10 @@ fn of_two_gateways_with_one_id_the_second_is_refused_and_the_site_goes_on() {
 
 #[test]
 fn a_gateway_with_another_secret_is_refused_in_a_sentence_on_both_sides() {
-    let mut site = Site::new("site-secret", 3).started();
-    site.create("t", 2, 3, 2);
-    site.kill(3);
-    wait_for("it is out of sync", WHOLE, || (!site.is_in_sync("t", 3)).then_some(()));
+    let mut site = without_the_third("site-secret");
     site.set_secret(3, Some("not what the others have"));
     site.gateway(3).launch();
-    all_say(&mut site, "secret");
+    they_say(&mut site, &[1, 2, 3], "secret");
     assert!(!site.is_in_sync("t", 3), "it has joined");
     site.kill(3);
     site.set_secret(3, None);

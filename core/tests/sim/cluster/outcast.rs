@@ -44,10 +44,7 @@ enum Cut {
 pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
     let mut plan = Plan::random(&mut Rng::new(seed));
     plan.calm();
-    plan.min_insync = plan.min_insync.min(plan.replication_factor() as usize - 1);
     (plan.producers, plan.pace) = (8, 10);
-    // Nothing may have to go for want of room.
-    plan.store.slots = 300;
     change(&mut plan);
     let mut cluster = Cluster::new(seed, plan);
     cluster.run_outcast()?;

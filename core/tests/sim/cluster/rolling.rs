@@ -33,9 +33,7 @@ const STEP_MS: u64 = 20;
 pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
     let mut plan = Plan::random(&mut Rng::new(seed));
     plan.calm();
-    plan.min_insync = plan.min_insync.min(plan.replication_factor() as usize - 1);
     (plan.producers, plan.pace, plan.delay_us) = (8, 4, 1_000);
-    plan.store.slots = 300;
     change(&mut plan);
     let mut cluster = Cluster::new(seed, plan);
     cluster.run_rolling()?;
