@@ -71,6 +71,21 @@ async fn values(client: &Client, topic: &str, partition: i32) -> (Vec<String>, i
     (values, end)
 }
 
+/// Waits until all transactions below `end` are decided: a coordinator answers EndTxn when the
+/// decision is in its own log and writes the markers to the partitions after that.
+async fn until_stable_at(client: &Client, topic: &str, partition: i32, end: i64) {
+    let start = Instant::now();
+    let latest = [(topic.to_string(), partition, LATEST)];
+    loop {
+        let stable = client.list_offsets(&latest).await.unwrap()[0].offset;
+        if stable == end {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{stable} of {end}");
+        smol::Timer::after(Duration::from_millis(20)).await;
+    }
+}
+
 async fn every_codec_comes_back(client: &Client) {
     topic(client, "codecs", 1).await;
     let codecs = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -180,6 +195,8 @@ async fn a_transaction_is_seen_whole_or_not_at_all(client: &Client) {
         old.end(commit).await.unwrap();
     }
     for partition in [0, 1] {
+        // Three records and a marker after each.
+        until_stable_at(client, "txn", partition, 6).await;
         assert_eq!(values(client, "txn", partition).await.0, ["a", "c"]);
     }
     let committed = client.committed("positions", None, true).await.unwrap();
