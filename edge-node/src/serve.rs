@@ -34,6 +34,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// served.
 const TAIL_CACHE_BYTES: u64 = 8 << 20;
 const FOOTER_CACHE_BYTES: u64 = 8 << 20;
+/// Runs of the index: 16 MiB, and half as much again that may be reserved.
+const INDEX_RUNS_MAX: u64 = 1 << 20;
 
 /// Runs a gateway until it is told to stop. An error is a sentence for the operator.
 pub fn serve(config: &Config) -> Result<(), String> {
@@ -296,6 +298,7 @@ fn settings(
         flush_window: Nanos(config.flash.window.as_nanos() as u64),
         tail_cache_bytes: TAIL_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
         footer_cache_bytes: FOOTER_CACHE_BYTES.min(memory_bytes / 128).max(1 << 20) as usize,
+        index_runs_max: INDEX_RUNS_MAX.min(memory_bytes / 1024).max(128 << 10) as u32,
         topic_defaults: config.topic_defaults.clone(),
         num_partitions: config.kafka.num_partitions,
         default_replication_factor: config.kafka.default_replication_factor,

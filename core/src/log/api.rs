@@ -87,6 +87,8 @@ pub struct Settings {
     pub tail_cache_bytes: usize,
     /// Bytes of memory for slots' footers.
     pub footer_cache_bytes: usize,
+    /// How many runs the index has at most, of 16 to 24 bytes each.
+    pub index_runs_max: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,19 +308,12 @@ pub struct Unguarded {
     pub no_log_starts: bool,
     /// What waits to take the place of something is written as it was, though that was truncated.
     pub uncut_moves: bool,
-}
-
-/// What the index takes in memory.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub struct IndexStats {
-    /// Which slots hold what of each partition. All of it is in memory: there are at most as many
-    /// as slots times partitions, 16 bytes each.
-    pub runs: u64,
-    pub runs_bytes: u64,
-    /// What of a slot belongs to which partition, for the slots that were looked into last.
-    pub extents: u64,
-    pub extents_bytes: u64,
-    pub extents_bytes_max: u64,
+    /// The index takes as many runs as there are.
+    pub no_index_cap: bool,
+    /// Of what is gathered in one read, the last batch is left out.
+    pub gather_loses: bool,
+    /// What was rewritten while it was read is gathered all the same.
+    pub gather_stale: bool,
 }
 
 /// Counters and levels for status, console and metrics.
@@ -356,7 +351,7 @@ pub struct Stats {
     pub torn_groups_dropped: u64,
     /// Bytes that the start read.
     pub start_bytes_read: u64,
-    pub index: IndexStats,
+    pub index: super::IndexStats,
     /// Bytes of record batches that count, but for an estimate where a slot is in part expired.
     pub live_bytes: u64,
     /// What is written for a byte that is appended.

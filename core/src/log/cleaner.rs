@@ -108,6 +108,10 @@ struct Holds {
 }
 
 impl Cleaner {
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
     /// Something may have died.
     pub(crate) fn look_again(&mut self) {
         self.nothing = None;
@@ -153,9 +157,10 @@ impl Log {
             }
             State::Idle => {}
         }
+        let gathering = self.gatherer.is_reading() || self.moves.is_copying() || self.is_moving();
         let free = self.space.free() + self.space.dead;
         let short = free <= self.space.pressure() + (self.space.count() / 50).max(1);
-        if !short || self.winding_down || !self.has_room_to_move() {
+        if !short || gathering || self.winding_down || !self.has_room_to_move() {
             return false;
         }
         let hard = if free <= self.space.pressure() { HARD } else { SOFT };

@@ -313,7 +313,7 @@ impl Log {
                 partition.bytes -= u64::from(gone);
                 if run.base_offset >= base {
                     partition.runs.remove(last..last + 1);
-                    self.space.slot_mut(slot).runs -= 1;
+                    self.space.take_run(slot);
                 } else {
                     partition.runs.set(last, Run { bytes: run.bytes - gone, ..run });
                 }

@@ -105,6 +105,8 @@ impl Log {
         IndexStats {
             runs: runs().map(|runs| runs.len() as u64).sum(),
             runs_bytes: runs().map(|runs| runs.memory_bytes() as u64).sum(),
+            runs_max: self.runs_max(),
+            runs_gathered: self.gatherer.gathered,
             extents: kept().map(|kept| kept.index.extents() as u64).sum(),
             extents_bytes: self.footers.bytes as u64,
             extents_bytes_max: self.footers.bytes_max as u64,

@@ -136,6 +136,7 @@ fn settings(start: Start, medium_bytes: u64, node: NodeId) -> Settings {
         checkpoint_bytes: u64::MAX,
         tail_cache_bytes: 0,
         footer_cache_bytes: 0,
+        index_runs_max: u32::MAX,
     }
 }
 

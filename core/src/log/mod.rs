@@ -19,6 +19,7 @@
 //! | `moves` | how what stands on flash is written anew elsewhere, or rewritten |
 //! | `read`, `span`, `search`, `walk` | fetches and searches; they look into `footers` and `tail` |
 //! | `cleaner` | which slots are cleaned, and how |
+//! | `gather` | what stands in too many pieces for the index is written anew in fewer |
 //! | `compaction` | key compaction |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
@@ -34,6 +35,7 @@ mod disk;
 #[cfg(test)]
 pub(crate) mod flip;
 mod footers;
+mod gather;
 pub mod inspect;
 mod layout;
 mod moves;
@@ -60,6 +62,7 @@ mod window;
 mod writer;
 
 pub use api::*;
+pub use gather::IndexStats;
 pub use moves::MOVE_BYTES_MAX;
 pub use policy::{Cleanup, Compaction, Lane, Policy, Retention};
 pub use pressure::Pressure;
@@ -77,6 +80,7 @@ use commit::Commit;
 use compaction::Compactor;
 use disk::{Disk, Purpose};
 use footers::Footers;
+use gather::Gatherer;
 use layout::Geometry;
 use moves::Moves;
 use partition::Partition;
@@ -115,6 +119,7 @@ pub struct Log {
     moves: Moves,
     truncations: Truncations,
     cleaner: Cleaner,
+    gatherer: Gatherer,
     compactor: Compactor,
     /// Nothing is begun any more that nobody asked for.
     winding_down: bool,
@@ -150,6 +155,7 @@ impl Log {
             moves: Moves::default(),
             truncations: Truncations::default(),
             cleaner: Cleaner::default(),
+            gatherer: Gatherer::default(),
             compactor: Compactor::default(),
             winding_down: false,
             unguarded,
@@ -186,6 +192,7 @@ impl Log {
     pub fn poll_io(&mut self, now: Time) -> Option<Io> {
         self.follow_policies(now);
         self.compact(now);
+        self.gather_on(now);
         while matches!(self.phase, Phase::Running) && self.closes_at().is_some_and(|at| at <= now) {
             self.close_commit(now);
         }
@@ -288,6 +295,7 @@ impl Log {
         if !matches!(self.phase, Phase::Running) {
             return Err(AppendError::Fenced);
         }
+        let index_full = self.is_index_full();
         let Some(partition) = self.partitions.get_mut(&append.partition) else {
             return Err(AppendError::UnknownPartition);
         };
@@ -295,7 +303,7 @@ impl Log {
         partition.lane = self.writer.lane_of(append.partition, partition);
         let lane = partition.lane;
         let room = || self.writer.has_room(&self.space, &self.geometry, lane, &append.batch);
-        if lane != Lane::Meta && !room() {
+        if lane != Lane::Meta && (index_full || !room()) {
             self.stats.full_refusals += 1;
             return Err(AppendError::Full);
         }

@@ -78,6 +78,12 @@ impl Moves {
         self.queue.iter().any(|(_, frame)| !frame.rewrite)
     }
 
+    /// Bytes of frames of the cleaner that wait.
+    pub(crate) fn copy_bytes(&self) -> usize {
+        let copies = self.queue.iter().filter(|(_, frame)| !frame.rewrite);
+        copies.map(|(_, frame)| frame.header.frame_bytes()).sum()
+    }
+
     /// Forgets what the cleaner wants to move.
     pub(crate) fn drop_copies(&mut self) {
         self.queue.retain(|(_, frame)| frame.rewrite);
@@ -106,7 +112,7 @@ impl Log {
         if self.moves.is_rewriting(number) || replacements.is_empty() {
             return Err(ReplaceError::Busy);
         }
-        if self.space.free() < self.space.meta_reserve() + 2 {
+        if self.space.free() < self.space.meta_reserve() + 2 || self.is_index_full() {
             return Err(ReplaceError::Full);
         }
         let mut end = Offset(i64::MIN);
@@ -120,6 +126,9 @@ impl Log {
         assert!(end <= partition.durable_end, "only what is durable is replaced");
         // What the cleaner has not written yet would come behind.
         self.moves.queue.retain(|(_, frame)| frame.rewrite || frame.header.partition != number);
+        if !self.unguarded.gather_stale {
+            self.gatherer.give_up(number);
+        }
         let ticket = self.jobs.next_ticket();
         self.moves.rewrites.insert(number, Rewrite { ticket, left: frames.len() });
         self.moves.queue.extend(frames.into_iter().map(|frame| (Lane::Compacted, frame)));
@@ -218,7 +227,7 @@ impl Log {
 }
 
 impl Replacement {
-    fn frame(self, partition: PartitionNumber) -> Pending {
+    pub(super) fn frame(self, partition: PartitionNumber) -> Pending {
         let (base_offset, last_offset_delta, leader_epoch, max_timestamp, body) = match self {
             Replacement::Hole { base_offset, last_offset_delta } => {
                 (base_offset, last_offset_delta, LeaderEpoch(0), -1, bytes::Bytes::new())

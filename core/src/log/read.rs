@@ -203,6 +203,9 @@ impl Log {
         if self.compactor.awaits(ticket) {
             return self.compaction_read(found.map(Found::into_batches));
         }
+        if self.gatherer.awaits(ticket) {
+            return self.gather_read(found.map(Found::into_batches));
+        }
         self.events.push_back(match (question, found) {
             (Question::Fetch(_), Ok(Found::Batches(batches))) => {
                 Event::Fetched { ticket, result: Ok(batches) }

@@ -240,6 +240,7 @@ impl Log {
         if self.clean(None) {
             return;
         }
+        self.gather(now);
         let short = self.space.free() + self.space.dead <= self.space.pressure();
         if !short || self.checkpointer.is_busy() {
             return;

@@ -11,11 +11,9 @@
 //! If one of them does not fit (a timestamp after 2109, an offset beyond 10^12), all runs of the
 //! partition take 24 bytes each.
 //!
-//! All runs are in memory, without a cap: there are at most as many as slots times partitions, and
-//! no more than a slot has batches. With the 2,048 slots of any log of 8 GiB and more that is 3.3
-//! MB for 100 partitions of which each has something in every slot, and 33 MB for 1,000. Why no
-//! paging: cleaning, retention and the search by timestamp look at every run, so what was paged out
-//! would be read all the time.
+//! All runs are in memory; `gather` sees to it that there are not too many. What was reserved for
+//! them is at most half as much again, so that a log of few partitions that had many runs each in
+//! turn takes no more than one whose runs are spread.
 
 use crate::types::Offset;
 use alloc::collections::VecDeque;
@@ -129,6 +127,7 @@ impl Runs {
     }
 
     pub(crate) fn insert(&mut self, index: usize, run: Run) {
+        self.reserve_one();
         if let Runs::Packed(all) = self {
             match run.pack() {
                 Some(packed) => return all.insert(index, packed),
@@ -158,12 +157,34 @@ impl Runs {
             Runs::Packed(all) => drop(all.drain(range)),
             Runs::Wide(all) => drop(all.drain(range)),
         }
+        self.give_back();
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&Run) -> bool) {
         match self {
             Runs::Packed(all) => all.retain(|&packed| keep(&Run::unpack(packed))),
             Runs::Wide(all) => all.retain(keep),
+        }
+        self.give_back();
+    }
+
+    /// Room for one more: an eighth at a time, where a queue by itself would double.
+    fn reserve_one(&mut self) {
+        let more = self.len() / 8 + 4;
+        match self {
+            Runs::Packed(all) if all.len() == all.capacity() => all.reserve_exact(more),
+            Runs::Wide(all) if all.len() == all.capacity() => all.reserve_exact(more),
+            Runs::Packed(_) | Runs::Wide(_) => {}
+        }
+    }
+
+    /// Gives back what is far more than is needed.
+    fn give_back(&mut self) {
+        let (enough, much) = (self.len() + self.len() / 8 + 4, self.len() + self.len() / 2 + 16);
+        match self {
+            Runs::Packed(all) if all.capacity() > much => all.shrink_to(enough),
+            Runs::Wide(all) if all.capacity() > much => all.shrink_to(enough),
+            Runs::Packed(_) | Runs::Wide(_) => {}
         }
     }
 
@@ -179,6 +200,20 @@ impl Runs {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_take_half_as_much_again_at_most_whatever_came_and_went() {
+        let mut runs = Runs::default();
+        let bytes_max = |len: usize| (len + len / 2 + 16) * 16;
+        for number in 0..10_000 {
+            runs.push_back(Run { base_offset: Offset(number), ..Run::NONE });
+            assert!(runs.memory_bytes() <= bytes_max(runs.len()));
+        }
+        while !runs.is_empty() {
+            runs.remove(0..runs.len().min(7));
+            assert!(runs.memory_bytes() <= bytes_max(runs.len()), "{}", runs.len());
+        }
+    }
 
     #[test]
     fn runs_come_back_as_they_were_whether_they_fit_16_bytes_or_not() {

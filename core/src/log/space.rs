@@ -63,6 +63,8 @@ pub(crate) struct Space {
     pub next_seg_seq: u64,
     /// Slots that are free once there is another checkpoint.
     pub dead: u32,
+    /// Runs in all slots.
+    pub runs: u64,
 }
 
 impl Space {
@@ -216,6 +218,8 @@ impl Space {
         for &(number, more) in changes {
             let slot = self.slot_mut(number);
             slot.runs = slot.runs.checked_add_signed(more).expect("runs are counted");
+            self.runs = self.runs.saturating_add_signed(more.into());
+            let slot = self.slot_mut(number);
             if more <= 0 {
                 slot.moved_seq = slot.moved_seq.max(group_seq);
             }
@@ -225,11 +229,22 @@ impl Space {
         }
     }
 
+    /// A partition has something in a slot, in which it had nothing.
+    pub(crate) fn add_run(&mut self, slot: u32) {
+        self.slot_mut(slot).runs += 1;
+        self.runs += 1;
+    }
+
+    /// It was not written after all.
+    pub(crate) fn take_run(&mut self, slot: u32) {
+        self.slot_mut(slot).runs -= 1;
+        self.runs -= 1;
+    }
+
     /// A run that was dead is gone from a slot.
     pub(crate) fn drop_run(&mut self, slot: u32) {
-        let slot = self.slot_mut(slot);
-        slot.runs -= 1;
-        slot.copied = 0;
+        self.take_run(slot);
+        self.slot_mut(slot).copied = 0;
     }
 
     /// How much to zero before writing up to `end`.

@@ -221,6 +221,7 @@ impl Log {
         let lane = partition.lane;
         self.jobs.truncated(number, cut.from());
         self.compactor.truncated(number, cut.from());
+        self.gatherer.give_up(number);
         self.recount_rewrite(number);
         if self.unguarded.no_truncate_frames {
             return self.release(slots, 0);

@@ -406,8 +406,9 @@ impl Log {
                         continue;
                     };
                     open.index.set_log_start(frame.header.partition, partition.log_start_durable);
-                    let runs = u32::from(partition.add_to_run(open.slot, &spot));
-                    self.space.slot_mut(open.slot).runs += runs;
+                    if partition.add_to_run(open.slot, &spot) {
+                        self.space.add_run(open.slot);
+                    }
                 }
             }
         }

@@ -67,6 +67,7 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
     pub footer_cache_bytes: usize,
+    pub index_runs_max: u32,
     /// `[topic_defaults]`: Kafka's topic configs by name, for topics that do not set them. Whoever
     /// reads them from a user checks them with [`crate::metadata::configs::validate`].
     pub topic_defaults: BTreeMap<String, String>,
@@ -227,6 +228,7 @@ impl Node {
             checkpoint_bytes: settings.checkpoint_bytes,
             tail_cache_bytes: settings.tail_cache_bytes,
             footer_cache_bytes: settings.footer_cache_bytes,
+            index_runs_max: settings.index_runs_max,
         });
         log.set_upkeep(now, settings.upkeep);
         let mut rng = Rng::new(settings.seed);

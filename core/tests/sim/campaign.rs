@@ -7,7 +7,8 @@
 use crate::checks::Violation;
 use crate::plan::Plan;
 use crate::runner::{self, Tally, outcome, repeat, say_line};
-use crate::{cleaning, cluster, compacting, crash_points, damage, log_tests, node_tests, replica};
+use crate::{cleaning, cluster, compacting, crash_points, damage, gathering};
+use crate::{log_tests, node_tests, replica};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,10 +22,10 @@ const PROGRESS: Duration = Duration::from_secs(10);
 const FULL_CUTS: u64 = 1_000_000;
 const FULL_CRASH_POINTS: u64 = 100_000;
 
-/// Of twenty seeds, eight are a log that is cut again and again, three one that is nearly full and
-/// cleaned meanwhile, four a log on a medium that lies, two a node with clients, one a whole site,
+/// Of twenty seeds, eight are a log that is cut again and again, two one that is nearly full and
+/// cleaned meanwhile, one of too many pieces that is gathered, four a log on a medium that lies, two a node with clients, one a whole site,
 /// one a replicated partition, and one a small script that is cut everywhere: in turn a plain load,
-/// while slots are cleaned, and while a topic is compacted.
+/// while slots are cleaned, while they are gathered, and while a topic is compacted.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -33,14 +34,16 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
     };
     match seed % 20 {
         0..8 => log_tests::random(seed, often),
-        8..11 => cleaning::random(seed, often),
+        8..10 => cleaning::random(seed, often),
+        10 => gathering::random(seed, often),
         11..15 => damage::random(seed, often),
         15..17 => node_tests::random(seed, often),
         17 => cluster::random(seed, |_| {}),
         18 => replica::random(seed, |_| {}),
-        _ => match seed / 20 % 3 {
+        _ => match seed / 20 % 4 {
             0 => log_tests::every_cut(seed, |_| {}),
             1 => cleaning::every_cut(seed, crash_points::SAMPLE),
+            2 => gathering::every_cut(seed, crash_points::SAMPLE),
             _ => compacting::every_cut(seed, crash_points::SAMPLE),
         },
     }

@@ -6,6 +6,7 @@ use crate::harm::Harm;
 use crate::history::{Audit, BatchId, History};
 use crate::log_run::Partition;
 use std::collections::{BTreeMap, BTreeSet};
+use weir_core::log::IndexStats;
 use weir_core::types::PartitionNumber;
 
 /// A broken promise.
@@ -237,6 +238,14 @@ impl Bounded {
         }
         if medium_bytes > limits.medium_bytes_max {
             return Self::fails(format!("the medium has grown to {medium_bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    pub fn check_index(index: &IndexStats, runs_max: u64) -> Verdict {
+        if index.runs > runs_max {
+            let what = format!("the index has {} runs of {runs_max}", index.runs);
+            return Err(Violation { checker: "BoundedIndex", what });
         }
         Ok(())
     }

@@ -124,6 +124,7 @@ fn settings(rng: &mut Rng, medium_bytes: u64) -> Settings {
         checkpoint_bytes: 64 << 10 << rng.below(3),
         tail_cache_bytes: 1 << (10 + rng.below(8)),
         footer_cache_bytes: 8 << 10,
+        index_runs_max: 10_000,
     }
 }
 

@@ -84,6 +84,7 @@ pub struct LogRun {
     /// What the scrub has found.
     pub damages: Vec<Damage>,
     pub slots_cleaned: u64,
+    pub runs_gathered: u64,
     /// What each moment at which the disk had done something would leave behind, where it is
     /// wanted.
     pub snapshots: Option<Vec<Snapshot>>,
@@ -128,6 +129,7 @@ impl LogRun {
             refused: 0,
             damages: Vec::new(),
             slots_cleaned: 0,
+            runs_gathered: 0,
             snapshots: None,
         }
     }
@@ -173,6 +175,7 @@ impl LogRun {
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,
             footer_cache_bytes: self.plan.footer_cache_bytes,
+            index_runs_max: self.plan.index_runs_max,
         };
         self.log = Some(Log::open_unguarded(settings, self.plan.unguarded()));
         log::debug!(
@@ -268,7 +271,9 @@ impl LogRun {
     }
 
     fn forget(&mut self) {
-        self.slots_cleaned += self.log.as_ref().map_or(0, |log| log.stats().slots_cleaned);
+        let stats = self.log.as_ref().map(Log::stats).unwrap_or_default();
+        self.slots_cleaned += stats.slots_cleaned;
+        self.runs_gathered += stats.index.runs_gathered;
         self.log = None;
         self.ready = false;
         self.resolved = false;
@@ -336,6 +341,8 @@ impl LogRun {
             medium_bytes_max: self.plan.medium_bytes(),
         };
         Bounded::check(&limits, self.disk.outstanding(), self.disk.flash.len())?;
+        let index = self.log.as_ref().map(|log| log.stats().index).unwrap_or_default();
+        Bounded::check_index(&index, self.plan.index_runs_bound())?;
         self.note_snapshot();
         let deadline = self.log.as_ref().and_then(Log::deadline);
         if let Some(at) = deadline
@@ -433,8 +440,10 @@ impl LogRun {
         let retention = partition.policy.retention;
         let early = partition.history.expired_early(log_start.0, wall, retention);
         if early && !retention.yields_to_pressure {
+            let view = self.log.as_ref().and_then(|log| log.partition(number));
+            let (bytes, max) = (view.map_or(0, |view| view.bytes), retention.bytes);
             return CommittedStays::fails(format!(
-                "{number:?} lost what is below {log_start} too early"
+                "{number:?} lost what is below {log_start} too early: {bytes} bytes of {max}"
             ));
         }
         let start = &mut partition.history.log_start_max;

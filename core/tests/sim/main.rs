@@ -27,6 +27,7 @@ mod disk;
 mod faults;
 mod fetching;
 mod flash;
+mod gathering;
 mod harm;
 mod history;
 mod log_run;

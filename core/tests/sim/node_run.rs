@@ -161,6 +161,7 @@ impl NodeRun {
             checkpoint_bytes: self.plan.checkpoint_bytes(),
             tail_cache_bytes: self.plan.tail_cache_bytes,
             footer_cache_bytes: self.plan.footer_cache_bytes,
+            index_runs_max: self.plan.index_runs_max,
             topic_defaults: BTreeMap::new(),
             num_partitions: 2,
             default_replication_factor: None,

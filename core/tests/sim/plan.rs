@@ -12,6 +12,7 @@ pub struct Plan {
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
     pub footer_cache_bytes: usize,
+    pub index_runs_max: u32,
     pub flush_cap: Option<FlushCap>,
     pub partitions: u32,
     pub value_bytes_max: u64,
@@ -83,6 +84,12 @@ pub enum Bug {
     ResurrectByFooters,
     /// A hole that waits to be written is not cut where its partition is truncated.
     UncutHoles,
+    /// The index has no cap.
+    UncappedIndex,
+    /// A batch of what is gathered is forgotten.
+    ForgetGathered,
+    /// What is taken out while it is being gathered comes back.
+    GatherStale,
 }
 
 impl Plan {
@@ -94,6 +101,7 @@ impl Plan {
             checkpoint_bytes: u64::from(slot_bytes) << rng.below(3),
             tail_cache_bytes: 1 << (12 + rng.below(8)),
             footer_cache_bytes: 1 << (12 + rng.below(8)),
+            index_runs_max: 10_000,
             flush_cap: rng.percent(25).then_some(FlushCap { per_second: 50, burst: 20 }),
             partitions: 1 + rng.below(6) as u32,
             value_bytes_max: [64, 600, 4_000, u64::from(slot_bytes)][rng.below(4) as usize]
@@ -151,11 +159,20 @@ impl Plan {
             no_holes: self.bug == Bug::ForgetHoles,
             no_log_starts: self.bug == Bug::ForgetLogStarts,
             uncut_moves: self.bug == Bug::UncutHoles,
+            no_index_cap: self.bug == Bug::UncappedIndex,
+            gather_loses: self.bug == Bug::ForgetGathered,
+            gather_stale: self.bug == Bug::GatherStale,
         }
     }
 
     pub fn checkpoint_bytes(&self) -> u64 {
         if self.bug == Bug::NoCheckpoints { u64::MAX / 4 } else { self.checkpoint_bytes }
+    }
+
+    /// What the index never has more of: its cap, a run for each slot that cleaning fills, and what
+    /// replacing twelve batches divides.
+    pub fn index_runs_bound(&self) -> u64 {
+        u64::from(self.index_runs_max + self.slots + 24)
     }
 
     /// Superblocks and slots.

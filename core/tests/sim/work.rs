@@ -107,6 +107,7 @@ impl LogRun {
         let header = Header::parse(&sent.bytes).expect("the builder makes whole batches");
         log::trace!("append {:?} of {} to {number:?}", sent.id, sent.records_count);
         let in_flight = self.in_flight_bytes();
+        let waiting: usize = self.partitions.values().map(|one| one.in_flight.len()).sum();
         let log = self.log.as_mut().expect("it is open");
         // The node itself writes to the meta lane, and keeps what it has there small.
         let meta = self.partitions[&number].policy.lane == Lane::Meta;
@@ -147,7 +148,10 @@ impl LogRun {
             Err(AppendError::Full) => {
                 let free = log.stats().slots_free;
                 let slots = 2 * (in_flight / u64::from(self.plan.slot_bytes)) as u32;
-                if free > self.plan.slots / 4 + 10 + slots {
+                let index = log.stats().index;
+                // What waits may take a run each.
+                let index_short = (index.runs + waiting as u64) * 2 >= index.runs_max;
+                if free > self.plan.slots / 4 + 10 + slots && !index_short {
                     return Bounded::fails(format!("full with {free} free slots"));
                 }
                 self.refused += 1;

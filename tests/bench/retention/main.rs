@@ -91,6 +91,7 @@ impl World {
             checkpoint_bytes: 16 << 20,
             tail_cache_bytes: 1 << 20,
             footer_cache_bytes: 8 << 20,
+            index_runs_max: 1 << 20,
         });
         // The superblocks take the place of slots.
         let bytes = u64::from(options.slots + 2) * u64::from(options.slot_bytes);

@@ -104,7 +104,8 @@ impl Log {
             // The partition was deleted, and what it waited for with it.
             self.compactor.job = None;
         }
-        if self.compactor.job.is_some() || self.winding_down || !self.has_room_to_move() {
+        let room = self.has_room_to_move() && !self.is_index_full();
+        if self.compactor.job.is_some() || self.winding_down || !room {
             return;
         }
         self.compactor.fresh_bytes = 0;

@@ -115,7 +115,7 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     }
     for partition in recovery.replay.partitions.values() {
         for run in partition.runs.iter() {
-            space.slot_mut(run.slot).runs += 1;
+            space.add_run(run.slot);
         }
     }
     for (&slot, &moved_seq) in &recovery.replay.moved {

@@ -8,6 +8,7 @@ mod craft;
 mod damage;
 mod durable;
 mod footers;
+mod gathering;
 mod hostile;
 mod keeping;
 mod recovery;
@@ -43,6 +44,8 @@ struct World {
     reads: u32,
     checkpoint_bytes: u64,
     tail_cache_bytes: usize,
+    /// From the next start on.
+    index_runs_max: u32,
 }
 
 impl World {
@@ -74,6 +77,7 @@ impl World {
             reads: 0,
             checkpoint_bytes,
             tail_cache_bytes,
+            index_runs_max: 10_000,
         };
         world.run();
         assert!(matches!(world.events[..], [Event::Ready]));
@@ -218,12 +222,11 @@ impl World {
         self.failing = 0;
         self.events.clear();
         let bytes = self.flash.len() as u64;
-        self.log = Log::open(settings(
-            Start::Recover,
-            bytes,
-            self.checkpoint_bytes,
-            self.tail_cache_bytes,
-        ));
+        let (checkpoint_bytes, tail) = (self.checkpoint_bytes, self.tail_cache_bytes);
+        self.log = Log::open(Settings {
+            index_runs_max: self.index_runs_max,
+            ..settings(Start::Recover, bytes, checkpoint_bytes, tail)
+        });
         self.run();
     }
 
@@ -306,6 +309,7 @@ fn settings(start: Start, medium_bytes: u64, checkpoint_bytes: u64, tail: usize)
         checkpoint_bytes,
         tail_cache_bytes: tail,
         footer_cache_bytes: 8 << 10,
+        index_runs_max: 10_000,
     }
 }
 

@@ -84,6 +84,7 @@ impl World {
             checkpoint_bytes: 4 << 20,
             tail_cache_bytes: 1 << 20,
             footer_cache_bytes: 1 << 20,
+            index_runs_max: 10_000,
             topic_defaults: BTreeMap::new(),
             num_partitions: 1,
             default_replication_factor: None,

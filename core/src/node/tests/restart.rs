@@ -99,6 +99,7 @@ fn older_store() -> Vec<u8> {
         checkpoint_bytes: 4 << 20,
         tail_cache_bytes: 1 << 20,
         footer_cache_bytes: 1 << 20,
+        index_runs_max: 10_000,
     };
     let mut log = Log::open(settings);
     world.medium.clear();

@@ -109,6 +109,7 @@ impl Gateway {
             checkpoint_bytes: plan.store.checkpoint_bytes(),
             tail_cache_bytes: plan.store.tail_cache_bytes,
             footer_cache_bytes: plan.store.footer_cache_bytes,
+            index_runs_max: plan.store.index_runs_max,
             topic_defaults: BTreeMap::new(),
             num_partitions: 2,
             default_replication_factor: None,

@@ -1,0 +1,117 @@
+//! An index that is too small for what is written: what is in many pieces is gathered, and what
+//! does not fit is refused.
+
+use super::*;
+
+const PARTITIONS: u32 = 40;
+
+/// Partitions that all write into every slot, and an index of so many runs.
+fn scattered(index_runs_max: u32) -> (World, Vec<PartitionNumber>) {
+    let mut world = World::with(256 << 10, 0);
+    world.index_runs_max = index_runs_max;
+    world.restart();
+    let numbers = (1..=PARTITIONS).map(|number| world.add(number, Lane::Long)).collect();
+    (world, numbers)
+}
+
+/// A batch for each partition, until the log has taken so many rounds or refuses one.
+fn write(world: &mut World, numbers: &[PartitionNumber], rounds: usize) -> Result<(), AppendError> {
+    for _ in 0..rounds {
+        for &number in numbers {
+            let value = alloc::format!("{} of {}", world.end(number), number.0);
+            world.append(number, &[&value, &"x".repeat(700)])?;
+        }
+        world.run();
+    }
+    Ok(())
+}
+
+/// Every record is where it was written.
+fn check(world: &mut World, numbers: &[PartitionNumber]) {
+    for &number in numbers {
+        let end = world.end(number);
+        let values = world.values(number, 0);
+        assert_eq!(values.len() as i64, end.0, "{number:?}");
+        for (offset, value) in values.iter().enumerate().step_by(2) {
+            assert_eq!(*value, alloc::format!("{offset} of {}", number.0));
+        }
+    }
+}
+
+#[test]
+fn an_index_keeps_its_cap_and_everything_is_found_also_after_a_start() {
+    let (mut world, numbers) = scattered(300);
+    let mut most = 0;
+    for _ in 0..80 {
+        write(&mut world, &numbers, 1).unwrap();
+        most = most.max(world.log.stats().index.runs);
+    }
+    let stats = world.log.stats();
+    let slots_used = u64::from(stats.slots - stats.slots_free);
+    assert!(slots_used * u64::from(PARTITIONS) > 1_200, "{slots_used} slots have something");
+    assert!(most <= 300 && stats.index.runs_gathered > 300, "{most}, {:?}", stats.index);
+    check(&mut world, &numbers);
+    let bytes =
+        |world: &World| numbers.iter().map(|&n| world.log.partition(n).unwrap().bytes).sum();
+    let before: u64 = bytes(&world);
+    world.cut(&mut Rng::new(5));
+    assert_eq!(bytes(&world), before, "what is gathered has the bytes that it had");
+    check(&mut world, &numbers);
+}
+
+#[test]
+fn what_an_index_has_no_room_for_is_refused_and_taken_when_it_has() {
+    // One run for each partition fit, and no more: there is nothing to gather.
+    let (mut world, numbers) = scattered(PARTITIONS + 10);
+    assert_eq!(write(&mut world, &numbers, 80), Err(AppendError::Full));
+    world.run();
+    let stats = world.log.stats();
+    assert!(stats.index.runs <= u64::from(PARTITIONS) + 10, "{:?}", stats.index);
+    assert!(stats.slots_free > 60 && stats.full_refusals > 0);
+    check(&mut world, &numbers);
+    for &number in &numbers {
+        let end = world.end(number);
+        world.log.trim(world.now, number, end);
+    }
+    world.run();
+    write(&mut world, &numbers, 1).unwrap();
+}
+
+#[test]
+fn an_index_that_was_larger_is_gathered_after_a_start() {
+    let (mut world, numbers) = scattered(10_000);
+    write(&mut world, &numbers, 60).unwrap();
+    assert!(world.log.stats().index.runs > 700, "{:?}", world.log.stats().index);
+    world.index_runs_max = 400;
+    world.restart();
+    for &number in &numbers {
+        world.add(number.0, Lane::Long);
+    }
+    world.log.expire(world.now, None);
+    world.run();
+    assert!(world.log.stats().index.runs < 300, "{:?}", world.log.stats().index);
+    check(&mut world, &numbers);
+}
+
+#[test]
+fn holes_are_gathered_and_stay_holes() {
+    let (mut world, numbers) = scattered(300);
+    let mut removed = 0;
+    for round in 0..60 {
+        write(&mut world, &numbers, 1).unwrap();
+        if round % 4 == 1 {
+            let hole =
+                Replacement::Hole { base_offset: Offset(2 * round - 2), last_offset_delta: 1 };
+            world.log.replace(world.now, numbers[7], alloc::vec![hole]).unwrap();
+            removed += 2;
+            world.run();
+        }
+    }
+    assert!(world.log.stats().index.runs_gathered > 300);
+    for _ in 0..2 {
+        let left = world.values(numbers[7], 0).len() as i64;
+        assert_eq!(left, world.end(numbers[7]).0 - removed);
+        assert_eq!(world.log.stats().damaged_ranges, 0);
+        world.restart();
+    }
+}
