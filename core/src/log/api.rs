@@ -314,6 +314,8 @@ pub struct Unguarded {
     pub gather_loses: bool,
     /// What was rewritten while it was read is gathered all the same.
     pub gather_stale: bool,
+    /// How many bytes stay behind where something was moved is a guess by offsets.
+    pub guess_moved: bool,
 }
 
 /// Counters and levels for status, console and metrics.

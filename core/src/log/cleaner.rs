@@ -389,9 +389,9 @@ fn copy_frames(
         let Some(&(from, until)) = runs.iter().find(overlaps).filter(|_| base < end) else {
             continue;
         };
-        let header = FrameHeader { kind: Kind::Replace, ..header };
+        let header = FrameHeader { kind: Kind::Replace, copied: true, ..header };
         let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
-        let frame = Pending { header, max_timestamp, rewrite: false, body };
+        let frame = Pending { header, max_timestamp, body };
         // Of a batch that was truncated in its middle, what is left has no records.
         let whole = !frame.body.is_empty() && frame.end_offset() <= until.min(live.until);
         let hole = || Pending::hole(live.partition, base.max(from), end.min(until));

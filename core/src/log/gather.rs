@@ -356,7 +356,7 @@ impl Log {
         };
         let all = batches.is_empty();
         for batch in batches {
-            let frame = Pending { rewrite: false, ..Replacement::Batch(batch).frame(number) };
+            let frame = Replacement::Batch(batch).frame(number).copied();
             let base = frame.header.base_offset;
             // Of another place than was asked for: what is here is left as it is.
             if base < stretch.from || frame.end_offset() > stretch.end {

@@ -75,18 +75,18 @@ impl Moves {
 
     /// Whether the cleaner has frames that wait.
     pub(crate) fn is_copying(&self) -> bool {
-        self.queue.iter().any(|(_, frame)| !frame.rewrite)
+        self.queue.iter().any(|(_, frame)| frame.header.copied)
     }
 
     /// Bytes of frames of the cleaner that wait.
     pub(crate) fn copy_bytes(&self) -> usize {
-        let copies = self.queue.iter().filter(|(_, frame)| !frame.rewrite);
+        let copies = self.queue.iter().filter(|(_, frame)| frame.header.copied);
         copies.map(|(_, frame)| frame.header.frame_bytes()).sum()
     }
 
     /// Forgets what the cleaner wants to move.
     pub(crate) fn drop_copies(&mut self) {
-        self.queue.retain(|(_, frame)| frame.rewrite);
+        self.queue.retain(|(_, frame)| !frame.header.copied);
     }
 
     /// Forgets partitions that are gone.
@@ -125,7 +125,9 @@ impl Log {
         }
         assert!(end <= partition.durable_end, "only what is durable is replaced");
         // What the cleaner has not written yet would come behind.
-        self.moves.queue.retain(|(_, frame)| frame.rewrite || frame.header.partition != number);
+        self.moves
+            .queue
+            .retain(|(_, frame)| !frame.header.copied || frame.header.partition != number);
         if !self.unguarded.gather_stale {
             self.gatherer.give_up(number);
         }
@@ -177,21 +179,22 @@ impl Log {
     pub(crate) fn moved(&mut self, place: Place, group_seq: u64, frame: &Pending, until: Offset) {
         let number = frame.header.partition;
         let bytes = frame.header.frame_bytes() as u64;
-        match frame.rewrite {
-            true => self.stats.rewritten_bytes += bytes,
-            false => self.stats.cleaned_bytes += bytes,
+        match frame.header.copied {
+            false => self.stats.rewritten_bytes += bytes,
+            true => self.stats.cleaned_bytes += bytes,
         }
         if let Some(partition) = self.partitions.get_mut(&number) {
             let end_offset = until.min(frame.end_offset());
             let spot = Spot { at: place.at, end_offset, ..frame.spot() };
-            let changes = partition.replace_runs(place.slot, &spot, !frame.rewrite);
+            let moved = frame.header.copied && !self.unguarded.guess_moved;
+            let changes = partition.replace_runs(place.slot, &spot, moved);
             self.space.note_moved(&changes, group_seq);
             // Of a run that begins below the log start, nothing but that may be left.
             for slot in partition.drop_dead_runs() {
                 self.space.note_moved(&[(slot, -1)], group_seq);
             }
         }
-        if !frame.rewrite {
+        if frame.header.copied {
             return;
         }
         let Some(rewrite) = self.moves.rewrites.get_mut(&number) else { return };
@@ -218,7 +221,8 @@ impl Log {
         let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending);
         let in_flight = self.commit.iter().flat_map(Commit::frames);
         let left = queued.chain(pending).chain(in_flight);
-        let left = left.filter(|frame| frame.rewrite && frame.header.partition == number).count();
+        let left =
+            left.filter(|frame| frame.is_rewrite() && frame.header.partition == number).count();
         if let Some(rewrite) = self.moves.rewrites.get_mut(&number) {
             rewrite.left = left;
         }
@@ -243,6 +247,7 @@ impl Replacement {
         Pending {
             header: FrameHeader {
                 kind: Kind::Replace,
+                copied: false,
                 partition,
                 base_offset,
                 last_offset_delta,
@@ -250,7 +255,6 @@ impl Replacement {
                 body_bytes: body.len() as u32,
             },
             max_timestamp,
-            rewrite: true,
             body,
         }
     }

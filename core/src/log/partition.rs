@@ -128,45 +128,68 @@ impl Partition {
         self.written_end = self.written_end.max(end);
         let first = self.runs.below(base);
         let last = self.runs.below(end);
-        // Of a run that begins below the log start, how much is dead is not known. All that is left
-        // is taken for it, because too much would expire what follows early; it is right again when
-        // the rest has been moved as well.
-        let dead = moved && base <= self.log_start;
-        // The last of the runs concerned may go on behind.
-        let rest = last.checked_sub(1).map(|index| (self.runs.at(index), self.run_data_end(index)));
-        let rest = rest.filter(|&(_, old_end)| old_end > end).map(|(run, old_end)| Run {
+        // The run before may reach into it, and the last of the runs concerned go on behind.
+        let there = |index: usize| (self.runs.at(index), self.run_data_end(index));
+        let before = first.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > base);
+        let rest = last.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > end);
+        let mut kept =
+            before.map(|(run, end)| Run { bytes: run.share(run.base_offset, base, end), ..run });
+        let mut rest = rest.map(|(run, old_end)| Run {
             base_offset: end,
-            bytes: match moved {
-                true if run.base_offset == base => run.bytes.saturating_sub(spot.batch_bytes),
-                true if dead => 0,
-                _ => run.share(end, old_end, old_end),
-            },
+            bytes: run.share(end, old_end, old_end),
             ..run
         });
-        if first > 0 && self.run_data_end(first - 1) > base {
-            let old_end = self.run_data_end(first - 1);
-            let run = self.runs.at(first - 1);
-            let kept = run.share(run.base_offset, base, old_end);
-            self.bytes -= u64::from(run.bytes - kept);
-            changes.push((run.slot, 0));
-            self.runs.set(first - 1, Run { bytes: kept, ..run });
+        let concerned = (first..last).map(|index| self.runs.at(index));
+        let concerned: Vec<Run> = before.map(|(run, _)| run).into_iter().chain(concerned).collect();
+        let bytes: u64 = concerned.iter().map(|run| u64::from(run.bytes)).sum();
+        if moved {
+            let left = bytes.saturating_sub(u64::from(spot.batch_bytes));
+            divide(left as u32, &mut kept, &mut rest, base <= self.log_start);
         }
-        for run in (first..last).map(|index| self.runs.at(index)) {
-            self.bytes -= u64::from(run.bytes);
-            changes.push((run.slot, -1));
+        self.bytes -= bytes;
+        if let Some(kept) = kept {
+            self.bytes += u64::from(kept.bytes);
+            changes.push((kept.slot, 0));
+            self.runs.set(first - 1, kept);
         }
+        changes.extend((first..last).map(|index| (self.runs.at(index).slot, -1)));
         self.runs.remove(first..last.max(first));
         self.max_timestamp = self.max_timestamp.max(spot.max_timestamp);
-        let (bytes, max_timestamp) = (spot.batch_bytes, spot.max_timestamp);
-        let new = Run { slot, bytes, base_offset: base, max_timestamp };
+        let new = Run {
+            slot,
+            bytes: spot.batch_bytes,
+            base_offset: base,
+            max_timestamp: spot.max_timestamp,
+        };
         for (index, run) in [Some(new), rest].into_iter().flatten().enumerate() {
             self.bytes += u64::from(run.bytes);
             changes.push((run.slot, 1));
             self.runs.insert(first + index, run);
         }
+        if let Some(from) = concerned.last().filter(|_| moved) {
+            let missing = u64::from(spot.batch_bytes).saturating_sub(bytes);
+            self.settle_bytes(from.slot, first, missing);
+        }
         changes.extend(self.join_runs(first + 1));
         changes.extend(self.join_runs(first));
         changes
+    }
+
+    /// What was `moved` from a slot, and is the run with that index now, has so many bytes more
+    /// than were guessed when others were moved from beside it: what is left there has fewer.
+    fn settle_bytes(&mut self, slot: u32, moved: usize, mut more: u64) {
+        for index in (0..self.runs.len()).filter(|&index| index != moved) {
+            if more == 0 {
+                return;
+            }
+            let run = self.runs.at(index);
+            if run.slot == slot {
+                let fewer = more.min(run.bytes.into()) as u32;
+                self.runs.set(index, Run { bytes: run.bytes - fewer, ..run });
+                self.bytes -= u64::from(fewer);
+                more -= u64::from(fewer);
+            }
+        }
     }
 
     /// Makes one of the run with that index and the one before if they are in one slot.
@@ -306,5 +329,25 @@ impl Partition {
         let next = self.epochs.partition_point(|&(known, _)| known <= epoch);
         let (found, _) = *self.epochs.get(next.checked_sub(1)?)?;
         Some((found, self.epochs.get(next).map_or(self.log_end, |&(_, start)| start)))
+    }
+}
+
+/// Divides the bytes that are left of a run from whose middle something was moved. Of a run that
+/// begins below the log start, how much is dead is not known. All that is left is taken for it,
+/// because too much would expire what follows early; it is right again when the rest has been moved
+/// as well.
+fn divide(bytes: u32, kept: &mut Option<Run>, rest: &mut Option<Run>, dead: bool) {
+    let shares = (kept.map_or(0, |run| run.bytes), rest.map_or(0, |run| run.bytes));
+    let all = u64::from(shares.0) + u64::from(shares.1);
+    let first = match rest {
+        Some(_) if !dead => u64::from(bytes) * u64::from(shares.0) / all.max(1),
+        _ => bytes.into(),
+    };
+    let first = if kept.is_some() { first as u32 } else { 0 };
+    if let Some(kept) = kept {
+        kept.bytes = first;
+    }
+    if let Some(rest) = rest {
+        rest.bytes = bytes - first;
     }
 }

@@ -93,25 +93,25 @@ impl Cuts {
 }
 
 impl Pending {
-    /// A frame that says that these offsets have no records.
+    /// A frame that says that these offsets have no records, as one that is copied.
     pub(crate) fn hole(number: PartitionNumber, base: Offset, end: Offset) -> Option<Pending> {
         let last_offset_delta = end.0.checked_sub(base.0)?.saturating_sub(1);
         let last_offset_delta = i32::try_from(last_offset_delta).ok().filter(|&last| last >= 0)?;
         let mut hole = Pending::mark(Kind::Replace, number, base);
         hole.header.last_offset_delta = last_offset_delta;
-        Some(hole)
+        Some(hole.copied())
     }
 
     /// What is left of a frame that was not written yet, or is written again.
     fn left_by(self, cut: &Cut) -> Option<Pending> {
-        let FrameHeader { kind, partition, base_offset, .. } = self.header;
+        let FrameHeader { kind, copied, partition, base_offset, .. } = self.header;
         match kind {
             Kind::Batch => (base_offset < cut.from()).then_some(self),
             Kind::LogStart => (!cut.restart).then_some(self),
             Kind::Replace if self.end_offset() > cut.from() => {
-                let rewrite = self.rewrite;
-                let hole = Pending::hole(partition, base_offset, cut.from())?;
-                Some(Pending { rewrite, ..hole })
+                let mut hole = Pending::hole(partition, base_offset, cut.from())?;
+                hole.header.copied = copied;
+                Some(hole)
             }
             // Where an earlier truncation ended the partition, there is nothing to end any more.
             // It says the same as the later one: a start may find the one without the other.

@@ -30,8 +30,6 @@ pub(crate) const GROUP_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Pending {
     pub header: FrameHeader,
     pub max_timestamp: i64,
-    /// Of kind replace: whether the partition is being rewritten, not only moved.
-    pub rewrite: bool,
     pub body: Bytes,
 }
 
@@ -40,6 +38,7 @@ impl Pending {
         Pending {
             header: FrameHeader {
                 kind: Kind::Batch,
+                copied: false,
                 partition: append.partition,
                 base_offset: append.base_offset,
                 last_offset_delta: append.header.last_offset_delta,
@@ -47,7 +46,6 @@ impl Pending {
                 body_bytes: append.batch.len() as u32,
             },
             max_timestamp: append.header.max_timestamp,
-            rewrite: false,
             body: append.batch.clone(),
         }
     }
@@ -65,13 +63,25 @@ impl Pending {
     ) -> Pending {
         let header = FrameHeader {
             kind,
+            copied: false,
             partition,
             base_offset,
             last_offset_delta: 0,
             leader_epoch: LeaderEpoch(0),
             body_bytes: body.len() as u32,
         };
-        Pending { header, max_timestamp: -1, rewrite: false, body }
+        Pending { header, max_timestamp: -1, body }
+    }
+
+    /// The same, as a copy of what is on flash already.
+    pub(crate) fn copied(mut self) -> Pending {
+        self.header.copied = true;
+        self
+    }
+
+    /// Whether the partition is being rewritten, not only moved.
+    pub(crate) fn is_rewrite(&self) -> bool {
+        self.header.kind == Kind::Replace && !self.header.copied
     }
 
     /// What an index says of it; the place is to be filled in.
@@ -379,8 +389,7 @@ impl Log {
                 let slot = self.space.slot_mut(open.slot);
                 slot.filled += spot.batch_bytes;
                 slot.framed += spot.frame_bytes;
-                let copied = frame.header.kind == Kind::Replace && !frame.rewrite;
-                slot.copied += if copied { spot.frame_bytes } else { 0 };
+                slot.copied += if frame.header.copied { spot.frame_bytes } else { 0 };
             }
             match frame.header.kind {
                 Kind::Checkpoint => {

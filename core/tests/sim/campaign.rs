@@ -23,9 +23,10 @@ const FULL_CUTS: u64 = 1_000_000;
 const FULL_CRASH_POINTS: u64 = 100_000;
 
 /// Of twenty seeds, eight are a log that is cut again and again, two one that is nearly full and
-/// cleaned meanwhile, one of too many pieces that is gathered, four a log on a medium that lies, two a node with clients, one a whole site,
-/// one a replicated partition, and one a small script that is cut everywhere: in turn a plain load,
-/// while slots are cleaned, while they are gathered, and while a topic is compacted.
+/// cleaned meanwhile, one of too many pieces that is gathered, four a log on a medium that lies,
+/// two a node with clients, one a whole site, one a replicated partition, and one a small script
+/// that is cut everywhere: in turn a plain load, while slots are cleaned, while they are gathered,
+/// and while a topic is compacted.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);

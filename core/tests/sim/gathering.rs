@@ -103,6 +103,18 @@ fn a_batch_that_gathering_forgets_is_found() {
 }
 
 #[test]
+fn records_that_expire_early_because_others_were_moved_are_found() {
+    must_find("GuessMoved", &["CommittedStays"], |seed| {
+        random(seed, |plan| {
+            plan.bug = Bug::GuessMoved;
+            plan.faults = Faults::default();
+            plan.truncates = false;
+            plan.replaces = false;
+        })
+    });
+}
+
+#[test]
 fn what_comes_back_because_it_was_being_gathered_is_found() {
     must_find("GatherStale", &["CommittedStays", "OrderKept"], |seed| {
         random(seed, |plan| {

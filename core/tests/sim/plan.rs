@@ -90,6 +90,8 @@ pub enum Bug {
     ForgetGathered,
     /// What is taken out while it is being gathered comes back.
     GatherStale,
+    /// How many bytes stay behind where a batch was moved is a guess by offsets.
+    GuessMoved,
 }
 
 impl Plan {
@@ -162,6 +164,7 @@ impl Plan {
             no_index_cap: self.bug == Bug::UncappedIndex,
             gather_loses: self.bug == Bug::ForgetGathered,
             gather_stale: self.bug == Bug::GatherStale,
+            guess_moved: self.bug == Bug::GuessMoved,
         }
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! at  bytes  field
 //!  0      1  kind
-//!  1      3  zero
+//!  1      1  of a replace 1 if it is a copy of what is at its offsets, 0 if that is written anew
+//!  2      2  zero
 //!  4      4  partition; of a checkpoint the part, 0xffffffff for its root
 //!  8      8  base offset; of a log start the new one; of a checkpoint the group it stands for
 //! 16      4  last offset delta; of a truncation 1 if nothing is left of the partition, else 0
@@ -83,6 +84,8 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub kind: Kind,
+    /// Of kind replace: what was there is only moved.
+    pub copied: bool,
     pub partition: PartitionNumber,
     pub base_offset: Offset,
     pub last_offset_delta: i32,
@@ -95,7 +98,7 @@ impl FrameHeader {
     pub(crate) fn put(&self, seed: u32, body: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         let body_at = start + FRAME_HEADER_BYTES;
-        out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&[self.kind as u8, u8::from(self.copied), 0, 0]);
         out.extend_from_slice(&self.partition.0.to_be_bytes());
         out.extend_from_slice(&self.base_offset.0.to_be_bytes());
         out.extend_from_slice(&self.last_offset_delta.to_be_bytes());
@@ -114,11 +117,15 @@ impl FrameHeader {
     /// Reads the fields without a look at the checksum.
     pub(crate) fn peek(bytes: &[u8]) -> Option<FrameHeader> {
         let fields = Fields(head::<FRAME_HEADER_BYTES>(bytes)?);
-        if fields.u32(0) & 0x00ff_ffff != 0 {
-            return None;
-        }
+        let kind = Kind::of(fields.u8(0))?;
+        let copied = match fields.u32(0) & 0x00ff_ffff {
+            0 => false,
+            0x0001_0000 if kind == Kind::Replace => true,
+            _ => return None,
+        };
         Some(FrameHeader {
-            kind: Kind::of(fields.u8(0))?,
+            kind,
+            copied,
             partition: PartitionNumber(fields.u32(4)),
             base_offset: Offset(fields.u64(8) as i64),
             last_offset_delta: fields.u32(16) as i32,

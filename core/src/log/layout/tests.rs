@@ -88,6 +88,7 @@ fn a_slot_header_is_whole_and_of_its_slot_or_none() {
 fn frame(kind: Kind, base_offset: i64, body: &[u8]) -> FrameHeader {
     FrameHeader {
         kind,
+        copied: false,
         partition: PartitionNumber(5),
         base_offset: Offset(base_offset),
         last_offset_delta: 2,
@@ -116,6 +117,13 @@ fn a_frame_is_whole_or_none() {
     assert_eq!(FrameHeader::verify(&backward, seed), None, "ends before it begins");
     frame(Kind::Replace, 12, &[]).put(seed, &[], &mut hole);
     assert_eq!(FrameHeader::verify(&hole, seed).unwrap().frame_bytes(), FRAME_HEADER_BYTES);
+    for (kind, says_so) in [(Kind::Replace, true), (Kind::Batch, false)] {
+        let copy = FrameHeader { copied: true, ..frame(kind, 12, b"") };
+        let mut bytes = Vec::new();
+        copy.put(seed, b"", &mut bytes);
+        let read = FrameHeader::verify(&bytes, seed);
+        assert_eq!(read, says_so.then_some(copy), "only of kind replace");
+    }
 }
 
 #[test]

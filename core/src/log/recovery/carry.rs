@@ -42,10 +42,10 @@ impl Carry {
             }
             let Some(frames) = &mut self.frames else { return };
             let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
-            let header = FrameHeader { kind: Kind::Replace, ..header };
+            let header = FrameHeader { kind: Kind::Replace, copied: true, ..header };
             // A copy, so that the whole read does not stay in memory for it.
             let body = Bytes::copy_from_slice(&body);
-            frames.push((at + begin, Pending { header, max_timestamp, rewrite: false, body }));
+            frames.push((at + begin, Pending { header, max_timestamp, body }));
         }
     }
 }

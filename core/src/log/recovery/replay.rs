@@ -208,9 +208,7 @@ impl Replay {
         } else if new {
             partition.add_to_run(slot, &spot);
         } else if outline.header.kind == Kind::Replace {
-            // A hole stands for batches that were taken out, unless it was one before: too few
-            // bytes for what follows are better than too many, which would expire it early.
-            for (slot, more) in partition.replace_runs(slot, &spot, !spot.is_hole()) {
+            for (slot, more) in partition.replace_runs(slot, &spot, outline.header.copied) {
                 if more <= 0 {
                     let moved = self.moved.entry(slot).or_default();
                     *moved = home.group_seq.max(*moved);

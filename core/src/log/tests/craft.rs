@@ -103,6 +103,7 @@ impl World {
 pub fn batch_frame(partition: PartitionNumber, base: i64, value: &str) -> (FrameHeader, Bytes) {
     let header = FrameHeader {
         kind: Kind::Batch,
+        copied: false,
         partition,
         base_offset: Offset(base),
         last_offset_delta: 0,

@@ -198,6 +198,7 @@ fn a_truncation_that_a_cut_tore_away_takes_nothing_with_it() {
     world.run();
     let truncation = FrameHeader {
         kind: Kind::Truncate,
+        copied: false,
         partition: a,
         base_offset: Offset(3),
         last_offset_delta: 0,

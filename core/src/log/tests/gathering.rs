@@ -2,6 +2,7 @@
 //! does not fit is refused.
 
 use super::*;
+use crate::log::layout::footer::Spot;
 
 const PARTITIONS: u32 = 40;
 
@@ -91,6 +92,39 @@ fn an_index_that_was_larger_is_gathered_after_a_start() {
     world.run();
     assert!(world.log.stats().index.runs < 300, "{:?}", world.log.stats().index);
     check(&mut world, &numbers);
+}
+
+#[test]
+fn what_is_moved_from_the_middle_of_a_run_leaves_the_other_bytes_there() {
+    let frame = |base: i64, batch_bytes: u32| Spot {
+        at: 0,
+        frame_bytes: batch_bytes + 32,
+        batch_bytes,
+        base_offset: Offset(base),
+        end_offset: Offset(base + 1),
+        leader_epoch: LeaderEpoch(0),
+        max_timestamp: 0,
+    };
+    let sizes = [10, 5_000, 20, 700, 900];
+    for (index, log_start) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (2, 1), (1, 1)] {
+        let mut partition = Partition::new(Lane::Long, Offset::ZERO);
+        for (base, bytes) in sizes.into_iter().enumerate() {
+            partition.add_to_run(1, &frame(base as i64, bytes));
+        }
+        partition.log_end = Offset(5);
+        partition.set_log_start(Offset(log_start));
+        let all = partition.bytes;
+        partition.replace_runs(2, &frame(index, sizes[index as usize]), true);
+        assert_eq!(partition.bytes, all, "{index}");
+        for (rest, bytes) in sizes.into_iter().enumerate().skip(log_start as usize) {
+            partition.replace_runs(2, &frame(rest as i64, bytes), true);
+            assert!(partition.bytes <= all, "{index}: {rest}");
+        }
+        partition.log_start_durable = Offset(log_start);
+        partition.drop_dead_runs();
+        let live: u32 = sizes.into_iter().skip(log_start as usize).sum();
+        assert_eq!(partition.bytes, u64::from(live), "{index}, from {log_start} on");
+    }
 }
 
 #[test]
