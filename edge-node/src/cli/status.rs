@@ -181,13 +181,19 @@ fn wear(log: &Value) -> String {
 fn index(log: &Value) -> String {
     let index = &log["index"];
     let mut out = format!(
-        "index: {} runs in {}, {} extents in {} of at most {}\n",
+        "index: {} runs of at most {} in {}, {} extents in {} of at most {}\n",
         format_count(number(&index["runs"])),
+        format_count(number(&index["runs_max"])),
         format_bytes(number(&index["runs_bytes"])),
         format_count(number(&index["extents"])),
         format_bytes(number(&index["extents_bytes"])),
         format_bytes(number(&index["extents_bytes_max"])),
     );
+    let gathered = number(&index["runs_gathered"]);
+    if gathered > 0 {
+        let gathered = format_count(gathered);
+        let _ = writeln!(out, "gathering: {gathered} runs were written anew to keep that");
+    }
     let slots = number(&log["slots_cleaned"]);
     if slots > 0 {
         let copied = format_bytes(number(&log["cleaned_bytes"]));

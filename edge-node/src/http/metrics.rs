@@ -252,6 +252,10 @@ fn index(page: &mut Page, log: &Stats) {
     page.gauge("weir_flash_index_runs", "Which slots hold what of each partition: entries.")
         .is(index.runs);
     page.gauge("weir_flash_index_runs_bytes", "Memory for them.").is(index.runs_bytes);
+    page.gauge("weir_flash_index_runs_max", "How many there may be: records are refused then.")
+        .is(index.runs_max);
+    page.counter("weir_flash_index_runs_gathered_total", "Those written anew to be fewer.")
+        .is(index.runs_gathered);
     page.gauge("weir_flash_index_extents", "What stands where in slots, as far as it is cached.")
         .is(index.extents);
     page.gauge("weir_flash_index_extents_bytes", "Memory for that.").is(index.extents_bytes);
