@@ -99,12 +99,19 @@ fn the_scripts_of_boards_are_clean() {
 }
 
 /// What `boards/image` and the gateway's own `setup` take from a profile.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 19] = [
     "name",
     "architecture",
+    "kernel",
     "compatible",
     "device_trees",
     "firmware",
+    "modules",
+    "partition_table",
+    "first_mib",
+    "firmware_mib",
+    "state_mib",
+    "log_mib",
     "memory_max",
     "flash_bytes",
     "checkpoint_bytes",
@@ -123,6 +130,29 @@ fn a_profile_of_a_board_says_all_that_is_taken_from_it() {
             tools::run(Command::new("bash").arg("-c").arg(script).arg(&profile).args(SETTINGS));
         assert_eq!(missing.success(), "");
     }
+}
+
+#[test]
+fn a_file_more_is_a_board_more() {
+    let folder = folder("profiles");
+    tools::run(Command::new("cp").arg("-r").arg(root().join("boards")).arg(&folder)).success();
+    let profiles = folder.join("boards/profiles");
+    let other = fs::read_to_string(profiles.join("virt")).unwrap();
+    let other = other.replace("linux-image-arm64", "linux-image-other");
+    fs::write(profiles.join("other"), other.replace("virtio_blk", "other_mmc")).unwrap();
+    let list = tools::run(Command::new(folder.join("boards/image")).arg("--list")).success();
+    assert!(list.lines().any(|line| line.starts_with("other ")), "{list}");
+    // Boards that agree on kernel and card share an image, which has the modules of all.
+    let script = "source \"$0\"; load_profile $1; echo $(of_the_same_image modules)";
+    let modules = |board: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", script]).arg(folder.join("boards/lib")).arg(board);
+        tools::run(&mut bash).success()
+    };
+    assert_eq!(modules("virt"), modules("raspberry-pi-5"));
+    assert!(modules("virt").contains("virtio_blk") && !modules("virt").contains("other_mmc"));
+    assert!(modules("other").contains("other_mmc") && !modules("other").contains("sdhci"));
+    fs::remove_dir_all(folder).unwrap();
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

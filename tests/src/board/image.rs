@@ -3,6 +3,8 @@
 use super::guest::{Boot, Machine};
 use crate::tools;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,8 +12,6 @@ use std::process::Command;
 const TINY_DISK_BYTES: u64 = 256 << 20;
 /// The card that a flashed image has to grow on. QEMU's SD card wants a power of two.
 const CARD_BYTES: u64 = 1 << 30;
-/// Where the firmware's partition begins on a card.
-const FIRMWARE_AT: &str = "4M";
 const DEVICE_TREE: &str = "bcm2837-rpi-3-b.dtb";
 
 /// Weir tells its clients where the port is that leads to it.
@@ -19,7 +19,7 @@ const ADVERTISE: &str = "weir.advertise=127.0.0.1:KAFKA_PORT";
 
 /// Makes the folder anew, with the disk. `words` are for the kernel's command line.
 pub fn take(image: &Path, folder: &Path, machine: Machine, words: &str) -> Result<Boot, String> {
-    let error = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let error = |error: io::Error| format!("{}: {error}", folder.display());
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(error)?;
     }
@@ -40,7 +40,9 @@ pub fn take(image: &Path, folder: &Path, machine: Machine, words: &str) -> Resul
     let length = card.metadata().map_err(error)?.len();
     card.set_len(CARD_BYTES.max(length.next_power_of_two())).map_err(error)?;
     for name in ["kernel8.img", "initrd.img", "cmdline.txt", DEVICE_TREE] {
-        from_firmware(image, name, folder)?;
+        let mut copy = Command::new("mcopy");
+        copy.args(["-n", "-i", &firmware_of(image).map_err(error)?, &format!("::{name}")]);
+        done(copy.arg(folder))?;
     }
     let command_line = fs::read_to_string(folder.join("cmdline.txt")).map_err(error)?;
     // QEMU's watchdog of a Raspberry Pi resets the board when it is set.
@@ -57,9 +59,11 @@ pub fn take(image: &Path, folder: &Path, machine: Machine, words: &str) -> Resul
     })
 }
 
-fn from_firmware(image: &Path, name: &str, folder: &Path) -> Result<(), String> {
-    let image = format!("{}@@{FIRMWARE_AT}", image.display());
-    done(Command::new("mcopy").args(["-n", "-i", &image, &format!("::{name}")]).arg(folder))
+/// The first partition of a disk, as mtools name it: the partition table says where it begins.
+pub fn firmware_of(disk: &Path) -> io::Result<String> {
+    let mut sector = [0; 4];
+    File::open(disk)?.read_exact_at(&mut sector, 446 + 8)?;
+    Ok(format!("{}@@{}", disk.display(), u64::from(u32::from_le_bytes(sector)) * 512))
 }
 
 fn done(command: &mut Command) -> Result<(), String> {

@@ -20,6 +20,6 @@ mod load;
 mod writes;
 
 pub use guest::{Boot, Guest, Machine};
-pub use image::take;
+pub use image::{firmware_of, take};
 pub use load::{Ledgers, publish_while};
 pub use writes::Pulled;
