@@ -28,13 +28,28 @@ pub fn arm64_binary(what: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// An arm64 binary on this machine: what to run, before its arguments.
-pub fn emulated(binary: &Path, options: &[&str]) -> Vec<OsString> {
-    let mut program = vec!["qemu-aarch64-static".into(), "-L".into()];
-    program.push(OsString::from("/usr/aarch64-linux-gnu"));
+/// A binary of a target on this machine: what to run, before its arguments. Of options that are
+/// given twice QEMU takes the last.
+pub fn emulated(target: &str, binary: &Path, options: &[&str]) -> Vec<OsString> {
+    let (qemu, libraries) = match target {
+        ARM64 => ("qemu-aarch64-static", "/usr/aarch64-linux-gnu"),
+        _ => ("qemu-arm-static", "/usr/arm-linux-gnueabihf"),
+    };
+    let mut program: Vec<OsString> = vec![qemu.into(), "-L".into(), libraries.into()];
     program.extend(options.iter().map(OsString::from));
     program.push(binary.into());
     program
+}
+
+/// A binary on the processor of a Raspberry Pi 1 or Zero, which ends at the first instruction that
+/// this does not have. The C library there has to be older than Debian's own for these binaries: it
+/// is that of `tests/setup/arm`, which passes floating point numbers otherwise. `sin` and `exp2`
+/// are all that these binaries take from it of that kind: the demo and the mirror's budget.
+pub fn on_armv6(what: &str, binary: &Path) -> Option<Vec<OsString>> {
+    let ready = prepared(what, "armv6-root/complete")?;
+    let libraries = ready.parent().expect("it is in a folder").to_string_lossy().into_owned();
+    let path = "LD_LIBRARY_PATH=/lib/arm-linux-gnueabi";
+    Some(emulated(ARMV6, binary, &["-cpu", "arm1176", "-L", &libraries, "-E", path]))
 }
 
 /// A script of the checkout, with the compilers that the tests keep.

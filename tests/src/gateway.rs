@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Gateway {
     child: Option<Child>,
-    /// What is run: the binary, or an emulator, its arguments and a binary.
+    /// What is run: an emulator, its arguments and a binary, or nothing for the release binary.
     program: Vec<OsString>,
     folder: PathBuf,
     data: PathBuf,
@@ -32,7 +32,7 @@ impl Gateway {
         let folder = folder(name);
         Gateway {
             child: None,
-            program: vec![release_binary().into()],
+            program: Vec::new(),
             data: folder.join("data"),
             folder,
             host: "127.0.0.1".into(),
@@ -94,8 +94,15 @@ impl Gateway {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program[0]);
-        command.args(&self.program[1..]).arg("serve").arg("--data").arg(&self.data);
+        let mut command = match self.program.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+            None => Command::new(release_binary()),
+        };
+        command.arg("serve").arg("--data").arg(&self.data);
         let config = self.folder.join("weir.toml");
         if config.exists() {
             command.arg("--config").arg(config);

@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use weir_tests::arm::{ARM64, ARMV6, ARMV7, arm64_binary, built, emulated, prepared, script};
-use weir_tests::tools::{command, run, run_for};
+use weir_tests::arm::{ARM64, ARMV6, ARMV7, arm64_binary, built, emulated, on_armv6};
+use weir_tests::arm::{prepared, script};
+use weir_tests::tools::{command, run, run_for, run_with_input};
 use weir_tests::{Gateway, folder, root, skipped};
 
 const MUSL: &str = "aarch64-unknown-linux-musl";
@@ -44,7 +46,36 @@ fn the_arm_binaries_are_small_and_link_to_the_c_library_only() {
 #[test]
 fn an_arm64_gateway_takes_mqtt_gives_kafka_and_keeps_it_over_a_power_cut() {
     let Some(binary) = arm64_binary("MQTT in, Kafka out, restart on arm64") else { return };
-    let mut gateway = Gateway::new("arm64").emulated(emulated(&binary, &[]));
+    let gateway = takes_mqtt_and_gives_kafka("arm64", emulated(ARM64, &binary, &[]));
+    the_crc_instructions_are_chosen_at_run_time(&binary, &gateway.data());
+}
+
+/// On an ARMv7, and on the ARMv6 of a Raspberry Pi 1 or Zero.
+#[test]
+fn the_arm_binaries_of_32_bits_take_mqtt_and_give_kafka_and_keep_it_over_a_power_cut() {
+    let (what, armv7, armv6) = ("MQTT in, Kafka out, restart", built(ARMV7), built(ARMV6));
+    if !armv7.exists() || !armv6.exists() {
+        return skipped(&format!("{what} on armv7 and ARMv6: tests/run --boards builds them"));
+    }
+    takes_mqtt_and_gives_kafka("armv7", emulated(ARMV7, &armv7, &["-cpu", "cortex-a7"]));
+    let Some(program) = on_armv6(&format!("{what} on ARMv6"), &armv6) else { return };
+    takes_mqtt_and_gives_kafka("armv6", program);
+    // That processor refuses what is newer than it, or this would prove nothing.
+    let program = on_armv6(what, &armv7).expect("it was there before");
+    let version = |cpu: &str| {
+        let mut command = Command::new(&program[0]);
+        command.args(&program[1..program.len() - 1]).args(["-cpu", cpu]);
+        run(command.arg(&armv7).arg("--version"))
+    };
+    assert!(version("cortex-a7").success().starts_with("weir "));
+    let refused = version("arm1176");
+    assert_eq!(refused.code, None, "a signal ends it: {}", refused.stdout);
+    assert!(refused.stderr.contains("Illegal instruction"), "{}", refused.stderr);
+}
+
+/// With a `kill -9` between; gives the gateway, which has stopped.
+fn takes_mqtt_and_gives_kafka(name: &str, program: Vec<OsString>) -> Gateway {
+    let mut gateway = Gateway::new(name).emulated(program);
     gateway.start();
     let publish = |message: &str| {
         let line = format!("-p {} -t plant/line1/temp -m {message} -q 1", gateway.mqtt_port);
@@ -57,17 +88,28 @@ fn an_arm64_gateway_takes_mqtt_gives_kafka_and_keeps_it_over_a_power_cut() {
     let read = run(&mut command(&line)).success();
     assert_eq!(read.lines().collect::<Vec<_>>(), ["21.5", "21.6"]);
     assert!(gateway.stop().success());
-    the_crc_instructions_are_used(&binary, &gateway.data());
+    gateway
 }
 
-/// Which instructions are executed, as QEMU writes them down.
-fn the_crc_instructions_are_used(binary: &Path, data: &Path) {
+/// Which instructions are executed, as QEMU writes them down: by a processor that has all, and by
+/// one that says it has nothing special.
+fn the_crc_instructions_are_chosen_at_run_time(binary: &Path, data: &Path) {
     let listing = data.with_extension("listing");
-    let program = emulated(binary, &["-d", "in_asm", "-D", listing.to_str().unwrap()]);
-    let mut check = Command::new(&program[0]);
-    run(check.args(&program[1..]).args(["log", "check"]).arg(data)).success();
-    let listing = fs::read_to_string(listing).unwrap();
-    assert!(listing.contains("crc32cx"), "the log is checked without the CPU's instructions");
+    let executed = |options: &[&str]| {
+        let options = [&["-d", "in_asm", "-D", listing.to_str().unwrap()], options].concat();
+        let program = emulated(ARM64, binary, &options);
+        let mut check = Command::new(&program[0]);
+        run(check.args(&program[1..]).args(["log", "check"]).arg(data)).success();
+        fs::read_to_string(&listing).unwrap()
+    };
+    assert!(executed(&[]).contains("crc32cx"), "the log is checked without the instructions");
+    let plain = data.with_extension("so");
+    let mut compile = command("aarch64-linux-gnu-gcc -shared -fPIC -x c - -o");
+    // AT_HWCAP is 16; floating point and vectors are its first bits.
+    let says = "unsigned long getauxval(unsigned long type) { return type == 16 ? 3 : 0; }";
+    run_with_input(compile.arg(&plain), says.as_bytes()).success();
+    let plain = format!("LD_PRELOAD={}", plain.display());
+    assert!(!executed(&["-E", &plain]).contains("crc32cx"), "it would end on another processor");
 }
 
 /// Places on flash beyond 4 GiB are among what they test.
