@@ -316,6 +316,8 @@ pub struct Unguarded {
     pub gather_stale: bool,
     /// How many bytes stay behind where something was moved is a guess by offsets.
     pub guess_moved: bool,
+    /// Without a checkpoint, what was moved counts whatever its leader epoch is.
+    pub no_epoch_order: bool,
 }
 
 /// Counters and levels for status, console and metrics.

@@ -19,7 +19,7 @@ use super::partition::Partition;
 use super::runs::Run;
 use super::writer::{Open, Pending};
 use super::{Lane, Log, Phase};
-use crate::types::{Offset, PartitionNumber, Time};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
@@ -94,12 +94,37 @@ impl Cuts {
 
 impl Pending {
     /// A frame that says that these offsets have no records, as one that is copied.
-    pub(crate) fn hole(number: PartitionNumber, base: Offset, end: Offset) -> Option<Pending> {
+    pub(crate) fn hole(
+        number: PartitionNumber,
+        base: Offset,
+        end: Offset,
+        leader_epoch: LeaderEpoch,
+    ) -> Option<Pending> {
         let last_offset_delta = end.0.checked_sub(base.0)?.saturating_sub(1);
         let last_offset_delta = i32::try_from(last_offset_delta).ok().filter(|&last| last >= 0)?;
         let mut hole = Pending::mark(Kind::Replace, number, base);
         hole.header.last_offset_delta = last_offset_delta;
+        hole.header.leader_epoch = leader_epoch;
         Some(hole.copied())
+    }
+
+    /// The same, one for each leader epoch that the offsets are of: by that a start that finds no
+    /// checkpoint knows what was appended there since, after a truncation.
+    pub(crate) fn holes(
+        number: PartitionNumber,
+        partition: &Partition,
+        base: Offset,
+        end: Offset,
+    ) -> Vec<Pending> {
+        let starts = partition.epochs.iter().map(|&(_, start)| start);
+        let within = starts.filter(|&start| base < start && start < end);
+        let (mut from, mut holes) = (base, Vec::new());
+        for until in within.chain([end]) {
+            let epoch = partition.epoch_at(from).unwrap_or(LeaderEpoch(-1));
+            holes.extend(Pending::hole(number, from, until, epoch));
+            from = until;
+        }
+        holes
     }
 
     /// What is left of a frame that was not written yet, or is written again.
@@ -109,7 +134,8 @@ impl Pending {
             Kind::Batch => (base_offset < cut.from()).then_some(self),
             Kind::LogStart => (!cut.restart).then_some(self),
             Kind::Replace if self.end_offset() > cut.from() => {
-                let mut hole = Pending::hole(partition, base_offset, cut.from())?;
+                let epoch = self.header.leader_epoch;
+                let mut hole = Pending::hole(partition, base_offset, cut.from(), epoch)?;
                 hole.header.copied = copied;
                 Some(hole)
             }

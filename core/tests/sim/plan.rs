@@ -92,6 +92,8 @@ pub enum Bug {
     GatherStale,
     /// How many bytes stay behind where a batch was moved is a guess by offsets.
     GuessMoved,
+    /// Without a checkpoint, old holes count though something newer was appended there.
+    HideByHoles,
 }
 
 impl Plan {
@@ -165,6 +167,7 @@ impl Plan {
             gather_loses: self.bug == Bug::ForgetGathered,
             gather_stale: self.bug == Bug::GatherStale,
             guess_moved: self.bug == Bug::GuessMoved,
+            no_epoch_order: self.bug == Bug::HideByHoles,
         }
     }
 
