@@ -22,6 +22,7 @@ use super::{Lane, Log, Phase};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 /// What a truncation says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,8 +244,7 @@ impl Log {
         let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending).filter(mine);
         let newest = pending.map(|frame| frame.max_timestamp).max();
         partition.max_timestamp = partition.max_timestamp.max(newest.unwrap_or(-1));
-        partition.lane = self.writer.lane_of(number, partition);
-        let lane = partition.lane;
+        let lane = self.truncation_lane(number);
         self.jobs.truncated(number, cut.from());
         self.compactor.truncated(number, cut.from());
         self.gatherer.give_up(number);
@@ -254,6 +254,26 @@ impl Log {
         }
         self.truncations.waiting.push_back(Waiting { partition: number, slots });
         self.writer.push(now, lane, cut.frame(number));
+    }
+
+    /// Where the frame goes that says so: before what is appended from now on, and behind what is
+    /// waiting. A truncation is never refused, and would open a slot for a few bytes at each start
+    /// of a full log, until none is left for the meta lane; so it is in the meta lane then, and
+    /// nothing is appended before that is on its way.
+    fn truncation_lane(&mut self, number: PartitionNumber) -> Lane {
+        let Some(partition) = self.partitions.get_mut(&number) else { return Lane::Meta };
+        partition.lane = self.writer.lane_of(number, partition);
+        let lane = partition.lane;
+        let waits = |frame: &Pending| {
+            frame.header.partition == number
+                && matches!(frame.header.kind, Kind::Batch | Kind::Truncate)
+        };
+        let waits = self.writer.lanes[lane as usize].pending.iter().any(waits);
+        let has_room = || self.writer.has_room(&self.space, &self.geometry, lane, &Bytes::new());
+        if lane != Lane::Meta && !waits && !has_room() && !self.unguarded.truncate_from_reserve {
+            partition.lane = Lane::Meta;
+        }
+        partition.lane
     }
 
     /// The frame of a truncation is written in that group. What open slots of other lanes hold of

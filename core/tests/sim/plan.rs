@@ -94,6 +94,8 @@ pub enum Bug {
     GuessMoved,
     /// Without a checkpoint, old holes count though something newer was appended there.
     HideByHoles,
+    /// Truncations take the last slots of a log that is full.
+    TruncateFromReserve,
 }
 
 impl Plan {
@@ -168,6 +170,7 @@ impl Plan {
             gather_stale: self.bug == Bug::GatherStale,
             guess_moved: self.bug == Bug::GuessMoved,
             no_epoch_order: self.bug == Bug::HideByHoles,
+            truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
         }
     }
 
