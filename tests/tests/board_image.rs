@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
-use weir_tests::board::{Guest, Ledgers, Machine, take};
+use weir_tests::board::{Guest, Ledgers, Machine, firmware_of, take};
 use weir_tests::{cache, folder, root, say, skipped, tools};
 
 const BOOT_MAX: Duration = Duration::from_secs(600);
@@ -16,6 +16,8 @@ const BOOT_MAX: Duration = Duration::from_secs(600);
 const UNPACKED_MIB_MAX: u64 = 500;
 /// Of the whole system, with an idle Weir.
 const MEMORY_MIB_MAX: u64 = 120;
+/// Of weir.service, from 0 to 10, as systemd reckons it.
+const EXPOSURE_MAX: f64 = 2.0;
 
 /// What all images of these tests are made of.
 struct Parts {
@@ -83,10 +85,14 @@ fn boards_cache() -> PathBuf {
     std::env::var_os("WEIR_BOARDS_CACHE").map_or_else(|| cache().join("boards"), PathBuf::from)
 }
 
-fn boot_test(image: &Path, args: &[&str]) -> String {
+/// The report, and what the board has printed when it got its power for the last time.
+fn boot_test(image: &Path, args: &[&str]) -> (String, String) {
+    let folder = folder("boot-test");
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir-boot-test"));
-    command.arg(image).arg("--folder").arg(folder("boot-test")).args(args);
-    tools::run_for(&mut command, Duration::from_secs(3_000)).success()
+    command.arg(image).arg("--folder").arg(&folder).args(args);
+    let report = tools::run_for(&mut command, Duration::from_secs(3_000)).success();
+    say(&report);
+    (report, fs::read_to_string(folder.join("console")).unwrap())
 }
 
 #[test]
@@ -112,9 +118,11 @@ fn the_same_inputs_give_the_same_bytes_and_none_of_them_is_a_key() {
 #[test]
 fn a_plug_that_is_pulled_ten_times_loses_nothing_that_was_acknowledged() {
     let Some(parts) = parts() else { return };
-    let report = boot_test(parts.plain_image(), &["--cycles", "10"]);
-    say(&report);
+    let (report, console) = boot_test(parts.plain_image(), &["--cycles", "10"]);
     assert_little_memory(&report);
+    for line in ["OPEN:", "board: QEMU -M virt", "medium: ssd", "memory: 128M"] {
+        assert!(console.contains(line), "{line}:\n{console}");
+    }
 }
 
 fn assert_little_memory(report: &str) {
@@ -126,9 +134,12 @@ fn assert_little_memory(report: &str) {
 #[test]
 fn a_raspberry_pi_3_boots_the_image_and_survives_a_pulled_plug() {
     let Some(parts) = parts() else { return };
-    let report = boot_test(parts.plain_image(), &["--cycles", "1", "--machine", "raspi3b"]);
-    say(&report);
+    let args = ["--cycles", "1", "--machine", "raspi3b"];
+    let (report, console) = boot_test(parts.plain_image(), &args);
     assert_little_memory(&report);
+    for line in ["OPEN:", "board: Raspberry Pi 3", "medium: sd", "memory: 192M"] {
+        assert!(console.contains(line), "{line}:\n{console}");
+    }
 }
 
 /// A package whose weir starts well enough to be installed, and never becomes ready.
@@ -150,7 +161,9 @@ fn broken_package(parts: &Parts) -> PathBuf {
 #[test]
 fn an_update_is_kept_when_it_becomes_ready_and_rolled_back_when_not() {
     let Some(parts) = parts() else { return };
-    let mut guest = parts.guest("update", parts.plain_image(), "weir.open");
+    let orders = ["--open", "--node-id", "7", "--mirror", "central.example:9092"];
+    let image = parts.image("open.img", &orders);
+    let mut guest = parts.guest("update", &image, "");
     let ledgers = Ledgers::default();
     let update = |guest: &Guest, package: &Path| {
         let bytes = fs::read(package).unwrap();
@@ -158,6 +171,7 @@ fn an_update_is_kept_when_it_becomes_ready_and_rolled_back_when_not() {
         say(&guest.ssh(&parts.key, command, &bytes).stdout);
     };
     guest.boot(BOOT_MAX).unwrap();
+    it_runs_as_it_was_made(parts, &guest);
     guest.publish_for(&ledgers, Duration::from_secs(2));
     update(&guest, &parts.package);
     guest.wait_for_the_end(BOOT_MAX).unwrap();
@@ -179,12 +193,66 @@ fn an_update_is_kept_when_it_becomes_ready_and_rolled_back_when_not() {
     assert!(refused.stderr.contains("is no Debian package"), "{}", refused.stderr);
 }
 
+/// What systemd makes of the unit, and the kernel of the file systems.
+fn it_runs_as_it_was_made(parts: &Parts, guest: &Guest) {
+    guest.wait_for_console("OPEN:", BOOT_MAX).unwrap();
+    let unit = parts.ask(guest, "systemctl show weir.service; cat /proc/$(pidof weir)/status");
+    for line in [
+        "FragmentPath=/usr/lib/systemd/system/weir.service",
+        "ActiveState=active",
+        "NRestarts=0",
+        "User=weir",
+        "WatchdogUSec=30s",
+        "MemoryMax=134217728",
+        "ProtectSystem=strict",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line} is missing in\n{unit}");
+    }
+    // Its own file systems: the root is there to read, devices are closed but for the log.
+    let inside = parts.ask(
+        guest,
+        "inside() { nsenter -t $(pidof weir) -m -- \"$@\"; }; inside findmnt -no OPTIONS /; \
+         inside touch /usr/x 2>&1 || true; systemd-analyze security --no-pager weir.service",
+    );
+    assert!(inside.starts_with("ro,"), "{inside}");
+    assert!(inside.contains("Read-only file system"), "{inside}");
+    let (_, level) = inside.rsplit_once("exposure level for weir.service: ").unwrap();
+    let exposure: f64 = level.split(' ').next().unwrap().parse().unwrap();
+    assert!(exposure < EXPOSURE_MAX, "{inside}");
+    say(&format!("systemd-analyze security: {}", level.trim()));
+    let system = parts.ask(
+        guest,
+        "findmnt -no FSTYPE,OPTIONS /run/gateway/image; findmnt -no FSTYPE /; \
+         ls /var/log/journal 2>&1 || true; systemctl show -P RuntimeWatchdogUSec; \
+         echo $(cat /sys/class/block/vda4/start /sys/class/block/vda4/size /sys/block/vda/size)",
+    );
+    for part in ["squashfs ro,", "\noverlay\n", "No such file", "\n14s\n"] {
+        assert!(system.contains(part), "{part}:\n{system}");
+    }
+    let orders = parts.ask(guest, "cat /run/gateway/weir.env /run/gateway/weir.toml");
+    assert!(orders.contains("WEIR_NODE_ID=7\n"), "{orders}");
+    assert!(orders.contains("bootstrap = [\"central.example:9092\"]"), "{orders}");
+    // The log's partition begins at a multiple of 4 MiB, and has grown to the end of the card.
+    let sectors = system.lines().last().unwrap().split(' ').map(|number| number.parse().unwrap());
+    let sectors: Vec<u64> = sectors.collect();
+    assert_eq!(sectors[0] % 8_192, 0, "{system}");
+    assert_eq!(sectors[0] + sectors[1], sectors[2], "{system}");
+}
+
 #[test]
 fn a_broken_configuration_is_named_by_a_gateway_that_is_reachable_all_the_same() {
     let Some(parts) = parts() else { return };
     let config = parts.folder.join("weir.toml");
     fs::write(&config, "[kafka]\nlisten_to = \"everybody\"\n").unwrap();
-    let image = parts.image("broken.img", &["--config", config.to_str().unwrap()]);
+    let password = parts.folder.join("password");
+    fs::write(&password, "password\n").unwrap();
+    let wifi = format!("IEEE:{}:DE", password.display());
+    let args = ["--config", config.to_str().unwrap(), "--wifi", &wifi];
+    let image = parts.image("broken.img", &args);
     let mut guest = parts.guest("broken-config", &image, "");
     guest.power_on().unwrap();
     guest.wait_for_console("Weir is NOT ready", BOOT_MAX).unwrap();
@@ -196,6 +264,11 @@ fn a_broken_configuration_is_named_by_a_gateway_that_is_reachable_all_the_same()
     // The clock of this board began in 1970.
     assert!(!report.contains("\n19"), "{report}");
     assert!(!report.contains("0.0.0.0:9092"), "{report}");
+    // What IEEE 802.11 gives as the key of this name and password; the password is on no card.
+    let wifi = parts.ask(&guest, "cat /etc/wpa_supplicant/*.conf /boot/firmware/gateway.conf");
+    assert!(wifi.contains("psk=f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e"));
+    assert!(wifi.contains("ssid=49454545\n") && wifi.contains("country=DE\n"), "{wifi}");
+    assert!(!wifi.contains("password"), "{wifi}");
 }
 
 #[test]
@@ -206,7 +279,7 @@ fn a_gateway_without_a_network_and_with_wrong_files_on_its_card_starts_and_says_
     fs::create_dir_all(&wrong).unwrap();
     fs::write(wrong.join("authorized_keys"), "no key at all\n").unwrap();
     fs::write(wrong.join("gateway.conf"), "hostname=Pump 7\nmirror=nowhere\ncolour=red\n").unwrap();
-    let place = format!("{}@@4M", guest.disk().display());
+    let place = firmware_of(&guest.disk()).unwrap();
     for file in ["authorized_keys", "gateway.conf"] {
         let mut copy = Command::new("mcopy");
         copy.args(["-n", "-o", "-i", &place]).arg(wrong.join(file)).arg("::");
