@@ -176,7 +176,10 @@ def large(gib, record):
             for offset in range(0, commits, commits // 5):
                 for partition in range(PARTITIONS):
                     list(client.fetch({partition: offset}, wait_ms=0, bytes_max=1))
-            return {"GB stored": commits * client.bytes / 1e9, "start ms": ready * 1000, "start CPU ms": cpu * 1000,
+            index = broker.log()["index"]
+            return {"index runs": index["runs"], "MiB for them": index["runs_bytes"] / MIB,
+                    "MiB for cached extents": index["extents_bytes"] / MIB,
+                    "GB stored": commits * client.bytes / 1e9, "start ms": ready * 1000, "start CPU ms": cpu * 1000,
                     "MiB read to start": read / MIB, "RSS empty, MiB": empty, "RSS started, MiB": rss,
                     "RSS after reads all over, MiB": broker.rss_mib(), "filled in s": filled,
                     "GB on disk": log.stat().st_blocks * 512 / 1e9}

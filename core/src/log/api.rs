@@ -316,6 +316,10 @@ pub struct Unguarded {
     pub gather_stale: bool,
     /// How many bytes stay behind where something was moved is a guess by offsets.
     pub guess_moved: bool,
+    /// Without a checkpoint, what was moved counts whatever its leader epoch is.
+    pub no_epoch_order: bool,
+    /// A truncation opens a slot of its partition's lane, however few are free.
+    pub truncate_from_reserve: bool,
 }
 
 /// Counters and levels for status, console and metrics.

@@ -394,13 +394,15 @@ fn copy_frames(
         let frame = Pending { header, max_timestamp, body };
         // Of a batch that was truncated in its middle, what is left has no records.
         let whole = !frame.body.is_empty() && frame.end_offset() <= until.min(live.until);
-        let hole = || Pending::hole(live.partition, base.max(from), end.min(until));
+        let epoch = frame.header.leader_epoch;
+        let hole = || Pending::hole(live.partition, base.max(from), end.min(until), epoch);
         let Some(frame) = (if whole { Some(frame) } else { hole() }) else { continue };
         let FrameHeader { base_offset, last_offset_delta, .. } = frame.header;
         if frame.body.is_empty()
             && let Some(last) = copies.last_mut()
             && last.body.is_empty()
             && last.header.partition == frame.header.partition
+            && last.header.leader_epoch == epoch
             && last.end_offset() == base_offset
             && let Some(delta) = last.header.last_offset_delta.checked_add(1)
             && let Some(delta) = delta.checked_add(last_offset_delta)

@@ -351,8 +351,11 @@ impl Log {
         let Some(mut stretch) = work.stretch.take() else { return };
         let number = stretch.number;
         let mut copies: Vec<Pending> = Vec::new();
+        let Some(partition) = self.partitions.get(&number) else { return };
         let put_hole = |from: Offset, until: Offset, copies: &mut Vec<Pending>| {
-            copies.extend((from < until).then(|| Pending::hole(number, from, until)).flatten());
+            if from < until {
+                copies.extend(Pending::holes(number, partition, from, until));
+            }
         };
         let all = batches.is_empty();
         for batch in batches {

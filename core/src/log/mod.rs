@@ -303,7 +303,9 @@ impl Log {
         partition.lane = self.writer.lane_of(append.partition, partition);
         let lane = partition.lane;
         let room = || self.writer.has_room(&self.space, &self.geometry, lane, &append.batch);
-        if lane != Lane::Meta && (index_full || !room()) {
+        // Of another lane: a truncation waits there, because slots are short.
+        let waits = partition.policy.lane != lane;
+        if lane != Lane::Meta && (index_full || !room()) || lane == Lane::Meta && waits {
             self.stats.full_refusals += 1;
             return Err(AppendError::Full);
         }

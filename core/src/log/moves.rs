@@ -119,9 +119,15 @@ impl Log {
         let mut frames = Vec::with_capacity(replacements.len());
         for replacement in replacements {
             let frame = replacement.frame(number);
-            assert!(frame.header.base_offset >= end, "replacements ascend");
+            let base = frame.header.base_offset;
+            assert!(base >= end, "replacements ascend");
             end = frame.end_offset();
-            frames.push(frame);
+            if frame.body.is_empty() {
+                let holes = Pending::holes(number, partition, base, end);
+                frames.extend(holes.into_iter().map(Pending::written_anew));
+            } else {
+                frames.push(frame);
+            }
         }
         assert!(end <= partition.durable_end, "only what is durable is replaced");
         // What the cleaner has not written yet would come behind.

@@ -19,9 +19,10 @@ use super::partition::Partition;
 use super::runs::Run;
 use super::writer::{Open, Pending};
 use super::{Lane, Log, Phase};
-use crate::types::{Offset, PartitionNumber, Time};
+use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 /// What a truncation says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +95,37 @@ impl Cuts {
 
 impl Pending {
     /// A frame that says that these offsets have no records, as one that is copied.
-    pub(crate) fn hole(number: PartitionNumber, base: Offset, end: Offset) -> Option<Pending> {
+    pub(crate) fn hole(
+        number: PartitionNumber,
+        base: Offset,
+        end: Offset,
+        leader_epoch: LeaderEpoch,
+    ) -> Option<Pending> {
         let last_offset_delta = end.0.checked_sub(base.0)?.saturating_sub(1);
         let last_offset_delta = i32::try_from(last_offset_delta).ok().filter(|&last| last >= 0)?;
         let mut hole = Pending::mark(Kind::Replace, number, base);
         hole.header.last_offset_delta = last_offset_delta;
+        hole.header.leader_epoch = leader_epoch;
         Some(hole.copied())
+    }
+
+    /// The same, one for each leader epoch that the offsets are of: by that a start that finds no
+    /// checkpoint knows what was appended there since, after a truncation.
+    pub(crate) fn holes(
+        number: PartitionNumber,
+        partition: &Partition,
+        base: Offset,
+        end: Offset,
+    ) -> Vec<Pending> {
+        let starts = partition.epochs.iter().map(|&(_, start)| start);
+        let within = starts.filter(|&start| base < start && start < end);
+        let (mut from, mut holes) = (base, Vec::new());
+        for until in within.chain([end]) {
+            let epoch = partition.epoch_at(from).unwrap_or(LeaderEpoch(-1));
+            holes.extend(Pending::hole(number, from, until, epoch));
+            from = until;
+        }
+        holes
     }
 
     /// What is left of a frame that was not written yet, or is written again.
@@ -109,7 +135,8 @@ impl Pending {
             Kind::Batch => (base_offset < cut.from()).then_some(self),
             Kind::LogStart => (!cut.restart).then_some(self),
             Kind::Replace if self.end_offset() > cut.from() => {
-                let mut hole = Pending::hole(partition, base_offset, cut.from())?;
+                let epoch = self.header.leader_epoch;
+                let mut hole = Pending::hole(partition, base_offset, cut.from(), epoch)?;
                 hole.header.copied = copied;
                 Some(hole)
             }
@@ -217,8 +244,7 @@ impl Log {
         let pending = self.writer.lanes.iter().flat_map(|lane| &lane.pending).filter(mine);
         let newest = pending.map(|frame| frame.max_timestamp).max();
         partition.max_timestamp = partition.max_timestamp.max(newest.unwrap_or(-1));
-        partition.lane = self.writer.lane_of(number, partition);
-        let lane = partition.lane;
+        let lane = self.truncation_lane(number);
         self.jobs.truncated(number, cut.from());
         self.compactor.truncated(number, cut.from());
         self.gatherer.give_up(number);
@@ -228,6 +254,26 @@ impl Log {
         }
         self.truncations.waiting.push_back(Waiting { partition: number, slots });
         self.writer.push(now, lane, cut.frame(number));
+    }
+
+    /// Where the frame goes that says so: before what is appended from now on, and behind what is
+    /// waiting. A truncation is never refused, and would open a slot for a few bytes at each start
+    /// of a full log, until none is left for the meta lane; so it is in the meta lane then, and
+    /// nothing is appended before that is on its way.
+    fn truncation_lane(&mut self, number: PartitionNumber) -> Lane {
+        let Some(partition) = self.partitions.get_mut(&number) else { return Lane::Meta };
+        partition.lane = self.writer.lane_of(number, partition);
+        let lane = partition.lane;
+        let waits = |frame: &Pending| {
+            frame.header.partition == number
+                && matches!(frame.header.kind, Kind::Batch | Kind::Truncate)
+        };
+        let waits = self.writer.lanes[lane as usize].pending.iter().any(waits);
+        let has_room = || self.writer.has_room(&self.space, &self.geometry, lane, &Bytes::new());
+        if lane != Lane::Meta && !waits && !has_room() && !self.unguarded.truncate_from_reserve {
+            partition.lane = Lane::Meta;
+        }
+        partition.lane
     }
 
     /// The frame of a truncation is written in that group. What open slots of other lanes hold of

@@ -79,6 +79,12 @@ impl Pending {
         self
     }
 
+    /// The same, as something that was not there before.
+    pub(crate) fn written_anew(mut self) -> Pending {
+        self.header.copied = false;
+        self
+    }
+
     /// Whether the partition is being rewritten, not only moved.
     pub(crate) fn is_rewrite(&self) -> bool {
         self.header.kind == Kind::Replace && !self.header.copied

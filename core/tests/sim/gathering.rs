@@ -124,3 +124,35 @@ fn what_comes_back_because_it_was_being_gathered_is_found() {
         })
     });
 }
+
+/// One run of a log that is nearly full and loses power again and again: 24 partitions in 40 small
+/// slots.
+pub fn crowded(seed: u64, bug: Bug) -> Result<Tally, Violation> {
+    let mut plan = Plan::random(&mut Rng::new(seed));
+    short_of_runs(&mut plan);
+    plan.slot_bytes = 32 << 10;
+    plan.partitions = 24;
+    plan.index_runs_max = 10_000;
+    plan.boots = 10 + Rng::new(seed ^ 0xca3).below(50) as u32;
+    plan.life_us = 300_000;
+    plan.faults = Faults::default();
+    plan.truncates = true;
+    plan.bug = bug;
+    let mut run = LogRun::new(seed, plan);
+    mix(&mut run);
+    for partition in run.partitions.values_mut() {
+        partition.policy.retention.bytes += partition.policy.retention.bytes * 3 / 10;
+    }
+    run.run()?;
+    Ok(run.tally())
+}
+
+#[test]
+fn a_full_log_that_is_cut_again_and_again_keeps_slots_to_write_to() {
+    seeds("a_full_log_that_is_cut", 20, |seed| crowded(seed, Bug::None));
+}
+
+#[test]
+fn truncations_that_take_the_last_slots_are_found() {
+    must_find("TruncateFromReserve", &["Bounded"], |seed| crowded(seed, Bug::TruncateFromReserve));
+}

@@ -92,6 +92,10 @@ pub enum Bug {
     GatherStale,
     /// How many bytes stay behind where a batch was moved is a guess by offsets.
     GuessMoved,
+    /// Without a checkpoint, old holes count though something newer was appended there.
+    HideByHoles,
+    /// Truncations take the last slots of a log that is full.
+    TruncateFromReserve,
 }
 
 impl Plan {
@@ -165,6 +169,8 @@ impl Plan {
             gather_loses: self.bug == Bug::ForgetGathered,
             gather_stale: self.bug == Bug::GatherStale,
             guess_moved: self.bug == Bug::GuessMoved,
+            no_epoch_order: self.bug == Bug::HideByHoles,
+            truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
         }
     }
 

@@ -228,9 +228,6 @@ fn by_footers(seed: u64, bug: Bug) -> Result<Tally, Violation> {
     crate::log_tests::random(seed, |plan| {
         *plan = Plan { bug, no_checkpoints: true, truncates: true, ..plan.clone() };
         (plan.retention, plan.resend_at_start) = (false, false);
-        // Footers do not say of which leader epoch a hole is, and a truncation is forgotten with
-        // the slot that held it: an old hole may then hide what is new.
-        plan.replaces = false;
         plan.faults = Default::default();
         plan.slots = 200;
     })
@@ -245,4 +242,10 @@ fn what_was_truncated_stays_away_when_footers_stand_for_the_log() {
 fn a_stale_tail_resurrected_by_footers_is_found() {
     let checkers = &["OrderKept", "CommittedStays", "AckedIsDurable"];
     must_find("ResurrectByFooters", checkers, |seed| by_footers(seed, Bug::ResurrectByFooters));
+}
+
+#[test]
+fn records_behind_an_old_hole_are_found() {
+    let checkers = &["OrderKept", "CommittedStays", "AckedIsDurable"];
+    must_find("HideByHoles", checkers, |seed| by_footers(seed, Bug::HideByHoles));
 }

@@ -125,6 +125,12 @@ impl Spot {
     pub(crate) fn is_hole(&self) -> bool {
         self.batch_bytes == 0
     }
+
+    /// The leader epoch of what is at its offsets; of a hole it may not be known.
+    pub(crate) fn epoch(&self) -> Option<LeaderEpoch> {
+        let known = !self.is_hole() || self.leader_epoch >= LeaderEpoch(0);
+        known.then_some(self.leader_epoch)
+    }
 }
 
 impl Part {
@@ -252,8 +258,8 @@ impl SlotIndex {
     pub(crate) fn add(&mut self, partition: PartitionNumber, spot: Spot) {
         let part = self.part(partition);
         let mut grown = 0;
-        if !spot.is_hole() {
-            grown += 16 * usize::from(part.note_epoch(spot.leader_epoch, spot.base_offset));
+        if let Some(epoch) = spot.epoch() {
+            grown += 16 * usize::from(part.note_epoch(epoch, spot.base_offset));
         }
         part.end = part.end.max(spot.end_offset);
         part.batch_bytes += spot.batch_bytes;

@@ -8,7 +8,7 @@
 //!  4      4  partition; of a checkpoint the part, 0xffffffff for its root
 //!  8      8  base offset; of a log start the new one; of a checkpoint the group it stands for
 //! 16      4  last offset delta; of a truncation 1 if nothing is left of the partition, else 0
-//! 20      4  leader epoch
+//! 20      4  leader epoch; of a hole that of what was there, -1 if it is not known
 //! 24      4  bytes of the body
 //! 28      4  CRC-32C over store UUID, seg_seq, bytes 0 to 28 and the body
 //! ```

@@ -86,7 +86,9 @@ impl Log {
             let counts = runs.find(|&(from, until)| from <= begin && begin < until.min(end));
             let until = counts.zip(newest_until).map(|((_, until), newest)| until.min(newest));
             let frame = match until {
-                Some(until) if end > until => Pending::hole(number, base, until),
+                Some(until) if end > until => {
+                    Pending::hole(number, base, until, header.leader_epoch)
+                }
                 Some(_) => Some(frame),
                 None => None,
             };

@@ -60,7 +60,7 @@ pub(crate) struct Piece {
     slot: u32,
     bytes: u32,
     max_timestamp: i64,
-    /// Not known of what begins with a hole.
+    /// Of some holes it is not known.
     epoch: Option<LeaderEpoch>,
 }
 
@@ -187,8 +187,8 @@ impl Replay {
         let partition = self.partition(lane, number);
         skip_to(number, partition, spot.base_offset, !out_of_order);
         let new = spot.base_offset >= partition.log_end;
-        if new && !spot.is_hole() {
-            partition.note_epoch_anywhere(spot.leader_epoch, spot.base_offset);
+        if let Some(epoch) = spot.epoch().filter(|_| new) {
+            partition.note_epoch_anywhere(epoch, spot.base_offset);
         }
         if let Some(batch) = outline.sequenced.as_ref().filter(|_| new) {
             partition.producers.apply(batch, spot.base_offset);
@@ -202,7 +202,7 @@ impl Replay {
                 slot,
                 bytes: spot.batch_bytes,
                 max_timestamp: spot.max_timestamp,
-                epoch: (!spot.is_hole()).then_some(spot.leader_epoch),
+                epoch: spot.epoch(),
             };
             self.lay(lane, number, spot.base_offset, piece);
         } else if new {
@@ -282,36 +282,28 @@ impl Replay {
         cuts.map_or(Offset(i64::MAX), |cuts| cuts.until(number, group_seq))
     }
 
-    /// Puts a piece over those that were there before.
-    fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, mut piece: Piece) {
+    /// Puts a piece over those that were there before, but for those of a higher leader epoch:
+    /// what it holds there was truncated before they were appended, by a frame that is in a slot
+    /// that is free by now.
+    fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, piece: Piece) {
+        let ordered = !self.unguarded.no_epoch_order;
         let partition = self.partition(lane, number);
         partition.log_end = partition.log_end.max(piece.end);
         partition.max_timestamp = partition.max_timestamp.max(piece.max_timestamp);
         let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
-        let mut base = base;
-        // Of what is there already, the parts before and behind stay.
-        let first = pieces.range(..base).next_back().filter(|(_, before)| before.end > base);
-        let first = first.map_or(base, |(&first, _)| first);
-        let hit: Vec<(Offset, Piece)> =
-            pieces.range(first..piece.end).map(|(&from, &old)| (from, old)).collect();
-        for (from, old) in hit {
-            pieces.remove(&from);
-            if from < base {
-                pieces.insert(from, old.part(from, from, base));
+        let first = pieces.range(..=base).next_back().map_or(base, |(&first, _)| first);
+        let newer = |(_, old): &(&Offset, &Piece)| {
+            ordered && base < old.end && piece.epoch.is_some() && old.epoch > piece.epoch
+        };
+        let there = pieces.range(first..piece.end).filter(newer);
+        let there: Vec<(Offset, Offset)> = there.map(|(&from, old)| (from, old.end)).collect();
+        let mut from = base;
+        for (until, next) in there.into_iter().chain([(piece.end, piece.end)]) {
+            if from < until {
+                lay_over(pieces, from, piece.part(base, from, until));
             }
-            if old.end > piece.end {
-                pieces.insert(piece.end, old.part(from, piece.end, old.end));
-            }
+            from = from.max(next);
         }
-        if let Some((&from, before)) = pieces.range(..base).next_back()
-            && before.end == base
-            && (before.slot, before.epoch) == (piece.slot, piece.epoch)
-        {
-            piece.bytes += before.bytes;
-            piece.max_timestamp = piece.max_timestamp.max(before.max_timestamp);
-            base = from;
-        }
-        pieces.insert(base, piece);
     }
 
     /// Everything that was found is durable.
@@ -345,6 +337,34 @@ impl Piece {
         };
         Piece { bytes: run.share(from, until, self.end), end: until, ..self }
     }
+}
+
+/// Puts a piece over those that were there before.
+fn lay_over(pieces: &mut BTreeMap<Offset, Piece>, base: Offset, mut piece: Piece) {
+    let mut base = base;
+    // Of what is there already, the parts before and behind stay.
+    let first = pieces.range(..base).next_back().filter(|(_, before)| before.end > base);
+    let first = first.map_or(base, |(&first, _)| first);
+    let hit: Vec<(Offset, Piece)> =
+        pieces.range(first..piece.end).map(|(&from, &old)| (from, old)).collect();
+    for (from, old) in hit {
+        pieces.remove(&from);
+        if from < base {
+            pieces.insert(from, old.part(from, from, base));
+        }
+        if old.end > piece.end {
+            pieces.insert(piece.end, old.part(from, piece.end, old.end));
+        }
+    }
+    if let Some((&from, before)) = pieces.range(..base).next_back()
+        && before.end == base
+        && (before.slot, before.epoch) == (piece.slot, piece.epoch)
+    {
+        piece.bytes += before.bytes;
+        piece.max_timestamp = piece.max_timestamp.max(before.max_timestamp);
+        base = from;
+    }
+    pieces.insert(base, piece);
 }
 
 /// The offsets from the log end up to `base` are lost; unless they come later, out of order.
