@@ -124,7 +124,9 @@ impl Follower {
             return None;
         }
         if let Some(sent) = self.outstanding {
-            let reports = self.matched && log.durable > sent.durable;
+            // Also before the first answer of an epoch, which a leader holds that has no news: its
+            // high watermark waits for this.
+            let reports = log.durable > sent.durable;
             if now < sent.until && !reports {
                 return None;
             }

@@ -357,6 +357,15 @@ fn a_flush_is_reported_while_a_fetch_is_held() {
 }
 
 #[test]
+fn a_flush_is_reported_before_the_leader_has_said_anything() {
+    let mut replica = Replica::new(&[(1, 0)], 15);
+    replica.log = log(0, 15, 12, 5);
+    assert_eq!(replica.fetch().durable_offset, Offset(12));
+    replica.log.durable = Offset(15);
+    assert_eq!(replica.fetch().durable_offset, Offset(15));
+}
+
+#[test]
 fn a_follower_waits_longer_after_each_failure_and_as_the_throttle_says() {
     let mut replica = Replica::new(&[(1, 0)], 12);
     let mut pauses = Vec::new();
