@@ -116,8 +116,9 @@ impl Quorum {
         self.wake_at =
             now.plus_ms(if alone { settings.election_max_ms } else { settings.heartbeat_ms });
         if !self.hears_a_majority(now, self.settings.election_max_ms) {
-            self.step_down(now);
-            return;
+            let term = self.term();
+            log::warn!("this node hears of no majority and stops leading term {term}");
+            return self.step_down(now);
         }
         self.raft.heartbeat();
         self.perform(now, Source::None);
@@ -215,9 +216,8 @@ impl Quorum {
         self.members().majority(heard)
     }
 
-    fn step_down(&mut self, now: Time) {
+    pub(super) fn step_down(&mut self, now: Time) {
         let term = self.raft.current_term();
-        log::warn!("this node hears of no majority and stops leading term {}", term.get());
         let (vote, log) = (self.raft.voted_for(), self.raft.log().clone());
         self.raft = noraft::Node::restart(id(self.me.node), term, vote, log);
         self.perform(now, Source::None);

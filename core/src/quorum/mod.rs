@@ -260,12 +260,10 @@ impl Quorum {
         match body {
             Body::Hello(hello) => self.on_hello(now, from, hello),
             Body::Formed { formation, member } => self.on_formed(now, from, formation, member),
-            _ if self.formation.is_none() => {
-                // A leader that knows this store: its formation is all that is missing.
-                if mark == Mark::from(self.me.directory) {
-                    self.say_hello(from);
-                }
-            }
+            // A leader, which need not be one of those that are configured here. If it knows this
+            // store, its formation is all that is missing; if it knew the one that was here before,
+            // it learns that there is another.
+            _ if self.formation.is_none() => self.say_hello(from),
             _ if !self.is_meant(from, mark, &body) => {
                 log::debug!("a quorum message of node {} is for another store", from.0);
             }

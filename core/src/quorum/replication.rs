@@ -58,6 +58,10 @@ pub(super) struct Follower {
     pub heard: Time,
     /// When it last had everything.
     pub caught_up: Option<Time>,
+    /// Up to where it has confirmed entries.
+    pub confirmed: u64,
+    /// Since when it says that it has less.
+    pub short_since: Option<Time>,
 }
 
 impl Quorum {
@@ -140,9 +144,25 @@ impl Quorum {
             return;
         }
         let up_to_date = last.index >= self.journal.last_index();
-        let caught_up = self.followers.get(&from).and_then(|follower| follower.caught_up);
+        let before = self.followers.get(&from).copied();
+        let caught_up = before.and_then(|follower| follower.caught_up);
         let caught_up = if up_to_date { Some(now) } else { caught_up };
-        self.followers.insert(from, Follower { heard: now, caught_up });
+        let confirmed = before.map_or(0, |follower| follower.confirmed);
+        let is_short = last.index < confirmed;
+        let short_since = before.and_then(|follower| follower.short_since);
+        let short_since = is_short.then(|| short_since.unwrap_or(now));
+        let confirmed = confirmed.max(last.index);
+        self.followers.insert(from, Follower { heard: now, caught_up, confirmed, short_since });
+        if short_since.is_some_and(|since| since.plus_ms(self.settings.election_max_ms) <= now) {
+            // The algorithm sends nothing again that was confirmed in its term.
+            log::error!(
+                "node {} had confirmed metadata up to {confirmed} and has {}: its storage loses \
+                 what it says it has flushed. It gets that from the next leader",
+                from.0,
+                last.index
+            );
+            return self.step_down(now);
+        }
         self.sending.retain(|to, sending| *to != from || sending.position().index > last.index);
         if last.index <= self.durable_index {
             self.acknowledge(now, from, last);

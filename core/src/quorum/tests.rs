@@ -144,6 +144,19 @@ fn a_store_that_was_forgotten_while_it_was_away_asks_to_be_taken_in() {
 }
 
 #[test]
+fn a_cleared_store_speaks_to_a_leader_that_is_not_configured() {
+    let mut quorum = start(&[1, 2, 3], found()).unwrap();
+    while quorum.poll().is_some() {}
+    let body =
+        Body::Append { term: 4, committed: 0, previous: Position::default(), entries: [].to_vec() };
+    // It knows the store that was here before.
+    quorum.handle(Time(1_500), NodeId(6), Message { mark: directory(7).into(), body });
+    let Some(Output::Send { to, message }) = quorum.poll() else { panic!("it says nothing") };
+    assert_eq!(to, NodeId(6));
+    assert!(matches!(message.body, Body::Hello(hello) if hello.directory == directory(1)));
+}
+
+#[test]
 fn two_stores_with_entries_of_their_own_form_nothing() {
     let entries = [payload("a")].to_vec();
     let mut quorum = start(&[1, 2], Found { entries, ..found() }).unwrap();
