@@ -9,7 +9,7 @@ use crate::wire::{self, ApiKey, Frame, Message};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 
-/// Connections of peers' clients, as the controller sees them: one a peer.
+/// Connections of peers' clients, as the controller sees them: one for each with a peer.
 pub(super) const OF_PEERS: u64 = 1 << 63;
 
 pub(super) fn is_of_peer(conn: ConnId) -> bool {

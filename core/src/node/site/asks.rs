@@ -100,6 +100,12 @@ pub(in crate::node) struct Asks {
 }
 
 impl Asks {
+    /// Numbers begin elsewhere with each incarnation: what the last one asked may be answered yet.
+    pub fn new(incarnation: [u8; 16]) -> Asks {
+        let [a, b, c, d, ..] = incarnation;
+        Asks { last: u64::from(u32::from_le_bytes([a, b, c, d])) << 32, ..Asks::default() }
+    }
+
     pub fn deadline(&self) -> Time {
         self.heartbeat
     }

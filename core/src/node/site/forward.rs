@@ -1,8 +1,9 @@
 //! Requests of clients that only the controller can decide about: a gateway that is not the
 //! controller hands them on as they are, and hands its answers back.
 //!
-//! Requests to a peer are answered in their order. While no controller can be reached they wait for
-//! one, but no longer than their clients do.
+//! Requests to a peer are answered in their order, as those of a client's connection. Each
+//! connection of a peer is another one: what was asked over the last is not answered over the next.
+//! While no controller can be reached they wait for one, but no longer than their clients do.
 
 use super::super::connections::{Answered, Caller, OF_PEERS, is_of_peer};
 use super::super::{Node, Output};
@@ -18,16 +19,27 @@ const PARKED_MS: u64 = 10_000;
 /// How many requests wait for one.
 const PARKED_MAX: usize = 64;
 
+/// So many bits of a connection's number say which one of its peer it is.
+const ENDED_MASK: u32 = 0x3fff_ffff;
+
 #[derive(Debug, Default)]
 pub(in crate::node) struct Forwarded {
     /// Whoever waits for an answer of which peer, in the order of the requests.
     sent: BTreeMap<NodeId, VecDeque<Caller>>,
     parked: VecDeque<(Time, Caller, Bytes)>,
+    /// How many connections with a peer have ended.
+    ended: BTreeMap<NodeId, u32>,
 }
 
 impl Forwarded {
     pub fn deadline(&self) -> Option<Time> {
         self.parked.front().map(|(until, ..)| *until)
+    }
+
+    /// The connection of a peer as it is now.
+    fn conn_of(&self, peer: NodeId) -> ConnId {
+        let ended = self.ended.get(&peer).copied().unwrap_or(0) & ENDED_MASK;
+        ConnId(OF_PEERS | u64::from(ended) << 32 | u64::from(peer.0.unsigned_abs()))
     }
 }
 
@@ -97,12 +109,15 @@ impl Node {
         for caller in self.site.forwarded.sent.remove(&peer).into_iter().flatten() {
             self.close(caller);
         }
-        self.connections.remove(conn_of(peer));
+        let conn = self.site.forwarded.conn_of(peer);
+        self.connections.remove(conn);
+        let ended = self.site.forwarded.ended.entry(peer).or_default();
+        *ended = ended.wrapping_add(1);
     }
 
     /// A peer's client asks this gateway, which is the controller or was it.
     pub(super) fn on_forwarded(&mut self, now: Time, from: NodeId, frame: &Bytes) {
-        self.on_request(now, conn_of(from), frame);
+        self.on_request(now, self.site.forwarded.conn_of(from), frame);
     }
 
     pub(super) fn on_forwarded_answer(&mut self, from: NodeId, frame: Bytes) {
@@ -123,13 +138,9 @@ impl Node {
     }
 }
 
-fn conn_of(peer: NodeId) -> ConnId {
-    ConnId(OF_PEERS | u64::from(peer.0.unsigned_abs()))
-}
-
 /// An answer to a peer's client goes to the peer.
 pub(in crate::node) fn to_peer(output: Output) -> Output {
-    let peer = |conn: ConnId| NodeId((conn.0 & !OF_PEERS) as i32);
+    let peer = |conn: ConnId| NodeId(conn.0 as u32 as i32);
     match output {
         Output::Reply { conn, frame } if is_of_peer(conn) => {
             let bytes: Vec<u8> = frame.0.iter().flatten().copied().skip(4).collect();

@@ -80,7 +80,8 @@ pub(super) struct Site {
 
 impl Site {
     pub fn new(node: NodeId, incarnation: [u8; 16]) -> Site {
-        Site { node, incarnation, snapshot_above: SNAPSHOT_FLOOR_BYTES, ..Site::default() }
+        let asks = asks::Asks::new(incarnation);
+        Site { node, incarnation, asks, snapshot_above: SNAPSHOT_FLOOR_BYTES, ..Site::default() }
     }
 
     /// `decides`: no change is under way, so the controller can look after its gateways.
@@ -282,6 +283,7 @@ impl Node {
         self.on_own_state();
         self.enter(now);
         self.on_brokers_changed(now);
+        self.repair(now);
         self.name_peers();
     }
 
