@@ -192,6 +192,7 @@ pub fn take_start(
     let start = match partition {
         Some(partition) if partition.error_code == ErrorCode::NONE => partition.offset,
         Some(partition) if partition.error_code.is_retriable() => {
+            log::debug!("{target:?} does not tell its start: {:?}", partition.error_code);
             shared.refused(partition.error_code);
             return Ok(None);
         }

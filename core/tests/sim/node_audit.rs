@@ -42,19 +42,23 @@ pub fn audit(of: &mut impl Audited, targets: &[Target]) -> Result<Vec<(Target, A
     Ok(audits)
 }
 
-/// Topics whose creation was acknowledged are there, deleted ones are not.
+/// Topics whose creation was acknowledged are there, deleted ones are not. One gateway of a site
+/// may hear of it later than the one that acknowledged it, as in Kafka.
 fn audit_topics(of: &mut impl Audited) -> Verdict {
     let request = MetadataRequest { topics: None, ..Default::default() };
-    let Some(response) = call(of, None, &request, 9)? else { return Ok(()) };
-    for (name, expected) in &of.shared().topics {
-        let there = response.topics.iter().any(|topic| topic.name.as_ref() == Some(name));
-        if expected.is_some_and(|expected| expected != there) {
-            return AckedIsDurable::fails(format!(
-                "topic {name}: there {there}, expected {expected:?}"
-            ));
+    let mut wrong = None;
+    for _ in 0..RETRIES_MAX {
+        let Some(response) = call(of, None, &request, 9)? else { return Ok(()) };
+        wrong = of.shared().topics.iter().find_map(|(name, expected)| {
+            let there = response.topics.iter().any(|topic| topic.name.as_ref() == Some(name));
+            let wrong = expected.is_some_and(|expected| expected != there);
+            wrong.then(|| format!("topic {name}: there {there}, expected {expected:?}"))
+        });
+        if wrong.is_none() {
+            break;
         }
     }
-    Ok(())
+    wrong.map_or(Ok(()), AckedIsDurable::fails)
 }
 
 fn read_partition(of: &mut impl Audited, target: &Target) -> Result<Option<Audit>, Violation> {

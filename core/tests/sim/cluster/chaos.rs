@@ -1,6 +1,6 @@
 //! What goes wrong at a site, and how it all ends well.
 
-use super::gateway::End;
+use super::gateway::{End, Gateway};
 use super::plan::Bug;
 use super::run::{Cluster, Event};
 use crate::checks::{Verdict, Violation};
@@ -55,7 +55,7 @@ impl Cluster {
             }
             Chaos::Next => Ok(()),
             // What has healed is not touched any more.
-            Chaos::Boot(_) if !self.faulty => Ok(()),
+            Chaos::Boot(_) | Chaos::Cut { .. } if !self.faulty => Ok(()),
             Chaos::Boot(index) => {
                 if self.gateways[index].stopping {
                     self.end(index, End::Kill);
@@ -95,7 +95,8 @@ impl Cluster {
     }
 
     fn something_happens(&mut self) -> Verdict {
-        if self.fragile && self.is_whole().is_err() {
+        let lies = |gateway: &Gateway| gateway.is_up() && gateway.disk.faults.lying_flush > 0;
+        if self.fragile && (self.is_whole().is_err() || self.gateways.iter().any(lies)) {
             return Ok(());
         }
         self.fragile = false;
@@ -135,7 +136,7 @@ impl Cluster {
                 self.gateways[index].skew_ms = years * 31_557_600_000;
             }
             10 if self.plan.wipes && self.may_wipe() => {
-                self.fragile = true;
+                self.fragile = self.plan.replication_factor() < 3;
                 self.end_for_a_while(index, End::Wipe);
             }
             11 if self.plan.stops && self.gateways[index].is_up() => {
@@ -159,9 +160,10 @@ impl Cluster {
     }
 
     /// One store is lost at a time, and the next only when the site is whole again: a new store
-    /// has everything and votes. Two voters have nobody to replace one of them. Nothing else goes
-    /// wrong meanwhile: when all are cut while a wiped one is away, and `min.insync.replicas` is 1,
-    /// it may be the last that counts as in sync, and takes the partition with it.
+    /// has everything and votes. Two voters have nobody to replace one of them. Where topics have
+    /// two replicas, nothing else goes wrong meanwhile: `min.insync.replicas` is 1 for some, so
+    /// that a wiped one may be the last that counts as in sync while the other starts anew. It
+    /// takes the partition with it, until somebody asks for an unclean election.
     fn may_wipe(&self) -> bool {
         self.operator.voters() >= 3 && self.is_whole().is_ok()
     }
@@ -283,6 +285,10 @@ impl Cluster {
                 }
             }
             if self.world.now > until {
+                for gateway in &self.gateways {
+                    let status = gateway.node.as_ref().map(|it| it.site_status(self.world.now));
+                    log::debug!("gateway {} serves: {} {status:?}", gateway.id.0, gateway.serves);
+                }
                 return Converges::fails(why);
             }
             self.pass(Nanos::from_ms(200))?;
@@ -313,10 +319,10 @@ impl Cluster {
 
     /// Everybody serves, and every partition has all its replicas in sync.
     pub fn is_whole(&self) -> Result<(), String> {
+        if let Some(gateway) = self.gateways.iter().find(|gateway| !gateway.serves) {
+            return Err(format!("gateway {} does not serve", gateway.id.0));
+        }
         for gateway in &self.gateways {
-            if !gateway.serves {
-                return Err(format!("gateway {} does not serve", gateway.id.0));
-            }
             for replica in gateway.node.iter().flat_map(|node| node.replicas_status()) {
                 if !replica.is_whole() {
                     return Err(format!("gateway {}: {replica:?}", gateway.id.0));
