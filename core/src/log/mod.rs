@@ -279,10 +279,16 @@ impl Log {
             rewriting: self.moves.is_rewriting(number),
             bytes: partition.bytes,
             max_timestamp: partition.max_timestamp,
-            is_damaged: !partition.damaged.is_empty(),
+            is_damaged: partition.is_damaged(),
             last_epoch: partition.epochs.last().map(|&(epoch, _)| epoch),
             producers: &partition.producers,
         })
+    }
+
+    /// Partitions of which something is quarantined, or could not be read, in order of number.
+    pub fn damaged(&self) -> impl Iterator<Item = PartitionNumber> {
+        let damaged = self.partitions.iter().filter(|(_, partition)| partition.is_damaged());
+        damaged.map(|(&number, _)| number)
     }
 
     /// The partitions that are known, in order of number.

@@ -43,6 +43,8 @@ pub(crate) struct Partition {
     pub runs: Runs,
     /// Offsets that are lost to damage, in order: `from` up to and without `until`.
     pub damaged: Vec<(Offset, Offset)>,
+    /// Where a reader met damage that is not in that list: a scrub may find it healthy.
+    pub suspect: Option<Offset>,
 }
 
 impl Partition {
@@ -65,7 +67,12 @@ impl Partition {
             producers: Producers::default(),
             runs: Runs::default(),
             damaged: Vec::new(),
+            suspect: None,
         }
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty() || self.suspect.is_some_and(|at| at >= self.log_start)
     }
 
     /// Below is what stays, whatever happens to other replicas.

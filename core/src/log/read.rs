@@ -326,6 +326,9 @@ impl Log {
             Question::Fetch(spec) => {
                 self.stats.damaged_ranges += 1;
                 log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
+                if let Some(partition) = self.partitions.get_mut(&spec.partition) {
+                    partition.suspect = Some(from);
+                }
                 Err(FetchError::Damaged { until: until.max(from.plus(1)) })
             }
             Question::Find { .. } => Ok(Look::Onward(until.max(from.plus(1)))),

@@ -327,6 +327,7 @@ impl Partition {
         self.epochs.retain(|&(_, start)| start < from);
         self.producers.truncate(from);
         cut.clip(&mut self.damaged);
+        self.suspect = self.suspect.filter(|at| *at < from);
         self.cleaned = from.clamp(Offset::ZERO, self.cleaned.max(Offset::ZERO));
         self.fruitless_end = None;
         self.max_timestamp = self.runs.iter().map(|run| run.max_timestamp).max().unwrap_or(-1);

@@ -295,6 +295,9 @@ impl Node {
             let (one, answer) =
                 read_one(&mut self.log, &self.replicas, target, from, bytes_max, at_least_one);
             let one = Found { nearby, ..one };
+            if one.error_code == ErrorCode::KAFKA_STORAGE_ERROR {
+                self.replicas.met_damage();
+            }
             match answer {
                 Answer::Now(records) => {
                     any |= !records.is_empty();
@@ -332,7 +335,9 @@ impl Node {
         let Some(reading) = self.fetches.reading.get_mut(&key) else { return };
         let answer = match (result, reading.fetch.targets.get(at)) {
             (Ok(batches), _) => Ok(batches),
-            (Err(FetchError::Damaged { until }), Some(target)) => {
+            (Err(FetchError::Damaged { until }), Some(target))
+                if !target.partition.is_ok_and(|it| self.replicas.is_elsewhere(it)) =>
+            {
                 let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0);
                 match read_one(&mut self.log, &self.replicas, target, until, bytes_max, true) {
                     (_, Answer::Later(ticket)) => {
@@ -348,7 +353,10 @@ impl Node {
         if let Some(found) = reading.found.get_mut(at) {
             match answer {
                 Ok(batches) => found.records = batches,
-                Err(error_code) => *found = Found::error(error_code),
+                Err(error_code) => {
+                    self.replicas.met_damage();
+                    *found = Found::error(error_code);
+                }
             }
         }
         reading.outstanding -= 1;
@@ -395,8 +403,8 @@ impl Node {
     }
 }
 
-/// Reads one target from `from` on, skipping what is quarantined: it comes back from a peer or
-/// never, and the log counts it.
+/// Reads one target from `from` on. What is quarantined is skipped when nobody else has it, and
+/// the log counts it; else it is KAFKA_STORAGE_ERROR, until another gateway leads.
 fn read_one(
     log: &mut Log,
     replicas: &Replicas,
@@ -435,7 +443,9 @@ fn read_one(
     while from < end {
         match log.fetch(FetchSpec { partition, from, end, bytes_max, at_least_one }) {
             Ok(answer) => return (found, answer),
-            Err(FetchError::Damaged { until }) if until > from => {
+            Err(FetchError::Damaged { until })
+                if until > from && !replicas.is_elsewhere(partition) =>
+            {
                 log::warn!("partition {} is damaged from {from} to {until}: left out", partition.0);
                 from = until;
             }

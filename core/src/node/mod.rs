@@ -328,7 +328,7 @@ impl Node {
                 Event::Durable { partitions } => self.on_durable(now, &partitions),
                 Event::Fetched { ticket, result } => match self.start.awaits(ticket) {
                     true => self.on_replay_read(now, result),
-                    false if self.on_replica_read(now, ticket, &result) => {}
+                    false if self.on_replica_read(ticket, &result) => {}
                     false if self.on_groups_read(now, ticket, &result) => {}
                     false => self.on_fetched(ticket, result),
                 },

@@ -27,6 +27,7 @@ impl Node {
         self.expire_produces(now);
         self.tick_site(now);
         self.tick_replicas(now);
+        self.repair(now);
         if now < self.timers.expire {
             return;
         }
@@ -34,7 +35,6 @@ impl Node {
         if matches!(self.phase, Phase::Serving) {
             self.log.expire(now, self.clock.trusted(now));
             self.expire_offsets(now);
-            self.repair(now);
         }
     }
 }

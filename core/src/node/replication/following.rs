@@ -12,6 +12,7 @@ use bytes::Bytes;
 impl Node {
     /// Sends the fetch that is due, if the leader can be reached.
     pub(in crate::node) fn fetch_next(&mut self, now: Time, number: PartitionNumber) {
+        self.refill_if_damaged(now, number);
         let Some(state) = log_state(&self.log, number) else { return };
         let Some(following) = self.replicas.following(number) else { return };
         let leader = following.leader;

@@ -2,7 +2,7 @@
 
 use super::super::Node;
 use super::super::site::{After, Ask};
-use super::{LogState, log_state};
+use super::log_state;
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Ticket};
@@ -75,25 +75,30 @@ impl Node {
                 || fresh();
             if news && let Some(leading) = self.replicas.leading(number) {
                 leading.parked.remove(&node);
-                self.serve_fetch(number, node, fetch, &log);
+                self.serve_fetch((number, node, fetch), fetch.fetch_offset, log.durable);
             }
         }
         self.replicas.schedule.set(number, due);
     }
 
-    fn serve_fetch(&mut self, number: PartitionNumber, node: NodeId, fetch: Fetch, log: &LogState) {
+    /// Answers with what the log has from an offset on.
+    fn serve_fetch(
+        &mut self,
+        (number, node, fetch): (PartitionNumber, NodeId, Fetch),
+        mut from: Offset,
+        durable: Offset,
+    ) {
         // So much that all partitions together do not fill the link's queue.
         let followed = self.image.replicas_on(node).count().max(1);
         let share = limits::REPLICA_FETCH_ALL_BYTES_MAX / followed;
         let bytes_max =
             share.clamp(limits::REPLICA_FETCH_BYTES_MIN, limits::REPLICA_FETCH_BYTES_MAX);
-        if fetch.fetch_offset >= log.durable {
-            let batches = self.replicas.fresh.from(number, fetch.fetch_offset, bytes_max);
+        if from >= durable {
+            let batches = self.replicas.fresh.from(number, from, bytes_max);
             return self.serve_batches(number, node, &fetch, batches);
         }
-        let mut from = fetch.fetch_offset;
         loop {
-            let (partition, end) = (number, log.durable);
+            let (partition, end) = (number, durable);
             let spec = FetchSpec { partition, from, end, bytes_max, at_least_one: true };
             match self.log.fetch(spec) {
                 Ok(Answer::Now(batches)) => {
@@ -103,33 +108,38 @@ impl Node {
                     self.replicas.reads.insert(ticket, (number, node, fetch));
                     return;
                 }
-                // What is quarantined here cannot be sent: the follower goes on behind it.
-                Err(FetchError::Damaged { until }) if until > from => from = until,
-                Err(_) => {
-                    let content = Content::refused(ErrorCode::KAFKA_STORAGE_ERROR);
-                    return self.answer_follower(node, number, &fetch, content, Batches::new());
+                // What is quarantined here cannot be sent. Where nobody else has it either, the
+                // follower goes on behind it; else it waits until one who has it leads.
+                Err(FetchError::Damaged { until })
+                    if until > from && !self.replicas.is_elsewhere(number) =>
+                {
+                    from = until;
                 }
+                Err(_) => return self.refuse_damaged((number, node, fetch)),
             }
         }
+    }
+
+    fn refuse_damaged(&mut self, (number, node, fetch): (PartitionNumber, NodeId, Fetch)) {
+        self.replicas.met_damage();
+        let content = Content::refused(ErrorCode::KAFKA_STORAGE_ERROR);
+        self.answer_follower(node, number, &fetch, content, Batches::new());
     }
 
     /// A read for a follower has ended; false when it was for somebody else.
     pub(in crate::node) fn on_replica_read(
         &mut self,
-        now: Time,
         ticket: Ticket,
         result: &Result<Batches, FetchError>,
     ) -> bool {
         let Some((number, node, fetch)) = self.replicas.reads.remove(&ticket) else { return false };
         match result {
             Ok(batches) => self.serve_batches(number, node, &fetch, batches.clone()),
-            Err(_) => {
-                // Looked at again, past the damage that is known now.
-                if let Some(leading) = self.replicas.leading(number) {
-                    leading.parked.entry(node).or_insert(fetch);
-                }
-                self.serve_parked(now, number);
+            Err(FetchError::Damaged { until }) if !self.replicas.is_elsewhere(number) => {
+                let durable = log_state(&self.log, number).map_or(*until, |log| log.durable);
+                self.serve_fetch((number, node, fetch), *until, durable);
             }
+            Err(_) => self.refuse_damaged((number, node, fetch)),
         }
         true
     }

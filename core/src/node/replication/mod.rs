@@ -51,8 +51,17 @@ pub(super) struct Replicas {
     reads: BTreeMap<Ticket, (PartitionNumber, NodeId, Fetch)>,
     /// Leaders that may wish for another in-sync set.
     wishing: BTreeSet<PartitionNumber>,
+    look: Look,
     /// No controller is heard: clients are told that nobody leads here.
     pub cut_off: bool,
+}
+
+/// When this gateway looks for damage.
+#[derive(Debug, Default)]
+struct Look {
+    next: Time,
+    /// Somebody could not read.
+    is_due: bool,
 }
 
 #[derive(Debug)]
@@ -134,13 +143,28 @@ impl Replicas {
         same_epoch(current_leader_epoch, epoch)
     }
 
+    /// Whether another gateway counts as having everything: what is damaged here can be had there.
+    pub fn is_elsewhere(&self, number: PartitionNumber) -> bool {
+        match self.by_number.get(&number).map(|replica| &replica.role) {
+            Some(Role::Leads(leading)) => leading.leader.isr().len() > 1,
+            Some(Role::Follows(_)) => true,
+            Some(Role::Waits) | None => false,
+        }
+    }
+
     /// Whether this gateway leads it and does not know yet how far earlier leaders have committed.
     pub fn is_unsettled(&self, number: PartitionNumber) -> bool {
         self.leader(number).is_ok_and(|leader| !leader.is_settled())
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.schedule.first().map(|(time, _)| time)
+        let look = self.look.is_due.then_some(self.look.next);
+        self.schedule.first().map(|(time, _)| time).into_iter().chain(look).min()
+    }
+
+    /// Damage kept somebody from reading what another gateway has.
+    pub fn met_damage(&mut self) {
+        self.look.is_due = true;
     }
 
     fn leading(&mut self, number: PartitionNumber) -> Option<&mut Leading> {
