@@ -30,6 +30,8 @@ pub struct ReplicaStatus {
     pub log_end: i64,
     pub durable_end: i64,
     pub high_watermark: i64,
+    /// Something of it is lost here.
+    pub is_damaged: bool,
     /// What the metadata says of it here.
     pub state: PartitionState,
 }
@@ -61,6 +63,7 @@ impl Node {
         let held = self.image.states().filter(|(_, state)| state.is_replica(me));
         let status = held.map(|(number, state)| {
             let log = log_state(&self.log, number).unwrap_or_default();
+            let is_damaged = self.log.partition(number).is_some_and(|view| view.is_damaged);
             let (role, epoch) = self.replicas.role(number);
             ReplicaStatus {
                 number: number.0,
@@ -70,6 +73,7 @@ impl Node {
                 log_end: log.end.0,
                 durable_end: log.durable.0,
                 high_watermark: self.replicas.high_watermark(number).0,
+                is_damaged,
                 state: state.clone(),
             }
         });

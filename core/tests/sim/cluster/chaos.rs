@@ -317,14 +317,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Everybody serves, and every partition has all its replicas in sync.
+    /// Everybody serves, and every partition has all its replicas in sync, without damage.
     pub fn is_whole(&self) -> Result<(), String> {
         if let Some(gateway) = self.gateways.iter().find(|gateway| !gateway.serves) {
             return Err(format!("gateway {} does not serve", gateway.id.0));
         }
         for gateway in &self.gateways {
             for replica in gateway.node.iter().flat_map(|node| node.replicas_status()) {
-                if !replica.is_whole() {
+                if !replica.is_whole() || replica.is_damaged {
                     return Err(format!("gateway {}: {replica:?}", gateway.id.0));
                 }
             }
