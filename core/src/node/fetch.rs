@@ -295,9 +295,6 @@ impl Node {
             let (one, answer) =
                 read_one(&mut self.log, &self.replicas, target, from, bytes_max, at_least_one);
             let one = Found { nearby, ..one };
-            if one.error_code == ErrorCode::KAFKA_STORAGE_ERROR {
-                self.replicas.met_damage();
-            }
             match answer {
                 Answer::Now(records) => {
                     any |= !records.is_empty();
@@ -333,9 +330,11 @@ impl Node {
     pub(super) fn on_fetched(&mut self, ticket: Ticket, result: Result<Batches, FetchError>) {
         let Some((key, at)) = self.fetches.tickets.remove(&ticket) else { return };
         let Some(reading) = self.fetches.reading.get_mut(&key) else { return };
-        let answer = match (result, reading.fetch.targets.get(at)) {
-            (Ok(batches), _) => Ok(batches),
-            (Err(FetchError::Damaged { until }), Some(target))
+        let Some(target) = reading.fetch.targets.get(at) else { return };
+        let from = Offset(target.wanted.from);
+        let answer = match result {
+            Ok(batches) => Ok(batches),
+            Err(FetchError::Damaged { until })
                 if !target.partition.is_ok_and(|it| self.replicas.is_elsewhere(it)) =>
             {
                 let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0);
@@ -348,15 +347,16 @@ impl Node {
                     (_, Answer::Now(batches)) => Ok(batches),
                 }
             }
-            (Err(error), _) => Err(code_of(error)),
+            Err(error) => {
+                // It may lead no more, and begin anew: then nothing is out of range.
+                let (now, _) = read_one(&mut self.log, &self.replicas, target, from, 0, false);
+                Err(if now.error_code.is_error() { now.error_code } else { code_of(error) })
+            }
         };
         if let Some(found) = reading.found.get_mut(at) {
             match answer {
                 Ok(batches) => found.records = batches,
-                Err(error_code) => {
-                    self.replicas.met_damage();
-                    *found = Found::error(error_code);
-                }
+                Err(error_code) => *found = Found::error(error_code),
             }
         }
         reading.outstanding -= 1;
@@ -380,6 +380,9 @@ impl Node {
         for (target, found) in fetch.targets.into_iter().zip(found) {
             let wanted = target.wanted;
             self.counts.error(ApiKey::Fetch, found.error_code);
+            if found.error_code == ErrorCode::KAFKA_STORAGE_ERROR {
+                self.replicas.met_damage();
+            }
             let news = found.error_code.is_error()
                 || found.nearby.is_some()
                 || !found.records.is_empty()

@@ -172,6 +172,16 @@ impl Harm {
         self.starting = false;
     }
 
+    /// Where groups of nothing but clients' records stand: from the first frame to the end.
+    pub fn groups_of_records(&self) -> Vec<(u64, u64)> {
+        let of_records = |group: &&Group| {
+            let mut numbers = group.frames.iter().map(|(_, _, (number, _))| *number);
+            !group.frames.is_empty() && numbers.all(|number| !number.is_reserved())
+        };
+        let groups = self.groups.values().filter(of_records);
+        groups.map(|group| (group.header_end, group.end)).collect()
+    }
+
     pub fn any(&self) -> bool {
         self.count > 0
     }

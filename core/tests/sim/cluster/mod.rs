@@ -15,6 +15,7 @@ mod operator;
 mod outcast;
 mod plan;
 mod rolling;
+mod rot;
 mod run;
 mod truth;
 
