@@ -166,7 +166,7 @@ fn an_update_is_kept_when_it_becomes_ready_and_rolled_back_when_not() {
     let Some(parts) = parts() else { return };
     let orders = ["--open", "--node-id", "7", "--mirror", "central.example:9092"];
     let image = parts.image("open.img", &orders);
-    let mut guest = parts.guest("update", &image, "");
+    let mut guest = parts.guest("update", &image, "").with_packets_recorded();
     let ledgers = Ledgers::default();
     let update = |guest: &Guest, package: &Path| {
         let bytes = fs::read(package).unwrap();
@@ -244,6 +244,7 @@ fn it_runs_as_it_was_made(parts: &Parts, guest: &Guest) {
     let sectors: Vec<u64> = sectors.collect();
     assert_eq!(sectors[0] % 8_192, 0, "{system}");
     assert_eq!(sectors[0] + sectors[1], sectors[2], "{system}");
+    assert!(guest.network_has_seen(b"\x07gw-test\x05local"), "mDNS does not say where it is");
 }
 
 #[test]

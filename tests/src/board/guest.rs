@@ -39,6 +39,7 @@ pub struct Guest {
     folder: PathBuf,
     child: Option<Child>,
     network: bool,
+    recorded: bool,
     pub kafka_port: u16,
     pub mqtt_port: u16,
     pub http_port: u16,
@@ -53,6 +54,7 @@ impl Guest {
             folder: folder.to_path_buf(),
             child: None,
             network: true,
+            recorded: false,
             kafka_port: free_port(),
             mqtt_port: free_port(),
             http_port: free_port(),
@@ -64,6 +66,18 @@ impl Guest {
     pub fn without_network(mut self) -> Guest {
         self.network = false;
         self
+    }
+
+    /// A board whose packets are written down.
+    pub fn with_packets_recorded(mut self) -> Guest {
+        self.recorded = true;
+        self
+    }
+
+    /// Whether it has sent this since it got its power, or was sent it.
+    pub fn network_has_seen(&self, bytes: &[u8]) -> bool {
+        let packets = fs::read(self.packets()).unwrap_or_default();
+        packets.windows(bytes.len()).any(|window| window == bytes)
     }
 
     pub fn power_on(&mut self) -> Result<(), String> {
@@ -162,6 +176,10 @@ impl Guest {
         self.folder.join("recording")
     }
 
+    fn packets(&self) -> PathBuf {
+        self.folder.join("packets")
+    }
+
     /// Runs a command on the board, as root, with this on its standard input.
     pub fn ssh(&self, key: &Path, command: &str, input: &[u8]) -> tools::Output {
         let mut ssh = Command::new("ssh");
@@ -210,6 +228,10 @@ impl Guest {
         // A hub to which nobody else is attached.
         let nobody = "hubport,id=n0,hubid=0".to_string();
         qemu.args(["-netdev", if self.network { &network } else { &nobody }]);
+        if self.recorded {
+            let dump = format!("filter-dump,id=d0,netdev=n0,file={}", self.packets().display());
+            qemu.args(["-object", &dump]);
+        }
         match self.boot.machine {
             Machine::Virt => self.virt(&mut qemu)?,
             Machine::RaspberryPi3 => self.raspberry_pi_3(&mut qemu),
