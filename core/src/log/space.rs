@@ -216,10 +216,9 @@ impl Space {
     /// Runs moved by a group: how many more or less each slot has.
     pub(crate) fn note_moved(&mut self, changes: &[(u32, i32)], group_seq: u64) {
         for &(number, more) in changes {
-            let slot = self.slot_mut(number);
-            slot.runs = slot.runs.checked_add_signed(more).expect("runs are counted");
             self.runs = self.runs.saturating_add_signed(more.into());
             let slot = self.slot_mut(number);
+            slot.runs = slot.runs.checked_add_signed(more).expect("runs are counted");
             if more <= 0 {
                 slot.moved_seq = slot.moved_seq.max(group_seq);
             }

@@ -291,9 +291,7 @@ impl Quorum {
         }
         if self.formation.is_none() {
             self.wake_at = now.plus_ms(2 * self.settings.heartbeat_ms);
-            for node in self.forming.others().collect::<Vec<NodeId>>() {
-                self.say_hello(node);
-            }
+            self.tell_forming();
         } else if self.leading.is_some() {
             self.on_heartbeat_due(now);
         } else {

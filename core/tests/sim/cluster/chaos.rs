@@ -275,6 +275,12 @@ impl Cluster {
 
     /// Waits until all is as it should be.
     pub fn converge(&mut self) -> Verdict {
+        self.converge_watched(200, |_| ())
+    }
+
+    /// The same, with a look at each step of the way.
+    pub fn converge_watched(&mut self, step_ms: u64, mut look: impl FnMut(&Cluster)) -> Verdict {
+        look(self);
         let until = self.world.now + Nanos::from_ms(HEAL_MS);
         while let Err(why) = self.is_whole() {
             // What failed before may be noticed only now.
@@ -291,7 +297,8 @@ impl Cluster {
                 }
                 return Converges::fails(why);
             }
-            self.pass(Nanos::from_ms(200))?;
+            self.pass(Nanos::from_ms(step_ms))?;
+            look(self);
         }
         Ok(())
     }

@@ -11,10 +11,6 @@ use crate::runner::{Tally, seeds};
 use weir_core::rng::Rng;
 use weir_core::types::Nanos;
 
-/// How long all may take until nothing is damaged any more.
-const CURE_MS: u64 = 60_000;
-const STEP_MS: u64 = 50;
-
 pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation> {
     let mut plan = Plan::random(&mut Rng::new(seed));
     (plan.gateways, plan.voters, plan.witness) = (3, 3, false);
@@ -68,18 +64,9 @@ impl Cluster {
 
     /// Waits until the site is whole; says whether it knew of damage.
     fn cure(&mut self) -> Result<bool, Violation> {
-        let until = self.world.now + Nanos::from_ms(CURE_MS);
         let mut seen = false;
-        loop {
-            seen |= self.knows_of_damage();
-            match self.is_whole() {
-                Ok(()) => return Ok(seen),
-                Err(why) if self.world.now > until => {
-                    return super::chaos::Converges::fails(why).map(|()| seen);
-                }
-                Err(_) => self.pass(Nanos::from_ms(STEP_MS))?,
-            }
-        }
+        self.converge_watched(50, |site| seen |= site.knows_of_damage())?;
+        Ok(seen)
     }
 
     fn knows_of_damage(&self) -> bool {
