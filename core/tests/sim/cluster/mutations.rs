@@ -10,10 +10,12 @@ use crate::runner::{must_find, must_find_by};
 use bytes::Bytes;
 use weir_core::batch::{self, Header};
 use weir_core::peer::Message;
+use weir_core::quorum::Position;
 use weir_core::replica::{Answer, Fetch};
 use weir_core::types::{Offset, PartitionNumber};
 use weir_core::wire::produce::ProduceRequest;
 use weir_core::wire::quorum::RemoveRaftVoterResponse;
+use weir_core::wire::topics::{CreatableTopicConfig, CreateTopicsRequest};
 use weir_core::wire::{self, ApiKey, Message as _};
 
 impl Bug {
@@ -21,6 +23,7 @@ impl Bug {
     pub fn request(self, frame: Bytes) -> Bytes {
         match self {
             Bug::AcknowledgeAtDurableEnd => with_one_ack(&frame).unwrap_or(frame),
+            Bug::ElectAnybody => with_unclean_elections(&frame).unwrap_or(frame),
             _ => frame,
         }
     }
@@ -66,6 +69,10 @@ impl Bug {
                 let records = if other { records.iter().map(another).collect() } else { records };
                 Message::Records(head, records)
             }
+            (Bug::BoastOfEntries, Message::Quorum(bytes)) => {
+                Message::Quorum(boasting(&bytes).unwrap_or(bytes))
+            }
+            (Bug::HideLosses, Message::Ask(bytes)) if says_what_is_lost(&bytes) => Message::Ping,
             (_, message) => message,
         }
     }
@@ -82,6 +89,46 @@ fn with_one_ack(frame: &Bytes) -> Option<Bytes> {
     let (version, correlation) = (header.api_version, header.correlation_id);
     let frame = wire::encode_request(&request, version, correlation, Some("sim"));
     Some(crate::client::unframed(&frame))
+}
+
+/// Topics are created with Kafka's `unclean.leader.election.enable`.
+fn with_unclean_elections(frame: &Bytes) -> Option<Bytes> {
+    let (header, mut reader) = wire::decode_request_header(frame).ok()?;
+    if header.api_key != ApiKey::CreateTopics as i16 {
+        return None;
+    }
+    let mut request = CreateTopicsRequest::decode(&mut reader, header.api_version).ok()?;
+    for topic in &mut request.topics {
+        let (name, value) = ("unclean.leader.election.enable".into(), Some("true".into()));
+        topic.configs.push(CreatableTopicConfig { name, value });
+    }
+    let (version, correlation) = (header.api_version, header.correlation_id);
+    let frame = wire::encode_request(&request, version, correlation, Some("sim"));
+    Some(crate::client::unframed(&frame))
+}
+
+/// A request for votes, or for the promise of one, whose sender has an entry far behind all others.
+/// As the quorum writes it: a mark, the kind, and what the kind has.
+fn boasting(bytes: &Bytes) -> Option<Bytes> {
+    let ((mark, kind), rest) = postcard::take_from_bytes::<([u8; 8], u8)>(bytes).ok()?;
+    let last = |term| Position { index: 1 << 40, term };
+    let said = match kind {
+        2 => {
+            let (round, term, _): (u32, u64, Position) = postcard::from_bytes(rest).ok()?;
+            postcard::to_allocvec(&(mark, kind, round, term, last(term)))
+        }
+        4 => {
+            let (term, _): (u64, Position) = postcard::from_bytes(rest).ok()?;
+            postcard::to_allocvec(&(mark, kind, term, last(term)))
+        }
+        _ => return None,
+    };
+    said.ok().map(Bytes::from)
+}
+
+/// A question's number comes first, then its kind.
+fn says_what_is_lost(bytes: &Bytes) -> bool {
+    postcard::take_from_bytes::<(u64, u8)>(bytes).is_ok_and(|((_, kind), _)| kind == 4)
 }
 
 fn pretend_removed(frame: &Bytes) -> Option<Bytes> {
@@ -218,4 +265,24 @@ fn offset_commits_that_are_not_stored_are_found() {
 #[test]
 fn a_removed_voter_that_still_counts_is_found() {
     site_must_find(Bug::ForgetVotes, &["MembersAsAsked"], |plan| plan.members = true);
+}
+
+#[test]
+fn a_leader_of_the_quorum_that_lacks_entries_is_found() {
+    site_must_find(Bug::BoastOfEntries, &["LeaderCompleteness"], |plan| plan.kills = true);
+}
+
+#[test]
+fn a_leader_that_was_not_in_sync_is_found() {
+    site_must_find(Bug::ElectAnybody, &["NoCommittedRecordLostGlobally"], |plan| {
+        plan.kills = true;
+        plan.min_insync = 1;
+    });
+}
+
+#[test]
+fn damage_that_nobody_is_told_of_is_found() {
+    must_find("HideLosses of a site", &["Converges", "AckedIsDurable"], |seed| {
+        super::rot::random(seed, |plan| plan.bug = Bug::HideLosses)
+    });
 }

@@ -35,6 +35,12 @@ pub enum Bug {
     StopAtOnce,
     /// A gateway that nobody hears counts as one that says something.
     HeardForEver,
+    /// Whoever asks for votes says that it has every entry there is.
+    BoastOfEntries,
+    /// A partition without a leader gets one that is not in sync.
+    ElectAnybody,
+    /// What a gateway has lost to damage the controller is not told.
+    HideLosses,
 }
 
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use super::net::Way;
 use crate::checks::{Verdict, Violation};
 use std::collections::BTreeMap;
 use weir_core::batch::{self, Header};
-use weir_core::node::{ReplicaRole, ReplicaStatus};
+use weir_core::node::{ReplicaRole, ReplicaStatus, SiteStatus};
 use weir_core::peer::Message;
 use weir_core::replica::{Answer, Content};
 use weir_core::types::{NodeId, PartitionNumber, Time};
@@ -75,20 +75,8 @@ impl Truth {
         let Some(node) = &gateway.node else { return Ok(()) };
         let who = (gateway.id, gateway.boot);
         let site = node.site_status(now);
-        if site.leads {
-            let first = *self.terms.entry(site.term).or_insert(who);
-            let newest = self.images.last_key_value().map_or(0, |(index, _)| *index);
-            if first != who {
-                let term = site.term;
-                let what = format!("{first:?} and {who:?} lead the quorum in term {term}");
-                return SingleLeaderPerEpoch::fails(what);
-            }
-            let newest_term = self.terms.last_key_value().map_or(0, |(term, _)| *term);
-            if site.last_index < newest && site.term == newest_term {
-                let last = site.last_index;
-                let what = format!("{who:?} leads with {last} entries, applied were {newest}");
-                return LeaderCompleteness::fails(what);
-            }
+        if site.controller == Some(gateway.id.0) {
+            self.decides(who, &site)?;
         }
         if site.applied > 0 && self.applied.insert(gateway.id, site.applied) != Some(site.applied) {
             let digest = node.metadata_digest();
@@ -103,6 +91,27 @@ impl Truth {
             if replica.role == ReplicaRole::Leads {
                 self.leads(who, &replica)?;
             }
+        }
+        Ok(())
+    }
+
+    /// From its election on, before it has said anything to anybody. Of an older term than another
+    /// leader it may lack what that one has committed.
+    fn decides(&mut self, who: Who, site: &SiteStatus) -> Verdict {
+        let term = site.term;
+        let is_new = !self.terms.contains_key(&term);
+        let first = *self.terms.entry(term).or_insert(who);
+        if first != who {
+            let what = format!("{first:?} and {who:?} lead the quorum in term {term}");
+            return SingleLeaderPerEpoch::fails(what);
+        }
+        let is_newest = self.terms.last_key_value().is_some_and(|(newest, _)| *newest == term);
+        let applied = self.images.last_key_value().map_or(0, |(index, _)| *index);
+        // The first entry of its term it has made itself.
+        let last = site.last_index - u64::from(is_new);
+        if is_newest && last < applied {
+            let what = format!("{who:?} leads with {last} entries, applied were {applied}");
+            return LeaderCompleteness::fails(what);
         }
         Ok(())
     }
