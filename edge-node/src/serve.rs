@@ -25,7 +25,7 @@ use weir_bridge::client::Bootstrap;
 use weir_bridge::mirror;
 use weir_bridge::mqtt::Mqtt;
 use weir_core::log::{ScrubPlan, Start, Upkeep};
-use weir_core::node::Settings;
+use weir_core::node::{Release, Settings};
 use weir_core::types::{Nanos, NodeId};
 
 /// Replies that are still to be written when the node has stopped get this long.
@@ -306,6 +306,7 @@ fn settings(
         voters: config.cluster.voters.keys().map(|id| NodeId(*id)).collect(),
         holds_partitions: config.node.roles.broker,
         peer_address: (peer.host, peer.port),
+        release: Release::default(),
         seed: u64::from_be_bytes(seed),
     };
     Ok((settings, flushes))

@@ -243,6 +243,10 @@ pub enum OpenError {
         found: u16,
         known: u16,
     },
+    /// The log is whole, but a gateway's metadata in it is of a level above the one that is known.
+    NewerMetadata {
+        known: u16,
+    },
     SuperblocksDiffer,
     /// The log speaks of what lies beyond the end of the medium.
     MediumTooShort {

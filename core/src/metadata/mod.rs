@@ -18,7 +18,7 @@ mod record;
 pub use brokers::Broker;
 pub use partition::PartitionState;
 pub use plan::{ConfigOperation, CreatedTopic, NewTopic, Plan, Refusal, TopicDefaults, check_name};
-pub use record::Record;
+pub use record::{LEVEL_FIRST, Record};
 
 use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -75,13 +75,14 @@ pub struct Image {
     next_partition: u32,
     /// The lowest producer id that was never given out.
     next_producer_id: i64,
+    level: u16,
 }
 
 impl Image {
     /// An image of nothing. `defaults` are the configs of topics that do not set them.
     pub fn new(defaults: Configs) -> Image {
         let next_partition = PartitionNumber::METADATA.0 + 1;
-        Image { defaults, next_partition, ..Image::default() }
+        Image { defaults, next_partition, level: LEVEL_FIRST, ..Image::default() }
     }
 
     /// The only way in which the image changes. `index` is the record's position in the metadata's
@@ -117,6 +118,7 @@ impl Image {
             | Record::BrokerRemoved { .. } => self.apply_broker(record, index),
             Record::Voter { node, directory } => drop(self.voters.insert(*node, *directory)),
             Record::VoterRemoved { node } => drop(self.voters.remove(node)),
+            Record::Level { level } => self.level = self.level.max(*level),
         }
     }
 
@@ -201,6 +203,8 @@ impl Image {
     /// Records that build this image anew: what is written when the metadata's log has grown long.
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records = Vec::new();
+        let level = self.level;
+        records.extend((level > LEVEL_FIRST).then_some(Record::Level { level }));
         records.extend(self.cluster_id.map(|id| Record::Cluster { id }));
         records.push(Record::NextPartition { number: self.next_partition });
         records.push(Record::NextProducerId { id: self.next_producer_id });
@@ -230,6 +234,11 @@ impl Image {
     /// `None` before the cluster's first record.
     pub fn cluster_id(&self) -> Option<TopicId> {
         self.cluster_id
+    }
+
+    /// What every gateway of the cluster knows.
+    pub fn level(&self) -> u16 {
+        self.level
     }
 
     pub fn defaults(&self) -> &Configs {

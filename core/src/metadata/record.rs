@@ -1,7 +1,8 @@
 //! The records of `__cluster_metadata`: postcard in the entries of the quorum's log.
 //!
 //! postcard writes a variant as its number, so variants are only ever added at the end and their
-//! fields never change; a changed meaning is a new variant.
+//! fields never change; a changed meaning is a new variant. One that is added is of a new level,
+//! and is written when the cluster has that (`node::site::level`).
 
 use super::PartitionState;
 use crate::types::{BrokerEpoch, NodeId, PartitionNumber, TopicId};
@@ -93,4 +94,11 @@ pub enum Record {
         name: String,
         value: Option<String>,
     },
+    /// Level 2: every gateway knows what is of this level or below, and whoever joins has to.
+    Level {
+        level: u16,
+    },
 }
+
+/// The level of a cluster whose metadata says nothing of it.
+pub const LEVEL_FIRST: u16 = 1;

@@ -43,6 +43,8 @@ fn a_snapshot_builds_the_same_image() {
     let set = [("retention.ms".into(), ConfigOperation::Set, Some("5".into()))];
     change(&mut image, 3, |plan| plan.alter_configs(&a, &set)).unwrap();
     change(&mut image, 4, |plan| plan.take_producer_ids(1000));
+    assert_eq!(image.level(), 1);
+    image.apply(&Record::Level { level: 2 }, 5);
     let mut copy = Image::new(Configs::new());
     for _ in 0..2 {
         image.snapshot().iter().for_each(|record| copy.apply(record, 9));

@@ -40,7 +40,11 @@ impl Node {
         }
         let error_code = if valid { ErrorCode::NONE } else { ErrorCode::INVALID_REQUEST };
         self.counts.error(ApiKey::ApiVersions, error_code);
-        self.reply(caller, &api_versions::supported(error_code));
+        let mut response = api_versions::supported(error_code);
+        if caller.version >= 3 && valid {
+            self.tell_features(&mut response);
+        }
+        self.reply(caller, &response);
     }
 
     pub(super) fn on_metadata(&mut self, now: Time, caller: Caller, request: MetadataRequest) {

@@ -31,7 +31,7 @@ mod timers;
 mod topics;
 
 pub use replication::{ReplicaRole, ReplicaStatus};
-pub use site::SiteStatus;
+pub use site::{Release, SiteStatus};
 pub use status::{
     ApiStatus, ConnectionStatus, GroupStatus, MemberStatus, OffsetStatus, PartitionStatus, Phase,
     Status, TopicStatus,
@@ -82,6 +82,7 @@ pub struct Settings {
     pub holds_partitions: bool,
     /// Where other gateways find this one: `peer.advertise`.
     pub peer_address: (String, u16),
+    pub release: Release,
     /// Seed of the node's random numbers: topic ids, member ids.
     pub seed: u64,
 }
@@ -161,12 +162,13 @@ pub enum Output {
         message: peer::Message,
     },
     /// Whom this gateway has to be connected with, and where each listens. What it says of itself
-    /// from now on.
+    /// from now on. Connections with gateways that do not know this level end.
     Peers {
         addresses: BTreeMap<NodeId, (String, u16)>,
         cluster: Option<[u8; 16]>,
         directory: [u8; 16],
         incarnation: [u8; 16],
+        level: u16,
     },
     /// The start is over: listen.
     Ready,

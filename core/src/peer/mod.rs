@@ -20,7 +20,9 @@
 //! Requests are answered in their order. What replicas say to each other is one frame a partition,
 //! so that none waits for another.
 //!
-//! Kinds and fields are only ever added; both sides use the lower of their newest versions.
+//! Kinds and fields are only ever added; both sides use the lower of their newest versions. The
+//! version is the level of a release, which counts for what gateways write, too: what is new in
+//! each, and when it is used, says `node::site::level`.
 
 pub mod handshake;
 
@@ -31,7 +33,7 @@ use alloc::vec::Vec;
 use bytes::{Buf, Bytes};
 
 /// The newest version of this protocol that is spoken here, and the oldest.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 pub const VERSION_MIN: u16 = 1;
 
 /// Size, checksum and kind.

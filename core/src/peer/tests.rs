@@ -99,6 +99,9 @@ fn whoever_does_not_belong_here_is_refused_with_a_sentence_on_both_sides() {
     both_say(hello(1), hello(3), "gateway 3 answers where cluster.voters");
     let newer = Hello { version: 9, version_min: 8, ..hello(2) };
     both_say(hello(1), newer, "speaks versions 8 to 9");
+    let older = Hello { version: 1, ..hello(1) };
+    let raised = Hello { version_min: 2, ..hello(2) };
+    both_say(older, raised, "2 to 2 of the peer protocol and gateway 1 1 to 1: upgrade");
     let formed = |node, cluster| Hello { cluster: Some(cluster), ..hello(node) };
     both_say(formed(1, [1; 16]), formed(2, [2; 16]), "is of cluster");
     let alone = Hello { voters: Vec::from([(NodeId(2), "gw2:9093".into())]), ..hello(2) };

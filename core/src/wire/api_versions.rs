@@ -29,7 +29,7 @@ message! {
     pub struct FinalizedFeatureKey { name: String, max_version_level: i16, min_version_level: i16 }
 }
 
-/// The broker's answer: all that it advertises, and no features.
+/// The broker's answer: all that it advertises; features are the cluster's.
 pub fn supported(error_code: ErrorCode) -> ApiVersionsResponse {
     let api_keys = SUPPORTED
         .iter()

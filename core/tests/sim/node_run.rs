@@ -169,6 +169,7 @@ impl NodeRun {
             voters: Vec::new(),
             holds_partitions: true,
             peer_address: ("gw".into(), 9093),
+            release: Default::default(),
             seed: self.world.rng.next_u64(),
         };
         log::debug!(

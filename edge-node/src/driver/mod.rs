@@ -233,9 +233,10 @@ impl Driver {
                         peers.send(to, message);
                     }
                 }
-                Output::Peers { addresses, cluster, directory, incarnation } => {
+                Output::Peers { addresses, cluster, directory, incarnation, level } => {
                     let addresses = dialable(addresses);
-                    self.set_site(peer::Site { addresses, cluster, directory, incarnation });
+                    let site = peer::Site { addresses, cluster, directory, incarnation, level };
+                    self.set_site(site);
                 }
                 Output::Ready => {
                     let _ = self.progress.try_send(Progress::Ready);

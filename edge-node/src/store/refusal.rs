@@ -26,6 +26,10 @@ pub fn refusal(error: &OpenError, path: &Path) -> String {
             "{path} has format {found}, and this weir knows formats up to {known}: run the newer \
              weir that wrote it, or another folder by --data DIR"
         ),
+        OpenError::NewerMetadata { known } => format!(
+            "{path} is of a cluster whose gateways all have a newer release than this weir, which \
+             knows level {known}: run the newer weir, or another folder by --data DIR"
+        ),
         OpenError::SuperblocksDiffer => format!(
             "{path} is put together of two logs: its superblocks differ. Restore it from a copy, \
              or start anew in another folder by --data DIR"

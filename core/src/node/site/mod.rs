@@ -17,6 +17,7 @@ mod forward;
 mod lease;
 mod leave;
 mod ledger;
+mod level;
 mod members;
 mod peers;
 mod status;
@@ -38,6 +39,7 @@ use bytes::Bytes;
 pub(super) use asks::{After, Ask, Asker, Told};
 pub(super) use forward::{is_for_controller, to_peer};
 pub(super) use ledger::{Found, PARTITIONS};
+pub use level::Release;
 pub use status::SiteStatus;
 
 /// A snapshot of the image takes the place of the log when that is this many times as long, and
@@ -68,6 +70,7 @@ pub(super) struct Site {
     asks: asks::Asks,
     forwarded: forward::Forwarded,
     tended: members::Tended,
+    level: level::Level,
     /// Whoever waits for a change of the voters.
     pub votes: Votes,
     /// The controller that was known last.
@@ -138,17 +141,15 @@ fn payload(records: &[Record]) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// The records of an entry. Those of term 0 are records by themselves.
-fn records(position: Position, payload: &[u8]) -> Vec<Record> {
+/// The records of an entry. Those of term 0 are records by themselves. `None`: this release does
+/// not know them.
+fn records(position: Position, payload: &[u8]) -> Option<Vec<Record>> {
     let decoded = match position.term {
         0 if payload.is_empty() => Ok(Vec::new()),
         0 => postcard::from_bytes(payload).map(|record| Vec::from([record])),
         _ => postcard::from_bytes(payload),
     };
-    decoded.unwrap_or_else(|_| {
-        log::error!("a record of the metadata is of a newer release, or of none: left out");
-        Vec::new()
-    })
+    decoded.ok()
 }
 
 impl Node {
@@ -196,9 +197,13 @@ impl Node {
                 }
                 quorum::Output::Members { members, .. } => self.on_members(&members),
                 quorum::Output::Restore(snapshot) => {
+                    let position = Position { term: 1, ..snapshot.position };
+                    let Some(records) = self.understand(position, &snapshot.payload) else {
+                        continue;
+                    };
                     let empty = Image::new(self.image.defaults().clone());
                     let before = core::mem::replace(&mut self.image, empty);
-                    for record in records(Position { term: 1, index: 0 }, &snapshot.payload) {
+                    for record in records {
                         self.image.apply(&record, snapshot.position.index);
                     }
                     self.site.applied = snapshot.position.index;
@@ -240,8 +245,8 @@ impl Node {
     }
 
     fn on_committed(&mut self, now: Time, position: Position, payload: &Bytes) {
+        let Some(records) = self.understand(position, payload) else { return };
         let mut deleted = Vec::new();
-        let records = records(position, payload);
         for record in &records {
             if let Record::TopicDeleted { id } = record {
                 deleted.extend(self.image.topic_by_id(*id).cloned());
@@ -267,6 +272,7 @@ impl Node {
                 Record::Partitions { topic, .. }
                 | Record::TopicConfig { topic, .. }
                 | Record::Partition { topic, .. } => self.make_known(now, *topic),
+                Record::Level { .. } => self.name_peers(),
                 _ => {}
             }
         }
@@ -309,7 +315,8 @@ impl Node {
         let addresses = others.map(|broker| (broker.node, broker.peer.clone())).collect();
         let cluster = self.image.cluster_id().map(|id| id.0);
         let (directory, incarnation) = (self.log.store(), self.site.incarnation);
-        self.outputs.push_back(Output::Peers { addresses, cluster, directory, incarnation });
+        let level = self.level();
+        self.outputs.push_back(Output::Peers { addresses, cluster, directory, incarnation, level });
     }
 
     /// What the image says of this gateway has changed.
@@ -359,6 +366,7 @@ impl Node {
 
     fn on_lost(&mut self, now: Time) {
         self.site.controller = None;
+        self.forget_proposed_level();
         self.on_deposed(now);
         for caller in self.changes.drain().into_iter().chain(self.site.votes.drain()) {
             self.close(caller);
@@ -408,6 +416,7 @@ impl Node {
             self.change(now, Change::Tick);
         }
         self.tend_members(now);
+        self.tend_level(now);
         self.expire_parked(now);
         self.beat(now);
         self.leave(now);

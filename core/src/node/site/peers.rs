@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 impl Node {
     pub(in crate::node) fn on_peer_up(&mut self, now: Time, node: NodeId, hello: Hello) {
+        if !self.is_understood_by(node, hello.version) {
+            return;
+        }
         self.site.peers.insert(node, hello);
         self.on_replica_peer_up(now, node);
         self.site.asks.hurry();
@@ -32,6 +35,9 @@ impl Node {
     }
 
     pub(in crate::node) fn on_peer(&mut self, now: Time, from: NodeId, message: Message) {
+        if !self.site.is_connected(from) {
+            return;
+        }
         self.hear(now, from);
         match message {
             Message::Ping => {}

@@ -92,6 +92,7 @@ impl World {
             voters: Vec::new(),
             holds_partitions: true,
             peer_address: ("gw".into(), 9093),
+            release: Release::default(),
             seed: 7,
         };
         change(&mut settings);

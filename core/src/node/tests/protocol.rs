@@ -25,7 +25,10 @@ fn api_versions_tells_every_api_and_refuses_a_nameless_client() {
         let response = world.ask(version, named.clone());
         assert_eq!(response.error_code, ErrorCode::NONE);
         assert_eq!(response.api_keys.len(), wire::SUPPORTED.len());
-        assert!(response.finalized_features.is_empty());
+        let said = response.supported_features.iter().map(|it| (&*it.name, it.max_version));
+        let known = Some(("weir.level", peer::VERSION as i16)).filter(|_| version >= 3);
+        assert!(said.eq(known));
+        assert!(response.finalized_features.iter().all(|it| it.max_version_level == 1));
     }
     let response = world.ask(3, ApiVersionsRequest::default());
     assert_eq!(response.error_code, ErrorCode::INVALID_REQUEST);

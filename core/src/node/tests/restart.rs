@@ -4,6 +4,7 @@ use super::*;
 use crate::log::{self, Append, Lane, Log, Policy};
 use crate::metadata::Record;
 use crate::types::{LeaderEpoch, Offset};
+use crate::wire::api_versions::ApiVersionsRequest;
 use crate::wire::configs::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource, IncrementalAlterableConfig,
 };
@@ -23,6 +24,28 @@ fn topics_records_and_the_cluster_id_are_there_again() {
     assert_eq!(after.topics[0].partitions.len(), 3);
     assert_eq!(world.values("t", 0), ["a", "b"]);
     assert_eq!(world.produce("t", batch(&["c"])).base_offset, 2);
+}
+
+#[test]
+fn a_log_without_a_level_gets_one_that_tools_see() {
+    let mut world = World::with(|settings| settings.release.settle = Nanos(1));
+    world.until(|world| world.node.site_status(world.now).level == 2);
+    let world = &mut world.restarted();
+    let named = ApiVersionsRequest {
+        client_software_name: "kafka-features".into(),
+        client_software_version: "4.3".into(),
+    };
+    let finalized = world.ask(4, named).finalized_features;
+    assert_eq!(finalized.len(), 1);
+    assert_eq!((&*finalized[0].name, finalized[0].max_version_level), ("weir.level", 2));
+}
+
+#[test]
+#[should_panic(expected = "refused: NewerMetadata { known: 1 }")]
+fn an_older_release_than_the_level_is_refused_the_log() {
+    let mut world = World::with(|settings| settings.release.settle = Nanos(1));
+    world.until(|world| world.node.site_status(world.now).level == 2);
+    World::start(world.medium, Start::Recover, |settings| settings.release.level = 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::run::{Cluster, Event};
 use crate::checks::{Verdict, Violation};
 use crate::faults::Faults;
 use weir_core::node::Input;
+use weir_core::peer::VERSION;
 use weir_core::types::Nanos;
 
 /// How long a healed site may take until everything is as it should be.
@@ -62,6 +63,9 @@ impl Cluster {
                 }
                 if self.gateways[index].is_up() {
                     return Ok(());
+                }
+                if self.plan.upgrade && self.world.rng.percent(50) {
+                    self.upgrade(index);
                 }
                 if self.plan.cuts && !self.fragile && self.world.rng.percent(20) {
                     let boot = self.gateways[index].boot + 1;
@@ -262,7 +266,8 @@ impl Cluster {
                 self.resume(index)?;
             }
             // Some have given up and wait for a person who starts them again.
-            let ill = self.gateways[index].is_ill();
+            let ill = self.gateways[index].is_ill() || self.gateways[index].version < VERSION;
+            self.upgrade(index);
             if ill && self.gateways[index].is_up() {
                 self.end(index, End::Kill);
             }
@@ -337,6 +342,7 @@ impl Cluster {
             }
         }
         self.has_its_members()?;
+        self.has_its_level()?;
         let there = self.crowd.shared.topics.iter().filter(|(_, there)| **there == Some(true));
         if there.count() < super::crowd::TOPICS.len() {
             return Err("there are no topics yet".into());

@@ -6,11 +6,12 @@ use crate::faults::Faults;
 use crate::flash::{Flash, Tear};
 use std::collections::BTreeMap;
 use weir_core::log::{FLUSH_WINDOW, Start};
-use weir_core::node::{Input, Node, Output, Phase, Settings};
+use weir_core::node::{Input, Node, Output, Phase, Release, Settings};
 use weir_core::peer::handshake::Hello;
+use weir_core::peer::{VERSION, VERSION_MIN};
 use weir_core::quorum::Directory;
 use weir_core::rng::Rng;
-use weir_core::types::{NodeId, Time, WallTime};
+use weir_core::types::{Nanos, NodeId, Time, WallTime};
 
 /// How a gateway's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub enum End {
     /// The store is gone, too.
     Wipe,
 }
+
+/// How long all gateways know a level before it is used.
+const SETTLE: Nanos = Nanos(1_000_000_000);
 
 pub struct Gateway {
     pub id: NodeId,
@@ -39,8 +43,10 @@ pub struct Gateway {
     pub tick_at: Option<Time>,
     /// What the wall clock is wrong by.
     pub skew_ms: i64,
-    /// The newest version of the peer protocol that it speaks.
+    /// The newest version of the peer protocol that it speaks, and the level of its release.
     pub version: u16,
+    /// It has an older release than it had.
+    pub went_back: bool,
     /// What others are told at a connection's start.
     pub hello: Option<Hello>,
 }
@@ -50,7 +56,7 @@ pub fn node_id(index: usize) -> NodeId {
 }
 
 impl Gateway {
-    pub fn new(index: usize) -> Gateway {
+    pub fn new(index: usize, plan: &Plan) -> Gateway {
         Gateway {
             id: node_id(index),
             disk: Disk::new(Flash::default(), Faults::default()),
@@ -62,7 +68,8 @@ impl Gateway {
             paused: false,
             tick_at: None,
             skew_ms: 0,
-            version: weir_core::peer::VERSION,
+            version: if plan.upgrade { VERSION_MIN } else { VERSION },
+            went_back: false,
             hello: None,
         }
     }
@@ -117,6 +124,7 @@ impl Gateway {
             voters: (0..plan.voters).map(node_id).collect(),
             holds_partitions: plan.holds_partitions(index),
             peer_address: (format!("gw{}", self.id.0), 9093),
+            release: Release { level: self.version, settle: SETTLE },
             seed: match plan.bug {
                 Bug::SameIncarnation => index as u64 + 1,
                 _ => rng.next_u64(),

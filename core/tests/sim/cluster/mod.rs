@@ -18,6 +18,7 @@ mod rolling;
 mod rot;
 mod run;
 mod truth;
+mod upgrade;
 
 use crate::checks::Violation;
 use crate::runner::{Tally, seeds};

@@ -41,6 +41,8 @@ pub enum Bug {
     ElectAnybody,
     /// What a gateway has lost to damage the controller is not told.
     HideLosses,
+    /// A gateway of an old release counts as one of the newest.
+    TakenForNew,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub struct Plan {
     pub members: bool,
     /// Replicas are moved, gateways drained, and leaderships given back.
     pub moves: bool,
+    /// All gateways begin with the oldest release, and have the newest after some start.
+    pub upgrade: bool,
     /// Of a hundred messages of the quorum, which the driver drops when a link is full.
     pub loss: u64,
     pub duplication: u64,
@@ -128,6 +132,7 @@ impl Plan {
             loss: [0, 5, 30][rng.below(3) as usize],
             duplication: [0, 10, 50][rng.below(3) as usize],
             delay_us: [500, 5_000, 30_000][rng.below(3) as usize],
+            upgrade: rng.percent(25),
             bug: Bug::None,
         }
     }
@@ -141,6 +146,7 @@ impl Plan {
         (self.kills, self.cuts, self.partitions, self.pauses) = (false, false, false, false);
         (self.clock_jumps, self.wipes, self.stops) = (false, false, false);
         (self.lies, self.sick_disks, self.members, self.moves) = (false, false, false, false);
+        self.upgrade = false;
         (self.loss, self.duplication) = (0, 0);
         self.store.resets = 0;
     }

@@ -1,8 +1,8 @@
 //! All gateways are stopped and started, one after another, as for an upgrade: each lets the others
 //! take over first, and clients that try again notice little.
 //!
-//! Those that are back speak a newer version of the peer protocol, which both sides then know; that
-//! is all that an upgrade is here, because the protocol has one version so far.
+//! They begin with the oldest release and come back with the newest. What is new in that is used
+//! when the last of them is back, and not before.
 
 use super::outcast::Watch;
 use super::plan::{Bug, Plan};
@@ -34,6 +34,7 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
     let mut plan = Plan::random(&mut Rng::new(seed));
     plan.calm();
     (plan.producers, plan.pace, plan.delay_us) = (8, 4, 1_000);
+    plan.upgrade = true;
     change(&mut plan);
     let mut cluster = Cluster::new(seed, plan);
     cluster.run_rolling()?;
@@ -50,7 +51,7 @@ impl Cluster {
         let first = self.world.rng.below(self.gateways.len() as u64) as usize;
         for step in 0..self.gateways.len() {
             let index = (first + step) % self.gateways.len();
-            self.gateways[index].version += 1;
+            self.upgrade(index);
             self.restart(index, &mut watch)?;
         }
         self.audit()

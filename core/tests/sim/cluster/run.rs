@@ -7,7 +7,7 @@ use super::net::{Arrival, Net, Way};
 use super::operator::Operator;
 use super::plan::{Bug, Plan};
 use super::truth::Truth;
-use crate::checks::{AlwaysStarts, Bounded, Limits, Verdict};
+use crate::checks::{Bounded, Limits, Verdict};
 use crate::client::unframed;
 use crate::disk::Started;
 use crate::node_audit;
@@ -82,7 +82,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(seed: u64, plan: Plan) -> Cluster {
         let mut world = World::new(seed);
-        let gateways = (0..plan.gateways).map(Gateway::new).collect();
+        let gateways = (0..plan.gateways).map(|index| Gateway::new(index, &plan)).collect();
         let crowd = Crowd::new(&mut world.rng, &plan);
         let net = Net::new(plan.loss, plan.duplication, plan.delay_us);
         let held = Vec::new();
@@ -290,10 +290,12 @@ impl Cluster {
         let (Some(ours), Some(theirs)) = (&one.hello, &other.hello) else { return };
         let same = ours.cluster.is_none() || theirs.cluster.is_none();
         let same = same || ours.cluster == theirs.cluster;
+        let speaks = ours.version >= theirs.version_min && theirs.version >= ours.version_min;
         let may = self.plan.bug != Bug::ConnectOnce || one.boot == 1 && other.boot == 1;
         if known(one)
             && known(other)
             && same
+            && speaks
             && may
             && let Some(link) = self.net.dial(way)
         {
@@ -341,19 +343,10 @@ impl Cluster {
                     self.world.at(at, Event::HangUp { conn });
                 }
                 Output::Send { to, message } => self.send_peer(index, to.0, message)?,
-                Output::Peers { cluster, directory, incarnation, .. } => {
+                Output::Peers { cluster, directory, incarnation, level, .. } => {
                     let node = self.gateways[index].id;
-                    self.gateways[index].hello = Some(Hello {
-                        version: self.gateways[index].version,
-                        version_min: weir_core::peer::VERSION_MIN,
-                        node,
-                        directory,
-                        incarnation,
-                        cluster,
-                        voters: Vec::new(),
-                        clock_ms: None,
-                        nonce: [0; 32],
-                    });
+                    let hello = Hello::new(node, directory, incarnation, [0; 32]);
+                    self.introduce(index, Hello { cluster, ..hello }, level);
                 }
                 Output::Ready => {
                     self.gateways[index].serves = true;
@@ -365,9 +358,7 @@ impl Cluster {
                     self.end(index, End::Kill);
                     return Ok(());
                 }
-                Output::Refused(error) => {
-                    return AlwaysStarts::fails(format!("gateway {}: {error:?}", index + 1));
-                }
+                Output::Refused(error) => return self.refused(index, &error),
             }
         }
         let gateway = &mut self.gateways[index];

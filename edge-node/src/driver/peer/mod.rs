@@ -87,6 +87,8 @@ pub struct Site {
     pub cluster: Option<[u8; 16]>,
     pub directory: [u8; 16],
     pub incarnation: [u8; 16],
+    /// The oldest version of the protocol that a peer may speak at best.
+    pub level: u16,
 }
 
 pub struct Peers {
@@ -152,11 +154,17 @@ impl Peers {
     pub fn set_site(self: &Rc<Self>, site: Site) {
         let voters = &self.settings.voters;
         let mut hello = Hello::new(self.settings.node, site.directory, site.incarnation, [0; 32]);
+        hello.version_min = hello.version_min.max(site.level);
         hello.cluster = site.cluster;
         hello.voters = voters.iter().map(|(node, address)| (*node, address.clone())).collect();
         hello.clock_ms = self.hello.borrow().as_ref().and_then(|hello| hello.clock_ms);
         self.hello.replace(Some(hello));
         self.addresses.replace(site.addresses);
+        let links = self.links.borrow();
+        for link in links.values().filter(|link| link.hello.version < site.level) {
+            link.queue.close("it is of an older release than all others: upgrade it");
+        }
+        drop(links);
         if self.joined.get() {
             self.learn();
         }

@@ -32,6 +32,7 @@ struct Gateway {
     /// What the node was told of connections, in order: true is up.
     heard: RefCell<Vec<(i32, bool)>>,
     messages: RefCell<Vec<Message>>,
+    level: Cell<u16>,
 }
 
 /// One that is not joined yet.
@@ -68,6 +69,7 @@ impl Plan {
             unread: RefCell::default(),
             heard: RefCell::default(),
             messages: RefCell::default(),
+            level: Cell::new(1),
         }
     }
 }
@@ -81,6 +83,7 @@ impl Gateway {
             cluster: Some(CLUSTER),
             directory: [self.node.0 as u8; 16],
             incarnation: [incarnation; 16],
+            level: self.level.get(),
         });
         self.peers.join();
     }
@@ -150,10 +153,14 @@ fn quorum(text: &'static str) -> Message {
 
 /// A peer of node 2 that this test speaks for byte by byte.
 async fn stranger(gateway: &Gateway, incarnation: u8) -> TcpStream {
+    of_version(gateway, incarnation, weir_core::peer::VERSION).await.unwrap()
+}
+
+async fn of_version(gateway: &Gateway, incarnation: u8, version: u16) -> Result<TcpStream, String> {
     let mut hello = Hello::new(NodeId(2), [2; 16], [incarnation; 16], [incarnation; 32]);
-    hello.cluster = Some(CLUSTER);
+    (hello.cluster, hello.version) = (Some(CLUSTER), version);
     let handshake = Handshake::dial(SECRET, hello, Some(gateway.node));
-    greet::dial(&gateway.address, handshake, TIMES.step_max).await.unwrap().0
+    Ok(greet::dial(&gateway.address, handshake, TIMES.step_max).await?.0)
 }
 
 #[test]
@@ -325,5 +332,22 @@ fn a_gateway_that_is_not_one_of_the_site_any_more_is_let_go() {
         // It may come again by itself, as gateways do that are new.
         one.until(|it| it.heard().contains(&(2, false))).await;
         assert!(one.peers.known.borrow().is_empty());
+    });
+}
+
+#[test]
+fn an_older_release_is_let_go_when_the_cluster_is_above_it() {
+    run(async |executor| {
+        let one = Plan::new(3, &[2, 3]).make(executor).await;
+        one.join(&[], 1);
+        let _old = of_version(&one, 1, 1).await.unwrap();
+        one.until(|it| it.is_up(2)).await;
+        one.level.set(2);
+        one.join(&[], 1);
+        one.until(|it| !it.is_up(2)).await;
+        let why = of_version(&one, 1, 1).await.err().unwrap();
+        assert!(why.contains("gateway 3 speaks versions 2 to 2"), "{why}");
+        let _new = of_version(&one, 2, 2).await.unwrap();
+        one.until(|it| it.is_up(2)).await;
     });
 }
