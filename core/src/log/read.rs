@@ -190,7 +190,17 @@ impl Log {
             return self.clean_footer(false);
         }
         if let Some(job) = self.jobs.open.remove(&ticket) {
+            if let (Question::Fetch(spec), FetchError::Device) = (job.question, error) {
+                self.suspect(spec.partition, spec.from);
+            }
             self.answer(ticket, job.question, Err(error));
+        }
+    }
+
+    /// Somebody could not read there.
+    fn suspect(&mut self, number: PartitionNumber, at: Offset) {
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.suspect = Some(at);
         }
     }
 
@@ -326,9 +336,7 @@ impl Log {
             Question::Fetch(spec) => {
                 self.stats.damaged_ranges += 1;
                 log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
-                if let Some(partition) = self.partitions.get_mut(&spec.partition) {
-                    partition.suspect = Some(from);
-                }
+                self.suspect(spec.partition, from);
                 Err(FetchError::Damaged { until: until.max(from.plus(1)) })
             }
             Question::Find { .. } => Ok(Look::Onward(until.max(from.plus(1)))),

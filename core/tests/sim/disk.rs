@@ -153,6 +153,7 @@ impl Disk {
             }
             // What nobody asked for is nonsense.
             let matters = |at: u32| parts.is_empty() || parts.iter().any(|part| part.contains(&at));
+            let fails = fails || self.is_unreadable(at, len, &parts);
             (0u32..).zip(&mut bytes).filter(|(at, _)| !matters(*at)).for_each(|(_, b)| *b = 0xa5);
             return (if fails { IoResult::Failed } else { IoResult::Read(bytes.into()) }, None);
         }
@@ -164,6 +165,16 @@ impl Disk {
             _ => IoResult::Done,
         };
         (result, self.start_next(rng))
+    }
+
+    fn is_unreadable(&self, at: u64, len: u32, parts: &[Range<u32>]) -> bool {
+        let bad = |from: u32, to: u32| {
+            self.flash.is_unreadable(at + u64::from(from), u64::from(to - from))
+        };
+        match parts {
+            [] => bad(0, len),
+            parts => parts.iter().any(|part| bad(part.start, part.end)),
+        }
     }
 
     /// Bytes as they were before they rotted.

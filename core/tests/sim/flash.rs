@@ -3,10 +3,12 @@
 //! What was written and not flushed is *pending*. A cut decides for every pending sector on its own
 //! whether the medium has the old bytes, the new ones, or, rarely, neither. A flush that fails
 //! drops pending sectors as Linux does: the cache goes on showing them, the medium never gets them,
-//! and the next flush says that all is well. Killing the process keeps what is pending, but not
+//! and the next flush says that all is well. A sector that has gone bad cannot be read until it is
+//! written to. Killing the process keeps what is pending, but not
 //! what only the cache still shows: the driver opens the medium without trusting cached pages.
 
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use weir_core::rng::Rng;
 
@@ -52,6 +54,8 @@ pub struct Flash {
     cache: Blocks,
     cache_len: u64,
     pending: Vec<Pending>,
+    /// Sectors that cannot be read until they are written to.
+    unreadable: BTreeSet<u64>,
 }
 
 impl Flash {
@@ -80,13 +84,29 @@ impl Flash {
         out
     }
 
+    /// Whether a sector of these bytes cannot be read.
+    pub fn is_unreadable(&self, at: u64, len: u64) -> bool {
+        len > 0 && self.unreadable.range(at / SECTOR..=(at + len - 1) / SECTOR).next().is_some()
+    }
+
+    /// A sector goes bad.
+    pub fn lose_sector(&mut self, at: u64) {
+        self.unreadable.insert(at / SECTOR);
+    }
+
+    fn renew(&mut self, at: u64, len: u64) {
+        self.unreadable.retain(|sector| !(at..at + len).contains(&(sector * SECTOR)));
+    }
+
     pub fn write(&mut self, at: u64, bytes: Bytes) {
+        self.renew(at, bytes.len() as u64);
         self.cache.write(at, &bytes);
         self.cache_len = self.cache_len.max(at + bytes.len() as u64);
         self.pending.push(Pending { at, len: bytes.len() as u64, bytes: Some(bytes) });
     }
 
     pub fn zero(&mut self, at: u64, len: u64) {
+        self.renew(at, len);
         self.cache.write(at, &vec![0; len as usize]);
         self.cache_len = self.cache_len.max(at + len);
         self.pending.push(Pending { at, len, bytes: None });

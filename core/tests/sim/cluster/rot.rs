@@ -51,7 +51,8 @@ impl Cluster {
         Ok(seen)
     }
 
-    /// Bits flip in one group of records, not in what the gateway knows of the cluster.
+    /// One group of records goes bad, not what the gateway knows of the cluster: a bit flips, or a
+    /// sector cannot be read any more.
     fn rot(&mut self, index: usize) {
         let disk = &mut self.gateways[index].disk;
         let groups = disk.harm.groups_of_records();
@@ -59,7 +60,10 @@ impl Cluster {
         let (at, end) = groups[self.world.rng.below(last as u64 + 1) as usize];
         let byte = at + self.world.rng.below(end - at);
         log::debug!("{:?} gateway {} rots at {byte}, of {at} to {end}", self.world.now, index + 1);
-        disk.flash.rot(byte, self.world.rng.below(8) as u32);
+        match self.world.rng.percent(70) {
+            true => disk.flash.rot(byte, self.world.rng.below(8) as u32),
+            false => disk.flash.lose_sector(byte),
+        }
     }
 
     /// Waits until the site is whole; says whether it knew of damage.
@@ -79,5 +83,12 @@ impl Cluster {
 #[test]
 fn what_one_gateway_has_lost_comes_back_from_another() {
     let total = seeds("what_one_gateway_has_lost", 10, |seed| random(seed, |_| {}));
+    assert!(total.harms > 0, "no damage was ever met, so nothing is proved");
+}
+
+#[test]
+fn groups_keep_their_offsets_when_one_gateway_has_lost_some() {
+    let total =
+        seeds("groups_lose_nothing_to_rot", 5, |seed| random(seed, |plan| plan.groups = true));
     assert!(total.harms > 0, "no damage was ever met, so nothing is proved");
 }
