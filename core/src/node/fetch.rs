@@ -335,7 +335,7 @@ impl Node {
         let answer = match result {
             Ok(batches) => Ok(batches),
             Err(FetchError::Damaged { until })
-                if !target.partition.is_ok_and(|it| self.replicas.is_elsewhere(it)) =>
+                if !target.partition.is_ok_and(|it| self.replicas.may_come_back(it, until)) =>
             {
                 let bytes_max = usize::try_from(target.wanted.bytes_max).unwrap_or(0);
                 match read_one(&mut self.log, &self.replicas, target, until, bytes_max, true) {
@@ -447,7 +447,7 @@ fn read_one(
         match log.fetch(FetchSpec { partition, from, end, bytes_max, at_least_one }) {
             Ok(answer) => return (found, answer),
             Err(FetchError::Damaged { until })
-                if until > from && !replicas.is_elsewhere(partition) =>
+                if until > from && !replicas.may_come_back(partition, until) =>
             {
                 log::warn!("partition {} is damaged from {from} to {until}: left out", partition.0);
                 from = until;

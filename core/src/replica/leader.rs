@@ -147,6 +147,11 @@ impl Leader {
         if self.is_under_min() { Err(ErrorCode::NOT_ENOUGH_REPLICAS) } else { Ok(()) }
     }
 
+    /// Whether a follower that lives, in sync or on its way to be, has all below an offset.
+    pub fn is_followed_up_to(&self, end: Offset) -> bool {
+        self.remotes.iter().any(|remote| remote.registered.is_some() && remote.has(end))
+    }
+
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         self.remotes.iter().map(|remote| FollowerStatus {
             node: remote.node,

@@ -4,6 +4,7 @@
 //! | event | then |
 //! |---|---|
 //! | this gateway leads such a partition | its coordinator begins, and is loaded; clients wait |
+//! | it cannot read what another gateway has | clients wait until that one leads |
 //! | a coordinator wants records appended | they are, if the in-sync set is large enough |
 //! | the high watermark has passed them | the coordinator goes on: clients are answered |
 //! | another gateway leads it, or nobody does | the coordinator ends: clients look for the other |
@@ -38,6 +39,8 @@ const READ_AGAIN_MAX: u32 = 3;
 pub(super) struct Coordinators {
     by_number: BTreeMap<PartitionNumber, Coordinator>,
     reading: Option<Reading>,
+    /// What they cannot read, up to which offset.
+    lost: BTreeMap<PartitionNumber, (LeaderEpoch, Offset)>,
     next_ticket: u64,
     asked: BTreeMap<Ticket, Asker>,
     /// Requests that several coordinators answer.
@@ -125,6 +128,7 @@ impl Node {
         if epoch == before {
             return;
         }
+        self.coordinators.lost.remove(&number);
         if let Some(ended) = self.coordinators.by_number.remove(&number) {
             for (ticket, response) in ended.resign(now) {
                 self.answer_ticket(ticket, response);
@@ -213,9 +217,13 @@ impl Node {
         if self.coordinators.reading.is_some_and(|reading| reading.ticket.is_some()) {
             return false;
         }
-        let log = &self.log;
+        let (log, replicas, lost) = (&self.log, &self.replicas, &self.coordinators.lost);
+        let is_to_come = |number: PartitionNumber, epoch: LeaderEpoch| {
+            let until = lost.get(&number).filter(|lost| lost.0 == epoch);
+            until.is_some_and(|(_, until)| replicas.may_come_back(number, *until))
+        };
         let readable = |(number, one): (&PartitionNumber, &Coordinator)| {
-            let (from, end) = one.to_read()?;
+            let (from, end) = one.to_read().filter(|_| !is_to_come(*number, one.epoch()))?;
             let durable_end = log.partition(*number)?.durable_end;
             (from < durable_end).then_some((*number, one.epoch(), from, end.min(durable_end)))
         };
@@ -256,6 +264,15 @@ impl Node {
         // It may be another one by now.
         let Some(coordinator) = coordinator.filter(|one| one.epoch() == epoch) else { return };
         let Some((from, _)) = coordinator.to_read() else { return };
+        let lost = match result {
+            Err(FetchError::Damaged { until }) => Some(*until),
+            Err(FetchError::Device) if reading.failures == READ_AGAIN_MAX => Some(from.plus(1)),
+            _ => None,
+        };
+        if let Some(until) = lost.filter(|until| self.replicas.may_come_back(number, *until)) {
+            self.coordinators.lost.insert(number, (epoch, until));
+            return self.replicas.met_damage();
+        }
         match result {
             Ok(batches) if batches.is_empty() => coordinator.skip_to(end),
             Ok(batches) => {

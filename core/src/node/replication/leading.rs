@@ -111,7 +111,7 @@ impl Node {
                 // What is quarantined here cannot be sent. Where nobody else has it either, the
                 // follower goes on behind it; else it waits until one who has it leads.
                 Err(FetchError::Damaged { until })
-                    if until > from && !self.replicas.is_elsewhere(number) =>
+                    if until > from && !self.replicas.may_come_back(number, until) =>
                 {
                     from = until;
                 }
@@ -135,7 +135,7 @@ impl Node {
         let Some((number, node, fetch)) = self.replicas.reads.remove(&ticket) else { return false };
         match result {
             Ok(batches) => self.serve_batches(number, node, &fetch, batches.clone()),
-            Err(FetchError::Damaged { until }) if !self.replicas.is_elsewhere(number) => {
+            Err(FetchError::Damaged { until }) if !self.replicas.may_come_back(number, *until) => {
                 let durable = log_state(&self.log, number).map_or(*until, |log| log.durable);
                 self.serve_fetch((number, node, fetch), *until, durable);
             }

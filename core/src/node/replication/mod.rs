@@ -152,6 +152,13 @@ impl Replicas {
         }
     }
 
+    /// Whether what is damaged here below `until` can be had from another gateway, now or as soon as
+    /// that is in sync.
+    pub fn may_come_back(&self, number: PartitionNumber, until: Offset) -> bool {
+        let followed = |leader: &Leader| leader.is_followed_up_to(until);
+        self.is_elsewhere(number) || self.leader(number).is_ok_and(followed)
+    }
+
     /// Whether this gateway leads it and does not know yet how far earlier leaders have committed.
     pub fn is_unsettled(&self, number: PartitionNumber) -> bool {
         self.leader(number).is_ok_and(|leader| !leader.is_settled())

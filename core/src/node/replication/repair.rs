@@ -4,7 +4,8 @@
 //! |---|---|
 //! | in sync, and somebody else is too | it asks to be taken out of the in-sync set |
 //! | not in sync | it begins the partition anew, and fetches all of it |
-//! | the only one in sync | nothing: there is nowhere to have it from |
+//! | the only one in sync, and another is on its way and has it | nobody reads it meanwhile |
+//! | the only one in sync | it is left out: there is nowhere to have it from |
 //!
 //! It leaves the in-sync set first, because whoever is in it counts as having everything; until
 //! then nobody reads past what is missing here. It begins anew before its first fetch: else it
