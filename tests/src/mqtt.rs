@@ -47,7 +47,11 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 impl Mqtt {
     /// A connection on which nothing was said yet.
     pub fn raw(port: u16, v5: bool) -> std::io::Result<Mqtt> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Mqtt::raw_to(&format!("127.0.0.1:{port}"), v5)
+    }
+
+    fn raw_to(address: &str, v5: bool) -> std::io::Result<Mqtt> {
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(15)))?;
         Ok(Mqtt { stream, v5 })
@@ -55,7 +59,17 @@ impl Mqtt {
 
     /// CONNECT and CONNACK; says whether the session was there before.
     pub fn connect(port: u16, v5: bool, id: &str, clean: bool) -> std::io::Result<(Mqtt, bool)> {
-        let mut mqtt = Mqtt::raw(port, v5)?;
+        Mqtt::connect_to(&format!("127.0.0.1:{port}"), v5, id, clean)
+    }
+
+    /// The same at a gateway of a site.
+    pub fn connect_to(
+        address: &str,
+        v5: bool,
+        id: &str,
+        clean: bool,
+    ) -> std::io::Result<(Mqtt, bool)> {
+        let mut mqtt = Mqtt::raw_to(address, v5)?;
         let mut body = string("MQTT");
         body.extend_from_slice(&[if v5 { 5 } else { 4 }, if clean { 2 } else { 0 }, 0, 0]);
         if v5 {

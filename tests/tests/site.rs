@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 use weir_tests::ledger::{self, Client};
+use weir_tests::mqtt::{Mqtt, PUBCOMP, PUBREC};
 use weir_tests::site::WHOLE;
 use weir_tests::{Site, wait_for};
 
@@ -110,6 +111,48 @@ fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
     goes_on(&producer, "without another");
     site.make_whole(&[("t", 3)]);
     check(&site, "t", producer);
+}
+
+/// The leader has it, a follower does not answer, and the device's gateway dies: when that is back,
+/// it knows what it has sent.
+#[test]
+fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicated() {
+    let mut site = Site::new("site-qos2", 3).started();
+    site.create("sensors", 1, 3, 2);
+    let leader = site.leader("sensors", 0).unwrap();
+    let (own, frozen) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let at = site.gateway(own).mqtt_address();
+    let publish = |device: &mut Mqtt, id: u16, dup| {
+        device.publish("plant/pump", id.to_string().as_bytes(), 2, id, dup).unwrap();
+    };
+    let end = |device: &mut Mqtt, id| {
+        device.expect(PUBREC, id).unwrap();
+        device.release(id).unwrap();
+        device.expect(PUBCOMP, id).unwrap();
+    };
+    let (mut device, _) = Mqtt::connect_to(&at, false, "pump", false).unwrap();
+    publish(&mut device, 1, false);
+    end(&mut device, 1);
+    site.freeze(frozen);
+    publish(&mut device, 2, false);
+    wait_for("the leader has it", WHOLE, || {
+        let (_, metrics) = site.gateway(leader).http("/metrics")?;
+        metrics.contains("\nweir_produces_waiting 1\n").then_some(())
+    });
+    site.kill(own);
+    site.gateway(own).launch();
+    site.gateway(own).try_serve(WHOLE).unwrap();
+    let (mut device, present) = wait_for("MQTT is served again", WHOLE, || {
+        Mqtt::connect_to(&at, false, "pump", false).ok()
+    });
+    assert!(present, "the session outlives the gateway");
+    publish(&mut device, 2, true);
+    end(&mut device, 2);
+    site.thaw(frozen);
+    site.make_whole(&[("sensors", 3)]);
+    let reader = Client::of_site("reader", "read", &site.bootstrap(), &["sensors"]);
+    let log = ledger::log(&reader.end(None, PATIENCE));
+    assert_eq!(log.values().collect::<Vec<_>>(), ["1", "2"]);
 }
 
 /// Three gateways with a topic on each, of which the third was killed and is out of sync.

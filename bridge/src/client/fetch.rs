@@ -22,6 +22,11 @@ pub const LATEST: i64 = -1;
 /// Fetches see committed transactions only.
 const READ_COMMITTED: i8 = 1;
 
+/// Who asks where a partition ends: a consumer, which may read that far, or somebody who wants to
+/// know where the leader's log ends (the ids are Kafka's).
+const CONSUMER: i32 = -1;
+const DEBUGGING: i32 = -2;
+
 /// A partition and where to read on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchFrom {
@@ -133,16 +138,30 @@ impl Client {
         let mut found = Vec::new();
         for (topic, partition, timestamp) in wanted {
             let to = Broker::Leader(topic, *partition);
-            let one =
-                self.retry(to, async || self.list_offset_once(topic, *partition, *timestamp).await);
+            let one = self.retry(to, async || {
+                self.list_offset_once(CONSUMER, topic, *partition, *timestamp).await
+            });
             found.push(one.await?);
         }
         Ok(found)
     }
 
-    async fn list_offset_once(&self, topic: &str, partition: i32, at: i64) -> Result<OffsetAt> {
+    /// Where the leader's log of a partition ends, whether its followers have all of it or not.
+    pub async fn log_end(&self, topic: &str, partition: i32) -> Result<i64> {
+        let to = Broker::Leader(topic, partition);
+        let asked = async || self.list_offset_once(DEBUGGING, topic, partition, LATEST).await;
+        Ok(self.retry(to, asked).await?.offset)
+    }
+
+    async fn list_offset_once(
+        &self,
+        replica_id: i32,
+        topic: &str,
+        partition: i32,
+        at: i64,
+    ) -> Result<OffsetAt> {
         let request = ListOffsetsRequest {
-            replica_id: -1,
+            replica_id,
             isolation_level: READ_COMMITTED,
             topics: vec![ListOffsetsTopic {
                 name: topic.to_string(),

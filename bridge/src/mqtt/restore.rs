@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use weir_core::error::ErrorCode;
 use weir_core::types::NodeId;
 
+/// How long to wait for followers to have what was sent before the start.
+const REPLICATED_WITHIN: Duration = Duration::from_secs(30);
+
 /// What was found: sessions, and publishes of theirs that still wait for a PUBREL.
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
@@ -44,6 +47,10 @@ async fn restore_once(client: &Client, topic: &str) -> Result<Restored, Error> {
 
 /// Reads a partition from an offset (or its start) to its end as of now. A topic that is not there
 /// has no records.
+///
+/// Its end is that of the leader's log: what was sent before this gateway stopped may be there and
+/// not with all followers yet. Until it is, or its leader is another one who lacks it, it is not
+/// given to readers, and is waited for.
 async fn read(
     client: &Client,
     topic: &str,
@@ -60,8 +67,9 @@ async fn read(
     let start = client.list_offsets(&[(topic.into(), index, EARLIEST)]).await?;
     let start = start.first().map_or(0, |start| start.offset.max(0));
     let mut offset = offset.unwrap_or(start).max(start);
-    let mut end = None;
-    while end.is_none_or(|end| offset < end) {
+    let mut end = client.log_end(topic, index).await?;
+    let patience = Instant::now() + REPLICATED_WITHIN;
+    while offset < end {
         let from = FetchFrom { topic: topic.into(), partition: index, offset };
         let limits = FetchLimits { max_wait: Duration::ZERO, min_bytes: 0, ..Default::default() };
         let fetched = client.fetch(&[from], limits).await?;
@@ -70,13 +78,23 @@ async fn read(
             return Ok(());
         }
         Error::check(part.error_code, || format!("reading {topic}-{index} at {offset}"))?;
-        let end = *end.get_or_insert(part.high_watermark);
         let next = walk(&part, offset, &mut each);
-        if next == offset && offset < end {
+        if next == offset && offset < part.high_watermark {
             log::error!(
                 "mqtt: {topic}-{index} cannot be read at {offset}; what follows is skipped"
             );
             return Ok(());
+        }
+        if next == offset {
+            if Instant::now() > patience {
+                log::warn!(
+                    "mqtt: {topic}-{index} is not replicated from {offset} to {end}: QoS 2 \
+                     publishes there may be taken twice"
+                );
+                return Ok(());
+            }
+            smol::Timer::after(Duration::from_millis(20)).await;
+            end = end.min(client.log_end(topic, index).await?);
         }
         offset = next;
     }

@@ -24,6 +24,10 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
+/// A replica id that asks for the end of the leader's log, replicated or not
+/// (`ListOffsetsRequest.DEBUGGING_REPLICA_ID` in Kafka).
+const DEBUGGING_REPLICA_ID: i32 = -2;
+
 /// Searches by time that wait for the disk.
 #[derive(Debug, Default)]
 pub(super) struct Searches {
@@ -65,13 +69,14 @@ impl Node {
         self.searches.next_id += 1;
         let mut seen = BTreeSet::new();
         let mut outstanding = 0;
+        let to_log_end = request.replica_id == DEBUGGING_REPLICA_ID;
         let mut response = ListOffsetsResponse::default();
         for (topic_at, topic) in request.topics.into_iter().enumerate() {
             let mut partitions = alloc::vec::Vec::with_capacity(topic.partitions.len());
             for (at, asked) in topic.partitions.iter().enumerate() {
                 let fresh = seen.insert((topic.name.clone(), asked.partition_index));
                 let answer = match fresh {
-                    true => self.list_offset(caller.version, &topic.name, asked),
+                    true => self.list_offset(caller.version, &topic.name, asked, to_log_end),
                     false => Err(ErrorCode::INVALID_REQUEST),
                 };
                 let mut one = ListOffsetsPartitionResponse {
@@ -128,6 +133,7 @@ impl Node {
         version: i16,
         topic: &str,
         asked: &ListOffsetsPartition,
+        to_log_end: bool,
     ) -> Result<Listed, ErrorCode> {
         let topic = self.image.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let number = topic.partition(asked.partition_index);
@@ -138,11 +144,13 @@ impl Node {
         }
         let (leader_epoch, end) = (leader.epoch(), leader.high_watermark());
         let view = self.log.partition(number).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        let (log_start, max_timestamp) = (view.log_start, view.max_timestamp);
+        let (log_start, log_end, max_timestamp) =
+            (view.log_start, view.log_end, view.max_timestamp);
         let at =
             |offset| Ok(Listed::Place(Some(TimestampHit { offset, timestamp: -1, leader_epoch })));
         let nowhere = Ok(Listed::Place(None));
         let timestamp = match asked.timestamp {
+            LATEST if to_log_end => return at(log_end),
             LATEST => return at(end),
             EARLIEST => return at(log_start),
             EARLIEST_LOCAL if version >= 8 => return at(log_start),
