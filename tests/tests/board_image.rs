@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use weir_tests::board::{Guest, Ledgers, Machine, firmware_of, take};
 use weir_tests::{cache, folder, root, say, skipped, tools};
@@ -111,6 +112,7 @@ fn the_same_inputs_give_the_same_bytes_and_none_of_them_is_a_key() {
     assert_eq!(key, None, "a host key is the same on every card");
     let cat = |file| tools::run(Command::new("unsquashfs").arg("-cat").arg(&squashfs).arg(file));
     assert_eq!(cat("etc/machine-id").success(), "");
+    assert!(!list.contains("/etc/hostname"), "the name of the machine that made it");
     let shadow = cat("etc/shadow").success();
     assert!(shadow.lines().any(|line| line.starts_with("root:*:")), "root has a password");
     let unpacked = fs::read_to_string(boards_cache().join("root.mib")).unwrap();
@@ -128,6 +130,15 @@ fn a_plug_that_is_pulled_ten_times_loses_nothing_that_was_acknowledged() {
     }
 }
 
+/// Each card makes a host key of its own at its first boot, and says which.
+fn assert_own_key(console: &str) {
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let (_, key) = console.rsplit_once("host key is SHA256:").expect(console);
+    let key: String = key.chars().take_while(|letter| !letter.is_whitespace()).collect();
+    assert_eq!(key.len(), 43, "{key}");
+    assert!(SEEN.lock().unwrap().insert(key), "two cards have the same host key");
+}
+
 fn assert_little_memory(report: &str) {
     let (_, memory) = report.rsplit_once("at worst; ").unwrap();
     let memory: u64 = memory.split(' ').next().unwrap().parse().unwrap();
@@ -140,6 +151,7 @@ fn a_raspberry_pi_3_boots_the_image_and_survives_a_pulled_plug() {
     let args = ["--cycles", "1", "--machine", "raspi3b"];
     let (report, console) = boot_test(parts.plain_image(), &args);
     assert_little_memory(&report);
+    assert_own_key(&console);
     for line in ["OPEN:", "board: Raspberry Pi 3", "medium: sd", "memory: 192M"] {
         assert!(console.contains(line), "{line}:\n{console}");
     }
@@ -262,6 +274,7 @@ fn a_broken_configuration_is_named_by_a_gateway_that_is_reachable_all_the_same()
     guest.wait_for_console("Weir is NOT ready", BOOT_MAX).unwrap();
     guest.wait_for_console("memory in use", BOOT_MAX).unwrap();
     assert!(guest.console().contains("listen_to"), "{}", guest.console());
+    assert_own_key(&guest.console());
     let report = parts.ask(&guest, "cat /run/gateway/report; date +%Y; ss -ltn");
     assert!(report.contains("listen_to"), "{report}");
     assert!(report.contains("closed:"), "{report}");
@@ -293,6 +306,7 @@ fn a_gateway_without_a_network_and_with_wrong_files_on_its_card_starts_and_says_
     guest.wait_for_console("memory in use", BOOT_MAX).unwrap();
     guest.wait_for_console("HOST:PORT", BOOT_MAX).unwrap();
     let console = guest.console();
+    assert_own_key(&console);
     for sentence in [
         "Weir is ready",
         "no network yet",

@@ -132,6 +132,25 @@ fn a_profile_of_a_board_says_all_that_is_taken_from_it() {
     }
 }
 
+/// The gateway's own function, on a made-up `/sys/block`.
+#[test]
+fn a_card_an_emmc_and_a_disk_are_told_apart_by_what_the_kernel_says() {
+    let blocks = folder("sys-block");
+    for (disk, kind) in [("mmcblk0", Some("SD")), ("mmcblk1", Some("MMC")), ("sda", None)] {
+        let device = blocks.join(disk).join("device");
+        fs::create_dir_all(&device).unwrap();
+        if let Some(kind) = kind {
+            fs::write(device.join("type"), format!("{kind}\n")).unwrap();
+        }
+    }
+    let setup = root().join("boards/gateway/root/usr/lib/weir-gateway/setup");
+    let ask = "mount --bind \"$1\" /sys/block && source <(sed -n '/^find_medium() {/,/^}/p' \"$2\")
+        for disk in /dev/mmcblk0 /dev/mmcblk1 /dev/sda; do find_medium; echo \"$medium\"; done";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-c", ask, "ask"]).arg(&blocks).arg(setup);
+    assert_eq!(tools::run(&mut command).success(), "sd\nemmc\nssd\n");
+}
+
 #[test]
 fn a_file_more_is_a_board_more() {
     let folder = folder("profiles");
