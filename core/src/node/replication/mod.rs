@@ -152,8 +152,8 @@ impl Replicas {
         }
     }
 
-    /// Whether what is damaged here below `until` can be had from another gateway, now or as soon as
-    /// that is in sync.
+    /// Whether what is damaged here below `until` can be had from another gateway, now or as soon
+    /// as that is in sync.
     pub fn may_come_back(&self, number: PartitionNumber, until: Offset) -> bool {
         let followed = |leader: &Leader| leader.is_followed_up_to(until);
         self.is_elsewhere(number) || self.leader(number).is_ok_and(followed)
