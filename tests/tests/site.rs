@@ -118,10 +118,10 @@ fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
 #[test]
 fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicated() {
     let mut site = Site::new("site-qos2", 3).started();
-    site.create("sensors", 1, 3, 2);
-    let leader = site.leader("sensors", 0).unwrap();
-    let (own, frozen) = (leader % 3 + 1, (leader + 1) % 3 + 1);
-    let at = site.gateway(own).mqtt_address();
+    let read = |site: &Site| {
+        let reader = Client::of_site("reader", "read", &site.bootstrap(), &["sensors"]);
+        ledger::log(&reader.end(None, PATIENCE))
+    };
     let publish = |device: &mut Mqtt, id: u16, dup| {
         device.publish("plant/pump", id.to_string().as_bytes(), 2, id, dup).unwrap();
     };
@@ -130,11 +130,21 @@ fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicate
         device.release(id).unwrap();
         device.expect(PUBCOMP, id).unwrap();
     };
+    // All that has this MQTT topic goes to one partition: whose leader is it?
+    let (mut first, _) =
+        Mqtt::connect_to(&site.gateway(1).mqtt_address(), false, "a", false).unwrap();
+    publish(&mut first, 1, false);
+    end(&mut first, 1);
+    site.make_whole(&[("sensors", 3)]);
+    let ((partition, _), _) = read(&site).pop_first().unwrap();
+    let leader = site.leader("sensors", partition as usize).unwrap();
+    let (own, frozen) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let at = site.gateway(own).mqtt_address();
     let (mut device, _) = Mqtt::connect_to(&at, false, "pump", false).unwrap();
-    publish(&mut device, 1, false);
-    end(&mut device, 1);
-    site.freeze(frozen);
     publish(&mut device, 2, false);
+    end(&mut device, 2);
+    site.freeze(frozen);
+    publish(&mut device, 3, false);
     wait_for("the leader has it", WHOLE, || {
         let (_, metrics) = site.gateway(leader).http("/metrics")?;
         metrics.contains("\nweir_produces_waiting 1\n").then_some(())
@@ -146,13 +156,11 @@ fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicate
         Mqtt::connect_to(&at, false, "pump", false).ok()
     });
     assert!(present, "the session outlives the gateway");
-    publish(&mut device, 2, true);
-    end(&mut device, 2);
+    publish(&mut device, 3, true);
+    end(&mut device, 3);
     site.thaw(frozen);
     site.make_whole(&[("sensors", 3)]);
-    let reader = Client::of_site("reader", "read", &site.bootstrap(), &["sensors"]);
-    let log = ledger::log(&reader.end(None, PATIENCE));
-    assert_eq!(log.values().collect::<Vec<_>>(), ["1", "2"]);
+    assert_eq!(read(&site).values().collect::<Vec<_>>(), ["1", "2", "3"]);
 }
 
 /// Three gateways with a topic on each, of which the third was killed and is out of sync.
