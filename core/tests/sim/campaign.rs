@@ -5,7 +5,7 @@
 //! is. A seed decides on its kind itself, so a number is enough to repeat one.
 
 use crate::checks::Violation;
-use crate::plan::Plan;
+use crate::plan::{Bug, Plan};
 use crate::runner::{self, Tally, outcome, repeat, say_line};
 use crate::{cleaning, cluster, compacting, crash_points, damage, gathering};
 use crate::{log_tests, node_tests, replica};
@@ -23,10 +23,10 @@ const FULL_CUTS: u64 = 1_000_000;
 const FULL_CRASH_POINTS: u64 = 100_000;
 
 /// Of twenty seeds, eight are a log that is cut again and again, two one that is nearly full and
-/// cleaned meanwhile, one of too many pieces that is gathered, four a log on a medium that lies,
-/// two a node with clients, one a whole site, one a replicated partition, and one a small script
-/// that is cut everywhere: in turn a plain load, while slots are cleaned, while they are gathered,
-/// and while a topic is compacted.
+/// cleaned meanwhile, one in turn of too many pieces that is gathered, and full and truncated, four
+/// a log on a medium that lies, two a node with clients, one a whole site, one a replicated
+/// partition, and one a small script that is cut everywhere: in turn a plain load, while slots are
+/// cleaned, while they are gathered, and while a topic is compacted.
 pub fn run(seed: u64) -> Result<Tally, Violation> {
     let often = |plan: &mut Plan| {
         let mut rng = Rng::new(seed ^ 0xca3);
@@ -36,7 +36,8 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
     match seed % 20 {
         0..8 => log_tests::random(seed, often),
         8..10 => cleaning::random(seed, often),
-        10 => gathering::random(seed, often),
+        10 if seed / 20 % 2 == 0 => gathering::random(seed, often),
+        10 => gathering::crowded(seed, Bug::None),
         11..15 => damage::random(seed, often),
         15..17 => node_tests::random(seed, often),
         17 => cluster::random(seed, |_| {}),
