@@ -5,7 +5,10 @@
 //! three weeks in seconds, because nothing but time makes records expire as they do on a gateway.
 //! Weeks one and two fill the log and bring it to rest; the third is what is counted.
 
+mod split;
+
 use bytes::Bytes;
+use split::Split;
 use std::time::Instant;
 use weir_core::batch::{Builder, Header};
 
@@ -20,7 +23,7 @@ weir-retention [--live 85] [--slots 512] [--slot-bytes 1048576] [--rates 1,1,1]
   --live    percent of the medium that are records which count at any time; their frames, padding,
             footers and checkpoints come on top: about an eighth more
   --rates   how much of each commit goes to the partitions that keep an hour, a day, a week
-Prints one JSON object.";
+Prints one JSON object; its `split` says what the bytes written for one of payload are for.";
 
 const HOUR_MS: i64 = 3_600_000;
 const RETENTION_MS: [i64; 3] = [HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS];
@@ -64,6 +67,7 @@ struct Counts {
     written: u64,
     flushes: u64,
     read: u64,
+    split: Split,
 }
 
 /// A log on a medium of memory, at some moment.
@@ -143,6 +147,7 @@ impl World {
                 self.medium[*at as usize..][..bytes.len()].copy_from_slice(bytes);
                 self.counts.writes += 1;
                 self.counts.written += bytes.len() as u64;
+                self.counts.split.add(bytes);
             }
             Io::Flush { .. } => self.counts.flushes += 1,
             Io::Zero { at, len, .. } => {
@@ -223,7 +228,7 @@ fn main() {
         "{{\"amplification\": {:.4}, \"live\": {:.4}, \"payload_mib\": {}, \"written_mib\": {}, \
          \"cleaned_mib\": {}, \"slots_cleaned\": {}, \"read_mib\": {}, \"writes\": {}, \
          \"flushes\": {}, \"commits\": {}, \"expired_early\": {}, \"free_slots\": {}, \
-         \"seconds\": {:.1}}}",
+         \"seconds\": {:.1}, \"split\": {}}}",
         (counts.written - counted.written) as f64 / payload as f64,
         after.live_bytes as f64 / medium as f64,
         payload >> 20,
@@ -237,5 +242,6 @@ fn main() {
         after.expired_early_records,
         after.slots_free,
         begin.elapsed().as_secs_f64(),
+        counts.split.since(&counted.split, payload),
     );
 }
