@@ -36,7 +36,7 @@ pub fn run(seed: u64) -> Result<Tally, Violation> {
     match seed % 20 {
         0..8 => log_tests::random(seed, often),
         8..10 => cleaning::random(seed, often),
-        10 if seed / 20 % 2 == 0 => gathering::random(seed, often),
+        10 if (seed / 20).is_multiple_of(2) => gathering::random(seed, often),
         10 => gathering::crowded(seed, Bug::None),
         11..15 => damage::random(seed, often),
         15..17 => node_tests::random(seed, often),
