@@ -32,6 +32,8 @@ pub struct Gateway {
     pub disk: Disk,
     /// A copy of the store, of an earlier start.
     image: Option<Flash>,
+    /// The store was there some time: it cannot be empty any more.
+    pub formatted: bool,
     pub node: Option<Node>,
     /// Counts the starts.
     pub boot: u32,
@@ -61,6 +63,7 @@ impl Gateway {
             id: node_id(index),
             disk: Disk::new(Flash::default(), Faults::default()),
             image: None,
+            formatted: false,
             node: None,
             boot: 0,
             serves: false,
@@ -148,9 +151,15 @@ impl Gateway {
             }
             End::Wipe => {
                 self.disk.kill();
-                self.disk.flash = Flash::default();
+                self.empty();
             }
         }
+    }
+
+    /// The next start formats the store.
+    pub fn empty(&mut self) {
+        self.disk.flash = Flash::default();
+        self.formatted = false;
     }
 
     pub fn handle(&mut self, now: Time, input: Input) {

@@ -43,6 +43,7 @@ impl Cluster {
         };
         hello.version_min = VERSION_MIN.max(level);
         self.gateways[index].hello = Some(hello);
+        self.gateways[index].formatted = true;
         for other in 0..self.gateways.len() {
             let speaks = self.gateways[other].hello.as_ref().map(|hello| hello.version);
             let link = self.net.link((index, other));
@@ -65,6 +66,12 @@ impl Cluster {
             OpenError::NewerMetadata { .. } => {
                 let number = index + 1;
                 AllUnderstand::fails(format!("gateway {number}, which knows level {version}"))
+            }
+            // The power went while it was formatted.
+            OpenError::Blank | OpenError::NotALog if !self.gateways[index].formatted => {
+                self.end(index, End::Kill);
+                self.gateways[index].empty();
+                self.boot(index)
             }
             _ => AlwaysStarts::fails(format!("gateway {}: {error:?}", index + 1)),
         }
