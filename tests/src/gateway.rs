@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Started by [`Gateway::start`], ended by `kill -9` when dropped. Ports and data survive restarts.
 #[derive(Debug)]
@@ -139,20 +140,22 @@ impl Gateway {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Waits until `/readyz` says yes; gives what it has said if it ends instead.
+    /// Waits until `/readyz` says yes; gives what it has said if it ends instead, or does not serve
+    /// within the limit.
     pub fn try_serve(&mut self, limit: Duration) -> Result<(), String> {
-        let (host, port) = (self.host.clone(), self.http_port);
-        let child = self.child.as_mut().expect("the gateway runs");
-        let status = wait_for("the gateway serves", limit, || {
+        let (host, port, begin) = (self.host.clone(), self.http_port, Instant::now());
+        while begin.elapsed() < limit {
+            let child = self.child.as_mut().expect("the gateway runs");
             if let Some(status) = child.try_wait().unwrap() {
-                return Some(Some(status));
+                self.child = None;
+                return Err(format!("weir ended at its start: {status}\n{}", self.log()));
             }
-            let (code, _) = http_get(&host, port, "/readyz")?;
-            (code == 200).then_some(None)
-        });
-        let Some(status) = status else { return Ok(()) };
-        self.child = None;
-        Err(format!("weir ended at its start: {status}\n{}", self.log()))
+            if http_get(&host, port, "/readyz").is_some_and(|(code, _)| code == 200) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("weir does not serve within {} s\n{}", limit.as_secs(), self.log()))
     }
 
     /// `kill -9`: what was not acknowledged may be lost, nothing else.
