@@ -39,8 +39,8 @@ const READ_AGAIN_MAX: u32 = 3;
 pub(super) struct Coordinators {
     by_number: BTreeMap<PartitionNumber, Coordinator>,
     reading: Option<Reading>,
-    /// What they cannot read, up to which offset.
-    lost: BTreeMap<PartitionNumber, (LeaderEpoch, Offset)>,
+    /// What they cannot read, up to which offset; goes with its coordinator.
+    lost: BTreeMap<PartitionNumber, Offset>,
     next_ticket: u64,
     asked: BTreeMap<Ticket, Asker>,
     /// Requests that several coordinators answer.
@@ -218,12 +218,11 @@ impl Node {
             return false;
         }
         let (log, replicas, lost) = (&self.log, &self.replicas, &self.coordinators.lost);
-        let is_to_come = |number: PartitionNumber, epoch: LeaderEpoch| {
-            let until = lost.get(&number).filter(|lost| lost.0 == epoch);
-            until.is_some_and(|(_, until)| replicas.may_come_back(number, *until))
+        let is_to_come = |number: PartitionNumber| {
+            lost.get(&number).is_some_and(|until| replicas.may_come_back(number, *until))
         };
         let readable = |(number, one): (&PartitionNumber, &Coordinator)| {
-            let (from, end) = one.to_read().filter(|_| !is_to_come(*number, one.epoch()))?;
+            let (from, end) = one.to_read().filter(|_| !is_to_come(*number))?;
             let durable_end = log.partition(*number)?.durable_end;
             (from < durable_end).then_some((*number, one.epoch(), from, end.min(durable_end)))
         };
@@ -270,7 +269,7 @@ impl Node {
             _ => None,
         };
         if let Some(until) = lost.filter(|until| self.replicas.may_come_back(number, *until)) {
-            self.coordinators.lost.insert(number, (epoch, until));
+            self.coordinators.lost.insert(number, until);
             return self.replicas.met_damage();
         }
         match result {
