@@ -1,14 +1,13 @@
 //! A real `weir serve` in a folder of its own.
 
-use crate::{folder, free_port, release_binary, wait_for};
+use crate::{folder, free_port, release_binary, wait_for, wait_within};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Started by [`Gateway::start`], ended by `kill -9` when dropped. Ports and data survive restarts.
 #[derive(Debug)]
@@ -143,19 +142,23 @@ impl Gateway {
     /// Waits until `/readyz` says yes; gives what it has said if it ends instead, or does not serve
     /// within the limit.
     pub fn try_serve(&mut self, limit: Duration) -> Result<(), String> {
-        let (host, port, begin) = (self.host.clone(), self.http_port, Instant::now());
-        while begin.elapsed() < limit {
-            let child = self.child.as_mut().expect("the gateway runs");
+        let (host, port) = (self.host.clone(), self.http_port);
+        let child = self.child.as_mut().expect("the gateway runs");
+        let ended = wait_within(limit, || {
             if let Some(status) = child.try_wait().unwrap() {
+                return Some(Some(status));
+            }
+            let (code, _) = http_get(&host, port, "/readyz")?;
+            (code == 200).then_some(None)
+        });
+        match ended {
+            Some(None) => Ok(()),
+            Some(Some(status)) => {
                 self.child = None;
-                return Err(format!("weir ended at its start: {status}\n{}", self.log()));
+                Err(format!("weir ended at its start: {status}\n{}", self.log()))
             }
-            if http_get(&host, port, "/readyz").is_some_and(|(code, _)| code == 200) {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(10));
+            None => Err(format!("weir does not serve within {limit:?}\n{}", self.log())),
         }
-        Err(format!("weir does not serve within {} s\n{}", limit.as_secs(), self.log()))
     }
 
     /// `kill -9`: what was not acknowledged may be lost, nothing else.

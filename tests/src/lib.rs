@@ -112,14 +112,19 @@ pub fn free_port() -> u16 {
     candidates.into_iter().find(both_free).expect("some port is free")
 }
 
-/// Waits until `done` gives a value, 20 ms between looks; panics with `what` after `limit`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+/// Waits until `done` gives a value; panics with `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, done: impl FnMut() -> Option<T>) -> T {
+    wait_within(limit, done).unwrap_or_else(|| panic!("waited {limit:?} in vain: {what}"))
+}
+
+/// The same, which gives nothing after `limit`. It looks at least once, and each 20 ms.
+pub fn wait_within<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) = done() {
+        let value = done();
+        if value.is_some() || start.elapsed() >= limit {
             return value;
         }
-        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
