@@ -3,9 +3,9 @@
 //! What was written and not flushed is *pending*. A cut decides for every pending sector on its own
 //! whether the medium has the old bytes, the new ones, or, rarely, neither. A flush that fails
 //! drops pending sectors as Linux does: the cache goes on showing them, the medium never gets them,
-//! and the next flush says that all is well. A sector that has gone bad cannot be read until it is
-//! written to. Killing the process keeps what is pending, but not
-//! what only the cache still shows: the driver opens the medium without trusting cached pages.
+//! and the next flush says that all is well. Killing the process keeps what is pending, but not
+//! what only the cache still shows: the driver opens the medium without trusting cached pages. A
+//! sector that has gone bad cannot be read until it is written to.
 
 use bytes::Bytes;
 use std::collections::BTreeSet;
