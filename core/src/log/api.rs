@@ -320,8 +320,8 @@ pub struct Unguarded {
     pub gather_stale: bool,
     /// How many bytes stay behind where something was moved is a guess by offsets.
     pub guess_moved: bool,
-    /// Without a checkpoint, what was moved counts whatever its leader epoch is.
-    pub no_epoch_order: bool,
+    /// Footers do not say in which order the groups of slots were written.
+    pub no_group_order: bool,
     /// A truncation opens a slot of its partition's lane, however few are free.
     pub truncate_from_reserve: bool,
 }

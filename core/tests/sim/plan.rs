@@ -92,7 +92,8 @@ pub enum Bug {
     GatherStale,
     /// How many bytes stay behind where a batch was moved is a guess by offsets.
     GuessMoved,
-    /// Without a checkpoint, old holes count though something newer was appended there.
+    /// Without a checkpoint, old holes count though something newer was appended there: footers do
+    /// not say in which order groups were written.
     HideByHoles,
     /// Truncations take the last slots of a log that is full.
     TruncateFromReserve,
@@ -169,7 +170,7 @@ impl Plan {
             gather_loses: self.bug == Bug::ForgetGathered,
             gather_stale: self.bug == Bug::GatherStale,
             guess_moved: self.bug == Bug::GuessMoved,
-            no_epoch_order: self.bug == Bug::HideByHoles,
+            no_group_order: self.bug == Bug::HideByHoles,
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
         }
     }

@@ -238,6 +238,14 @@ fn what_was_truncated_stays_away_when_footers_stand_for_the_log() {
     seeds("what_was_truncated", 60, |seed| by_footers(seed, Bug::None));
 }
 
+/// Footers that a start has rebuilt know only what their own slot says of truncations.
+#[test]
+fn an_old_hole_in_a_rebuilt_footer_hides_nothing() {
+    for seed in [114, 226, 304, 317] {
+        assert_eq!(by_footers(seed, Bug::None).err(), None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_stale_tail_resurrected_by_footers_is_found() {
     let checkers = &["OrderKept", "CommittedStays", "AckedIsDurable"];

@@ -9,6 +9,7 @@
 //!     uvarint extents; for each: varlong base offset less the one before, varlong offsets,
 //!       uvarint begin less the end of the one before, uvarint bytes, varlong largest timestamp
 //!       less the one before
+//!   the groups: see `groups`
 //! trailer, the last 52 bytes of the slot:
 //!   at  bytes  field
 //!    0      4  magic "WFTR"
@@ -35,6 +36,7 @@
 
 use super::extents::Extents;
 use super::group::GroupHeader;
+use super::groups::Groups;
 use super::{BLOCK, Fields, checksum};
 use crate::bytes::{self, Reader, put_uvarint, put_varlong, varlong_len};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
@@ -91,7 +93,7 @@ impl Extent {
     }
 }
 
-fn uvarint_len(value: u32) -> usize {
+pub(super) fn uvarint_len(value: u32) -> usize {
     (32 - value.leading_zeros() as usize).div_ceil(7).max(1)
 }
 
@@ -220,6 +222,7 @@ pub(crate) struct SlotIndex {
     /// What lies at or behind this place in the slot may not be on flash yet.
     pub settled: u32,
     pub parts: BTreeMap<PartitionNumber, Part>,
+    pub groups: Groups,
     encoded_bytes: usize,
 }
 
@@ -238,6 +241,7 @@ impl SlotIndex {
         if self.first_seq == 0 {
             self.first_seq = group.group_seq;
         }
+        self.groups.push(end.saturating_sub(group.padded_bytes() as u32), group.group_seq);
         self.last_seq = group.group_seq;
         self.last_crc = group.crc;
         self.data_end = end;
@@ -307,6 +311,9 @@ impl SlotIndex {
         let part = self.part(partition);
         part.epochs.retain(|&(_, start)| start < from);
         let from = from.max(Offset::ZERO);
+        if from == Offset::ZERO {
+            part.log_start = from;
+        }
         let last = part.extents.last().unwrap_or(Extent::NONE);
         let max_timestamp = group_seq as i64;
         let cut = Extent { base_offset: from, end_offset: from, at, bytes: 0, max_timestamp };
@@ -324,7 +331,9 @@ impl SlotIndex {
 
     /// Bytes of the footer at most, once `frames` more are in the slot.
     pub(crate) fn footer_bytes(&self, frames: usize) -> usize {
-        super::pad(16 + self.encoded_bytes + frames * FRAME_FOOTER_BYTES_MAX + TRAILER_BYTES)
+        let groups = self.groups.encoded_bytes();
+        let frames = frames * FRAME_FOOTER_BYTES_MAX;
+        super::pad(32 + self.encoded_bytes + groups + frames + TRAILER_BYTES)
     }
 
     /// Bytes of the record batches in the slot, and of their frames.
@@ -347,11 +356,12 @@ impl SlotIndex {
             part + one.extents.memory_bytes()
                 + one.epochs.capacity() * size_of::<(LeaderEpoch, Offset)>()
         };
-        self.parts.values().map(bytes).sum()
+        self.parts.values().map(bytes).sum::<usize>() + self.groups.memory_bytes()
     }
 
-    /// Gives back memory that was taken for more.
+    /// Gives back memory that was taken for more, and for what only a footer needs.
     pub(crate) fn shrink(&mut self) {
+        self.groups = Groups::default();
         for part in self.parts.values_mut() {
             part.extents.shrink();
             part.epochs.shrink_to_fit();
@@ -380,6 +390,7 @@ impl SlotIndex {
                 prev = extent;
             }
         }
+        self.groups.put(&mut out);
         let payload_bytes = out.len();
         let mut trailer = [0; TRAILER_BYTES];
         trailer[0..4].copy_from_slice(&MAGIC);
@@ -472,5 +483,6 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
         }
         index.parts.insert(number, part);
     }
+    index.groups = Groups::parse(input)?;
     Ok(())
 }

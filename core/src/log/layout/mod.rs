@@ -14,6 +14,7 @@ pub(crate) mod extents;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod group;
+pub(crate) mod groups;
 pub(crate) mod slot;
 pub(crate) mod superblock;
 #[cfg(test)]

@@ -235,6 +235,7 @@ fn a_footer_is_whole_and_of_its_slot_or_nothing() {
     for seg_seq in [None, Some(SEG_SEQ)] {
         let Tail::Footer(found) = parse(&bytes, 9, seg_seq) else { panic!("there is one") };
         assert_eq!(found.parts, index.parts);
+        assert_eq!(found.groups, index.groups);
         assert_eq!((found.lane, found.last_seq, found.data_end), (2, 1000, 8192));
         assert_eq!((found.first_seq, found.last_crc), (1000, 123));
     }
@@ -296,7 +297,7 @@ fn a_footer_of_nonsense_with_a_right_checksum_is_nothing_or_some_index_but_no_pa
     }
     // One partition, all fields zero, one extent that lies beyond what a slot can be.
     let extent =
-        |at: &[u8], bytes: &[u8]| [&[1, 5, 0, 0, 0, 0, 0, 1, 0, 0], at, bytes, &[0]].concat();
+        |at: &[u8], bytes: &[u8]| [&[1, 5, 0, 0, 0, 0, 0, 1, 0, 0], at, bytes, &[0, 0]].concat();
     assert!(!is_nothing(&extent(&[9], &[9])));
     assert!(is_nothing(&extent(&[0xff, 0xff, 0xff, 0xff, 0x0f], &[9])));
     let mut rng = Rng::new(1);

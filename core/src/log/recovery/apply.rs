@@ -5,17 +5,13 @@
 //! left an outline, which is all that is needed. What there was no memory for is read again, each
 //! lane a piece at a time, and so is what is written once more (see `carry`).
 //!
-//! Without a checkpoint, most slots are applied by their footers, which know no order between
-//! lanes. None is needed: outside the compacted lane an offset is written anew only by a later slot
-//! of the same lane, and what is moved into the compacted lane is newer than what stands elsewhere.
-//! So slots are applied in the order of `seg_seq`, those of the compacted lane last. Truncations do
-//! know an order, by their `group_seq`, and are collected before.
+//! Without a checkpoint, most slots are applied by their footers, in the same order: see
+//! `by_footers`.
 
 use super::accept::Candidate;
-use super::replay::Collected;
+use super::by_footers::ByFooters;
 use super::salvage;
 use super::{Outcome, Recovery, Step};
-use crate::log::Lane;
 use crate::log::disk::{Disk, Purpose};
 use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::frame_seed;
@@ -29,17 +25,11 @@ use bytes::Bytes;
 /// The most that one read gets, but for a single larger group.
 const READ_BYTES: u32 = 1 << 20;
 
-/// Something to apply.
-#[derive(Debug)]
-enum Item {
-    /// A slot, by its footer alone.
-    Footer(u32, SlotIndex),
-    Stretch(Stretch),
-}
-
 /// Bytes of a slot.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
+    /// The group, or the one behind.
+    group_seq: u64,
     slot: u32,
     from: u32,
     until: u32,
@@ -59,7 +49,8 @@ enum What {
 /// What is left to apply, and of each lane what was read last.
 #[derive(Debug)]
 pub(in crate::log) struct Applying {
-    items: VecDeque<Item>,
+    items: VecDeque<Stretch>,
+    by_footers: ByFooters,
     /// Where the items of a slot end that have to be read.
     ends: BTreeMap<u32, u32>,
     indexes: BTreeMap<u32, SlotIndex>,
@@ -78,7 +69,8 @@ impl Stretch {
     fn group(group: &Candidate) -> Stretch {
         let (slot, from) = (group.header.slot, group.at);
         let until = from + group.header.padded_bytes() as u32;
-        Stretch { slot, from, until, what: What::Group(group.header) }
+        let group_seq = group.header.group_seq;
+        Stretch { group_seq, slot, from, until, what: What::Group(group.header) }
     }
 }
 
@@ -97,25 +89,18 @@ impl Chunk {
 
 impl Recovery {
     pub(in crate::log) fn begin_apply(&mut self, disk: &mut Disk) -> Option<Outcome> {
-        let mut items: Vec<((u64, u64, u32), Item)> = Vec::new();
+        let mut items: Vec<((u64, u64, u32), Stretch)> = Vec::new();
         let mut applying = Applying {
             items: VecDeque::new(),
+            by_footers: ByFooters::default(),
             ends: BTreeMap::new(),
             indexes: BTreeMap::new(),
             chunks: Default::default(),
         };
-        let by_slots = self.replay.pieces.is_some();
-        if by_slots && !self.unguarded.no_truncation_by_footers {
-            self.collect_truncations();
-        }
-        let order = |lane: u8, group_seq: u64, seg_seq: u64, at: u32| match by_slots {
-            true => (u64::from(lane == Lane::Compacted as u8), seg_seq, at),
-            false => (group_seq, seg_seq, at),
-        };
         for (&slot, visited) in &mut self.visited {
             let Some(seg_seq) = visited.seg_seq else { continue };
             if let Some(index) = visited.stands_alone.take() {
-                items.push((order(index.lane, 0, seg_seq, 0), Item::Footer(slot, index)));
+                applying.by_footers.add(slot, index, &self.unguarded);
                 continue;
             }
             let groups =
@@ -124,58 +109,34 @@ impl Recovery {
             let Some(lane) = groups.first().map(|group| group.header.lane) else { continue };
             applying.indexes.insert(slot, SlotIndex::new(lane, seg_seq));
             let remembered = &visited.outlines;
-            let mut add = |group_seq: u64, stretch: Stretch| {
+            let mut add = |stretch: Stretch| {
                 if !remembered.contains_key(&stretch.from) {
                     let end = applying.ends.entry(slot).or_default();
                     *end = stretch.until.max(*end);
                 }
-                let order = order(lane, group_seq, seg_seq, stretch.from);
-                items.push((order, Item::Stretch(stretch)));
+                items.push(((stretch.group_seq, seg_seq, stretch.from), stretch));
             };
             for (from, until) in salvage::places(slot, visited, &groups, &self.verdict) {
                 let before = groups.iter().rev().find(|group| group.at < from);
                 let behind = groups.iter().find(|group| group.at >= until).or(before);
                 let seq = |group: Option<&Candidate>| group.map_or(0, |g| g.header.group_seq);
                 let later = seq(before) >= self.replay.covered;
-                add(seq(behind), Stretch { slot, from, until, what: What::Gap { later } });
+                let (group_seq, what) = (seq(behind), What::Gap { later });
+                add(Stretch { group_seq, slot, from, until, what });
             }
-            groups.iter().for_each(|group| add(group.header.group_seq, Stretch::group(group)));
+            groups.iter().for_each(|group| add(Stretch::group(group)));
         }
         items.sort_by_key(|&(order, _)| order);
         applying.items = items.into_iter().map(|(_, item)| item).collect();
         self.apply(disk, applying)
     }
 
-    /// What footers, and groups that count, say of truncations.
-    fn collect_truncations(&mut self) {
-        let mut cuts = Collected::default();
-        for visited in self.visited.values() {
-            for (&number, part) in visited.stands_alone.iter().flat_map(|index| &index.parts) {
-                for cut in part.extents.iter().filter(|extent| extent.is_cut()) {
-                    cuts.note(number, cut.max_timestamp as u64, cut.base_offset);
-                }
-            }
-            for &(number, group_seq, place, from) in &visited.truncations {
-                if self.accepted.contains(&place) {
-                    cuts.note(number, group_seq, from);
-                }
-            }
-        }
-        self.replay.cuts = Some(cuts);
-    }
-
     /// Applies until something has to be read.
     fn apply(&mut self, disk: &mut Disk, mut applying: Applying) -> Option<Outcome> {
-        while let Some(item) = applying.items.pop_front() {
-            let stretch = match item {
-                Item::Footer(slot, index) => {
-                    self.replay.footer(slot, &index);
-                    self.indexes.push((slot, index));
-                    continue;
-                }
-                Item::Stretch(stretch) => stretch,
-            };
-            let Stretch { slot, from, until, .. } = stretch;
+        while let Some(stretch) = applying.items.pop_front() {
+            let Stretch { group_seq, slot, from, until, .. } = stretch;
+            let by_footers = applying.by_footers.apply_before(group_seq, &mut self.replay);
+            self.indexes.extend(by_footers);
             let index = applying.indexes.get_mut(&slot).expect("slots with items have an index");
             if let What::Group(header) = stretch.what
                 && let Some(outlines) = self.outlines_of(slot, from)
@@ -188,13 +149,14 @@ impl Recovery {
                 let end = applying.ends.get(&slot).copied().unwrap_or(until);
                 let len = (until - from).max(READ_BYTES.min(end - from));
                 applying.chunks[lane] = Chunk { slot, at: from, len, bytes: Bytes::new() };
-                applying.items.push_front(Item::Stretch(stretch));
+                applying.items.push_front(stretch);
                 disk.read(Purpose::Start(lane as u32), self.geometry.place(slot, from), len);
                 self.step = Step::Apply(applying);
                 return None;
             };
             self.apply_stretch(&stretch, &bytes, index);
         }
+        self.indexes.extend(applying.by_footers.apply_before(u64::MAX, &mut self.replay));
         self.indexes.extend(applying.indexes);
         self.seal(disk);
         None

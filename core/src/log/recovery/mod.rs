@@ -18,6 +18,7 @@
 
 pub(in crate::log) mod accept;
 mod apply;
+mod by_footers;
 mod carry;
 mod checkpoint_search;
 mod fitness;

@@ -1,10 +1,11 @@
 //! From accepted groups back to partitions: what a start applies, in the order of the log.
 //!
-//! Without a checkpoint the slots come in another order (see `apply`): then what stands where is
-//! collected as [`Piece`]s, which know their ends, and what is missing is found in the end.
+//! Without a checkpoint, slots that are free by now are not there, and what was cleaned comes later
+//! than it was appended: then what stands where is collected as [`Piece`]s, which know their ends,
+//! and what is missing is found in the end.
 
 use crate::log::layout::checkpoint::Image;
-use crate::log::layout::footer::{SlotIndex, Spot};
+use crate::log::layout::footer::{Extent, Part, SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::GroupHeader;
 use crate::log::layout::slot::SlotHeader;
@@ -25,32 +26,11 @@ pub(crate) struct Replay {
     pub damaged_ranges: u32,
     /// Those that the checkpoint knew already.
     pub known_ranges: u32,
-    /// What stands where, by base offset, while slots are not applied in the order of the log.
+    /// What stands where, by base offset, while there is no checkpoint.
     pub pieces: Option<BTreeMap<PartitionNumber, BTreeMap<Offset, Piece>>>,
-    /// What was truncated, while slots are not applied in the order of the log.
-    pub cuts: Option<Collected>,
     /// The last group that took the place of something in a slot.
     pub moved: BTreeMap<u32, u64>,
     pub unguarded: Unguarded,
-}
-
-/// Truncations: of each partition the group, and from where on what was written before is gone.
-#[derive(Debug, Default)]
-pub(crate) struct Collected {
-    cuts: BTreeMap<PartitionNumber, Vec<(u64, Offset)>>,
-}
-
-impl Collected {
-    pub(crate) fn note(&mut self, number: PartitionNumber, group_seq: u64, from: Offset) {
-        self.cuts.entry(number).or_default().push((group_seq, from));
-    }
-
-    /// Up to where what stands in that group counts.
-    fn until(&self, number: PartitionNumber, group_seq: u64) -> Offset {
-        let later =
-            self.cuts.get(&number).into_iter().flatten().filter(|(seq, _)| *seq > group_seq);
-        later.map(|&(_, from)| from).min().unwrap_or(Offset(i64::MAX))
-    }
 }
 
 /// A stretch of offsets that stands in one slot.
@@ -140,7 +120,7 @@ impl Replay {
     /// A partition ends there, or begins anew.
     fn truncate(&mut self, home: &Home, number: PartitionNumber, cut: &Cut) {
         if self.pieces.is_some() {
-            // What comes before it is not laid at all.
+            self.cut_pieces(number, cut.from());
             if cut.restart {
                 self.log_start(home, number, cut.end);
             }
@@ -170,22 +150,17 @@ impl Replay {
     }
 
     fn batch(&mut self, home: &Home, outline: &Outline, spot: &Spot) {
-        let Home { lane, slot, group_seq } = *home;
-        let (number, mut spot) = (outline.header.partition, *spot);
+        let Home { lane, slot, .. } = *home;
+        let (number, spot) = (outline.header.partition, *spot);
         if self.unguarded.no_holes && spot.is_hole() {
             return;
         }
-        let out_of_order = self.pieces.is_some();
-        if out_of_order {
-            spot.end_offset = self.until(number, group_seq).min(spot.end_offset);
-            if spot.end_offset <= spot.base_offset {
-                return;
-            }
-        } else {
+        let by_pieces = self.pieces.is_some();
+        if !by_pieces {
             self.truncate_for(home, &outline.header);
         }
         let partition = self.partition(lane, number);
-        skip_to(number, partition, spot.base_offset, !out_of_order);
+        skip_to(number, partition, spot.base_offset, !by_pieces);
         let new = spot.base_offset >= partition.log_end;
         if let Some(epoch) = spot.epoch().filter(|_| new) {
             partition.note_epoch_anywhere(epoch, spot.base_offset);
@@ -196,7 +171,7 @@ impl Replay {
         if new {
             partition.log_end = spot.end_offset;
         }
-        if out_of_order {
+        if by_pieces {
             let piece = Piece {
                 end: spot.end_offset,
                 slot,
@@ -219,91 +194,75 @@ impl Replay {
         // such: the first copy stands.
     }
 
-    fn log_start(&mut self, home: &Home, number: PartitionNumber, log_start: Offset) {
-        // Where everything is truncated, the partition began anew.
-        let counts = self.until(number, home.group_seq) > Offset::ZERO;
+    pub(crate) fn log_start(&mut self, home: &Home, number: PartitionNumber, log_start: Offset) {
         let partition = self.partition(home.lane, number);
-        if counts && log_start > partition.log_start {
+        if log_start > partition.log_start {
             partition.log_end = partition.log_end.max(log_start);
             partition.set_log_start(log_start);
         }
     }
 
-    /// Applies a slot by its footer alone: without a checkpoint. Producers' sequences are not in
-    /// it.
-    pub(crate) fn footer(&mut self, slot: u32, index: &SlotIndex) {
-        let lane = Lane::checked(index.lane);
-        let home = Home { lane, slot, group_seq: index.last_seq };
-        for (&number, part) in &index.parts {
-            let mut until = self.until(number, index.last_seq);
-            self.log_start(&home, number, part.log_start);
-            // Extents count frames' headers as well.
-            let frames: u64 = part.extents.iter().map(|extent| u64::from(extent.bytes)).sum();
-            let batches = |bytes| u64::from(bytes) * u64::from(part.batch_bytes) / frames.max(1);
-            let partition = self.partition(lane, number);
-            for &(epoch, start) in part.epochs.iter().filter(|(_, start)| *start < until) {
-                partition.note_epoch_anywhere(epoch, start);
-            }
-            // Each with where it ends to count: later extents truncate earlier ones.
-            let mut extents = Vec::with_capacity(part.extents.len());
-            for extent in part.extents.iter().rev() {
-                extents.push((extent, until));
-                if extent.is_cut() && self.cuts.is_some() {
-                    until = until.min(extent.base_offset);
-                }
-            }
-            for (extent, until) in extents.into_iter().rev() {
-                let piece = Piece {
-                    end: extent.end_offset,
-                    slot,
-                    bytes: batches(extent.bytes) as u32,
-                    max_timestamp: extent.max_timestamp,
-                    epoch: None,
-                };
-                let first = extent.base_offset;
-                let starts = part.epochs.iter().map(|&(_, start)| start);
-                let within = starts.filter(|start| first < *start && *start < extent.end_offset);
-                let mut base = first;
-                for end in within.chain([extent.end_offset]).map(|end| end.min(until)) {
-                    if base < end {
-                        let epoch = part.epoch_at(base);
-                        let piece = Piece { epoch, ..piece.part(first, base, end) };
-                        self.lay(lane, number, base, piece);
-                        base = end;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Up to where what stands in a group counts, while slots are not applied in order.
-    fn until(&self, number: PartitionNumber, group_seq: u64) -> Offset {
-        let cuts = self.cuts.as_ref();
-        cuts.map_or(Offset(i64::MAX), |cuts| cuts.until(number, group_seq))
-    }
-
-    /// Puts a piece over those that were there before, but for those of a higher leader epoch:
-    /// what it holds there was truncated before they were appended, by a frame that is in a slot
-    /// that is free by now.
-    fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, piece: Piece) {
-        let ordered = !self.unguarded.no_epoch_order;
-        let partition = self.partition(lane, number);
-        partition.log_end = partition.log_end.max(piece.end);
-        partition.max_timestamp = partition.max_timestamp.max(piece.max_timestamp);
-        let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
-        let first = pieces.range(..=base).next_back().map_or(base, |(&first, _)| first);
-        let newer = |(_, old): &(&Offset, &Piece)| {
-            ordered && base < old.end && piece.epoch.is_some() && old.epoch > piece.epoch
+    /// Applies an extent by its slot's footer alone: without a checkpoint. Producers' sequences are
+    /// not in it. It counts frames' headers as well, all of the part's together `frames` bytes.
+    pub(crate) fn extent(
+        &mut self,
+        home: &Home,
+        number: PartitionNumber,
+        part: &Part,
+        extent: &Extent,
+        frames: u64,
+    ) {
+        let bytes = u64::from(extent.bytes) * u64::from(part.batch_bytes) / frames.max(1);
+        let first = extent.base_offset;
+        let piece = Piece {
+            end: extent.end_offset,
+            slot: home.slot,
+            bytes: bytes as u32,
+            max_timestamp: extent.max_timestamp,
+            epoch: None,
         };
-        let there = pieces.range(first..piece.end).filter(newer);
-        let there: Vec<(Offset, Offset)> = there.map(|(&from, old)| (from, old.end)).collect();
-        let mut from = base;
-        for (until, next) in there.into_iter().chain([(piece.end, piece.end)]) {
-            if from < until {
-                lay_over(pieces, from, piece.part(base, from, until));
+        let starts = part.epochs.iter().map(|&(_, start)| start);
+        let within = starts.filter(|start| first < *start && *start < extent.end_offset);
+        let mut base = first;
+        for end in within.chain([extent.end_offset]) {
+            if base < end {
+                let epoch = part.epoch_at(base);
+                self.lay(home.lane, number, base, Piece { epoch, ..piece.part(first, base, end) });
+                base = end;
             }
-            from = from.max(next);
         }
+    }
+
+    /// Puts a piece over those that were there before.
+    fn lay(&mut self, lane: Lane, number: PartitionNumber, base: Offset, piece: Piece) {
+        let partition = self.partition(lane, number);
+        if let Some(epoch) = piece.epoch {
+            partition.note_epoch_anywhere(epoch, base);
+        }
+        partition.log_end = partition.log_end.max(piece.end);
+        let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
+        lay_over(pieces, base, piece);
+    }
+
+    /// Nothing counts any more from there on.
+    pub(crate) fn cut_pieces(&mut self, number: PartitionNumber, from: Offset) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        if self.unguarded.no_truncation_by_footers {
+            return;
+        }
+        let from = from.max(Offset::ZERO);
+        let pieces = self.pieces.get_or_insert_default().entry(number).or_default();
+        pieces.split_off(&from);
+        if let Some((&base, &last)) = pieces.last_key_value()
+            && last.end > from
+        {
+            pieces.insert(base, last.part(base, base, from));
+        }
+        partition.epochs.retain(|&(_, start)| start < from);
+        partition.producers.truncate(from);
+        // A log start beyond is older, and what began anew since is not known.
+        partition.log_start = partition.log_start.min(from);
+        partition.log_end = partition.log_end.min(from);
     }
 
     /// Everything that was found is durable.
@@ -312,7 +271,7 @@ impl Replay {
         for (&number, partition) in &mut self.partitions {
             if let Some(pieces) = &mut pieces {
                 let mut pieces = pieces.remove(&number).unwrap_or_default();
-                if self.cuts.is_some() {
+                if !self.unguarded.no_truncation_by_footers {
                     drop_stale_tail(partition, &mut pieces);
                 }
                 settle(number, partition, pieces);
@@ -411,6 +370,7 @@ fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<O
         end = piece.end;
         let Piece { slot, bytes, max_timestamp, .. } = piece;
         partition.bytes += u64::from(bytes);
+        partition.max_timestamp = partition.max_timestamp.max(max_timestamp);
         partition.runs.push_back(Run { slot, bytes, base_offset, max_timestamp });
         next = pieces.next();
     }

@@ -3,13 +3,10 @@
 use super::accept::Candidate;
 use crate::log::disk::{Disk, Purpose};
 use crate::log::layout::footer::{self, SlotIndex, Tail};
-use crate::log::layout::frame::Kind;
 use crate::log::layout::group::{GroupHeader, Place};
 use crate::log::layout::{Geometry, frame_seed};
 use crate::log::scan::{self, Outline, Scan, Seen, Step};
-use crate::log::truncate::Cut;
 use crate::log::{Lane, Unguarded};
-use crate::types::{Offset, PartitionNumber};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -34,8 +31,6 @@ pub(crate) struct Visited {
     pub roots: Vec<(u64, Place)>,
     /// What the groups hold, by where they begin, as long as there was memory for it.
     pub outlines: BTreeMap<u32, Vec<Outline>>,
-    /// Truncations: partition, group and its place, and from where on.
-    pub truncations: Vec<(PartitionNumber, u64, Place, Offset)>,
 }
 
 #[derive(Debug)]
@@ -143,11 +138,6 @@ impl Visit {
                         found.roots.push((header.group_seq, Place { slot, at }));
                     }
                     let outlines: Vec<Outline> = scan::outlines(&group, seed).collect();
-                    let frames = outlines.iter().map(|outline| &outline.header);
-                    let cuts = frames.filter(|frame| frame.kind == Kind::Truncate);
-                    let (seq, place) = (header.group_seq, Place { slot, at });
-                    let cuts = cuts.map(|cut| (cut.partition, seq, place, Cut::of(cut).from()));
-                    found.truncations.extend(cuts);
                     let bytes: usize = outlines.iter().map(Outline::memory_bytes).sum();
                     let bytes = bytes + size_of::<(u32, Vec<Outline>)>();
                     if let Some(left) = outlines_left.checked_sub(bytes) {
