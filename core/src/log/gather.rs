@@ -165,7 +165,6 @@ impl Log {
             State::Copying | State::Idle => {}
         }
         self.gatherer.state = State::Idle;
-        let short = self.space.runs * 4 >= self.runs_max() * 3;
         // Of a run that two copy at the same time, how much is left is a guess.
         if !self.cleaner.is_idle() {
             self.gatherer.work = None;
@@ -176,11 +175,18 @@ impl Log {
         if !running || !room || self.unguarded.no_index_cap {
             return;
         }
-        if self.gatherer.work.is_none() && short {
-            self.begin_gathering();
-        }
-        if self.read_next() {
-            self.writer.wake(now);
+        // Where what was gathered last is on flash by now, nothing else would begin the next slots.
+        while self.gatherer.state == State::Idle {
+            let short = self.space.runs * 4 >= self.runs_max() * 3;
+            if self.gatherer.work.is_none() && short {
+                self.begin_gathering();
+            }
+            if self.gatherer.work.is_none() {
+                return;
+            }
+            if self.read_next() {
+                self.writer.wake(now);
+            }
         }
     }
 
@@ -311,8 +317,10 @@ impl Log {
                 if !work.moved {
                     self.gatherer.fruitless_at = Some(self.space.next_seg_seq);
                 }
-                self.gatherer.state = State::Copying;
-                return true;
+                if self.moves.is_copying() || self.is_moving() {
+                    self.gatherer.state = State::Copying;
+                }
+                return self.moves.is_copying();
             };
             if work.stretch.is_none() {
                 let partition = &self.partitions[&stretch.number];
