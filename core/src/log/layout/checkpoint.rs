@@ -4,7 +4,7 @@
 //! names them and holds the rest of the stream. A checkpoint counts once its root is durable.
 //!
 //! ```text
-//! root:    u8 version, 1
+//! root:    u8 version, 2
 //!          u64 as_of, the group_seq up to which it stands for everything
 //!          uvarint parts; for each:
 //!            uvarint slot, u64 seg_seq, uvarint where its frame begins, uvarint bytes of the frame
@@ -12,9 +12,10 @@
 //! stream:  u32 boot_epoch, u64 next seg_seq
 //!          4 lanes: u64 last group_seq, u32 its checksum, u64 last seg_seq
 //!          uvarint slots in use; for each:
-//!            uvarint slot, u8 lane, u8 1 if sealed, u64 seg_seq, u64 lowest group_seq,
-//!            u64 highest group_seq, uvarint bytes of batches, uvarint bytes of their frames,
-//!            varlong largest timestamp
+//!            uvarint slot, u8 lane, u8 1 if sealed, varlong seg_seq less the one before,
+//!            varlong lowest group_seq less the one before, varlong highest group_seq less the
+//!            lowest, uvarint bytes of batches, uvarint bytes of their frames,
+//!            varlong largest timestamp less the one before
 //!          uvarint partitions; for each:
 //!            uvarint number, u8 lane, varlong log start, varlong log end,
 //!            varlong largest timestamp,
@@ -23,9 +24,11 @@
 //!            uvarint damaged ranges; for each: varlong from, varlong until
 //!            uvarint bytes of producers, the producers
 //!            uvarint runs; for each:
-//!              varlong slot less the one before, varlong bytes less those before,
-//!              varlong base offset less the one before,
-//!              varlong its slot's largest timestamp less its own
+//!              varlong 8 times slot less the one before, and what follows: 1 bytes, 2 offsets,
+//!                4 timestamp,
+//!              varlong bytes less those before,
+//!              varlong base offset less the one before, less what that was before,
+//!              varlong its slot's largest timestamp less its own; each if it is not 0
 //! ```
 //!
 //! A bad part makes the whole checkpoint bad: the one before, or footers, take its place.
@@ -48,7 +51,7 @@ use bytes::Bytes;
 /// The `partition` of the root's frame.
 pub(crate) const ROOT: PartitionNumber = PartitionNumber(u32::MAX);
 /// The version that is written, and the only one that is read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Where a part stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub(crate) struct PartPlace {
 }
 
 /// A slot in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SlotImage {
     pub lane: u8,
     pub sealed: bool,
@@ -102,15 +105,17 @@ pub(crate) fn put_head(image: &Image, partitions: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&lane.seg_seq.to_be_bytes());
     }
     put_uvarint(out, image.slots.len() as u32);
+    let mut before = SlotImage::default();
     for (&slot, image) in &image.slots {
         put_uvarint(out, slot);
         out.extend_from_slice(&[image.lane, u8::from(image.sealed)]);
-        out.extend_from_slice(&image.seg_seq.to_be_bytes());
-        out.extend_from_slice(&image.first_seq.to_be_bytes());
-        out.extend_from_slice(&image.last_seq.to_be_bytes());
+        put_varlong(out, image.seg_seq.wrapping_sub(before.seg_seq) as i64);
+        put_varlong(out, image.first_seq.wrapping_sub(before.first_seq) as i64);
+        put_varlong(out, image.last_seq.wrapping_sub(image.first_seq) as i64);
         put_uvarint(out, image.filled);
         put_uvarint(out, image.framed);
-        put_varlong(out, image.max_timestamp);
+        put_varlong(out, image.max_timestamp.wrapping_sub(before.max_timestamp));
+        before = *image;
     }
     put_uvarint(out, partitions as u32);
 }
@@ -146,14 +151,20 @@ pub(crate) fn put_partition(
     put_uvarint(out, producers.len() as u32);
     out.extend_from_slice(&producers);
     put_uvarint(out, partition.runs.len() as u32);
-    let mut before = Run::NONE;
+    let (mut before, mut offsets_before) = (Run::NONE, 0);
     for run in partition.runs.iter() {
-        let max_timestamp = newest.get(run.slot as usize).copied().unwrap_or(0);
-        put_varlong(out, i64::from(run.slot) - i64::from(before.slot));
-        put_varlong(out, i64::from(run.bytes) - i64::from(before.bytes));
-        put_varlong(out, run.base_offset.0.wrapping_sub(before.base_offset.0));
-        put_varlong(out, max_timestamp.wrapping_sub(run.max_timestamp));
-        before = run;
+        let newest = newest.get(run.slot as usize).copied().unwrap_or(0);
+        let offsets = run.base_offset.0.wrapping_sub(before.base_offset.0);
+        let fields = [
+            i64::from(run.bytes) - i64::from(before.bytes),
+            offsets.wrapping_sub(offsets_before),
+            newest.wrapping_sub(run.max_timestamp),
+        ];
+        let there = (0..).zip(&fields).map(|(bit, &field)| i64::from(field != 0) << bit);
+        let slots = i64::from(run.slot) - i64::from(before.slot);
+        put_varlong(out, slots << 3 | there.sum::<i64>());
+        fields.iter().filter(|&&field| field != 0).for_each(|&field| put_varlong(out, field));
+        (before, offsets_before) = (run, offsets);
     }
 }
 
@@ -203,19 +214,23 @@ pub(crate) fn parse(as_of: u64, stream: Bytes) -> Result<Image> {
         *lane =
             LaneTail { group_seq: input.u64()?, group_crc: input.u32()?, seg_seq: input.u64()? };
     }
+    let mut before = SlotImage::default();
     for _ in 0..input.uvarint()? {
         let slot = input.uvarint()?;
-        let entry = SlotImage {
-            lane: Lane::of(input.u8()?).ok_or(Malformed)? as u8,
-            sealed: input.u8()? == 1,
-            seg_seq: input.u64()?,
-            first_seq: input.u64()?,
-            last_seq: input.u64()?,
+        let (lane, sealed) = (Lane::of(input.u8()?).ok_or(Malformed)? as u8, input.u8()? == 1);
+        let seg_seq = before.seg_seq.wrapping_add(input.varlong()? as u64);
+        let first_seq = before.first_seq.wrapping_add(input.varlong()? as u64);
+        before = SlotImage {
+            lane,
+            sealed,
+            seg_seq,
+            first_seq,
+            last_seq: first_seq.wrapping_add(input.varlong()? as u64),
             filled: input.uvarint()?,
             framed: input.uvarint()?,
-            max_timestamp: input.varlong()?,
+            max_timestamp: before.max_timestamp.wrapping_add(input.varlong()?),
         };
-        image.slots.insert(slot, entry);
+        image.slots.insert(slot, before);
     }
     for _ in 0..input.uvarint()? {
         let number = PartitionNumber(input.uvarint()?);
@@ -246,13 +261,16 @@ fn parse_partition(input: &mut Reader, slots: &BTreeMap<u32, SlotImage>) -> Resu
     if producers_bytes > 0 {
         partition.producers = Producers::decode(input.slice(producers_bytes)?)?;
     }
-    let mut before = Run::NONE;
+    let (mut before, mut offsets) = (Run::NONE, 0i64);
     for _ in 0..input.uvarint()? {
-        let slot = step(before.slot, input.varlong()?)?;
-        let bytes = step(before.bytes, input.varlong()?)?;
-        let base_offset = Offset(before.base_offset.0.wrapping_add(input.varlong()?));
+        let head = input.varlong()?;
+        let mut field = |bit: i64| if head & bit == 0 { Ok(0) } else { input.varlong() };
+        let slot = step(before.slot, head >> 3)?;
+        let bytes = step(before.bytes, field(1)?)?;
+        offsets = offsets.wrapping_add(field(2)?);
+        let base_offset = Offset(before.base_offset.0.wrapping_add(offsets));
         let newest = slots.get(&slot).map_or(0, |slot| slot.max_timestamp);
-        let max_timestamp = newest.wrapping_sub(input.varlong()?);
+        let max_timestamp = newest.wrapping_sub(field(4)?);
         before = Run { slot, bytes, base_offset, max_timestamp };
         partition.bytes += u64::from(bytes);
         partition.runs.push_back(before);

@@ -76,7 +76,7 @@ fn a_checkpoint_of_another_build_is_not_used_and_nothing_is_lost_by_that() {
     // What a build wrote before there were versions, and what later ones may write.
     let bodies: [fn(&Bytes) -> Bytes; 3] = [
         |body| body.slice(1..),
-        |body| [&[2], &body[1..]].concat().into(),
+        |body| [&[3], &body[1..]].concat().into(),
         |_| Bytes::from_static(b"\xffanything"),
     ];
     for (what, body) in bodies.into_iter().enumerate() {
