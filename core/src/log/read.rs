@@ -14,7 +14,8 @@
 //! cache gives it back when memory is short.
 
 use super::cleaner::CLEANER;
-use super::layout::footer::{Extent, Part};
+use super::layout::extent::Extent;
+use super::layout::footer::Part;
 use super::layout::frame_seed;
 use super::layout::group::Place;
 use super::runs::Run;

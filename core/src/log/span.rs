@@ -4,7 +4,7 @@
 //! that is between costs a hundred times the bytes; reading each extent by itself, one after the
 //! other, as much time. So the driver is told which parts matter, and asks for all of them at once.
 
-use super::layout::footer::Extent;
+use super::layout::extent::Extent;
 use crate::types::Offset;
 use alloc::vec::Vec;
 use core::ops::Range;

@@ -309,6 +309,7 @@ impl Log {
         for (slot, index) in core::mem::take(&mut self.writer.sealed) {
             let footer = index.encode(&self.geometry.store, slot);
             let at = self.geometry.slot_bytes - footer.len() as u32;
+            assert!(index.used() <= at, "room was kept for the footer");
             self.disk.write(Purpose::Commit, self.geometry.place(slot, at), footer);
             commit.outstanding += 1;
             commit.sealed.push((slot, index));

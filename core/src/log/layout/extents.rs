@@ -12,7 +12,7 @@
 //! If one of them does not fit (a batch of more than 65,535 records, timestamps that are a month
 //! apart, offsets that are far apart), all of that partition and slot take 32 bytes each.
 
-use super::footer::Extent;
+use super::extent::Extent;
 use crate::types::Offset;
 use alloc::vec::Vec;
 

@@ -2,14 +2,20 @@
 //!
 //! ```text
 //! payload, then zeros up to the trailer:
+//!   the groups: see `groups`
 //!   uvarint partitions; for each, in order of number:
 //!     uvarint partition, varlong log start when last seen, varlong end, uvarint batch bytes,
 //!     varlong largest timestamp,
 //!     uvarint leader epochs; for each: varlong epoch, varlong its first offset here,
-//!     uvarint extents; for each: varlong base offset less the one before, varlong offsets,
-//!       uvarint begin less the end of the one before, uvarint bytes, varlong largest timestamp
-//!       less the one before
-//!   the groups: see `groups`
+//!     uvarint extents; for each: uvarint 32 times the groups since that of the one before, and
+//!       which of these follow because they are not 0:
+//!        1 varlong begin less the end of the extent before in its group, of whatever partition
+//!          that has come so far; of the first, less the begin of the group and 96
+//!        2 varlong base offset less the end offset of the one before
+//!        4 varlong offsets less those of the one before
+//!        8 varlong bytes less those of the one before
+//!       16 varlong largest timestamp less that of the extent before in its group; of the first,
+//!          less that of the one before
 //! trailer, the last 52 bytes of the slot:
 //!   at  bytes  field
 //!    0      4  magic "WFTR"
@@ -32,13 +38,16 @@
 //! anywhere in the partition, also where this slot has an older extent: the last one counts. An
 //! extent of no bytes is a truncation, its timestamp the group_seq of the frame: what was written
 //! before that does not count from its base offset on. It also stands in other slots that were open
-//! then and hold something of the partition.
+//! then and hold something of the partition; for others in its group it is not there. Before the
+//! first extent of a partition is one of zeros, in group 0: that of what stands before all groups,
+//! whose first extent tells where it begins.
 
+use super::extent::{Extent, Origin, Step};
 use super::extents::Extents;
-use super::group::GroupHeader;
+use super::group::{GROUP_HEADER_BYTES, GroupHeader};
 use super::groups::Groups;
 use super::{BLOCK, Fields, checksum};
-use crate::bytes::{self, Reader, put_uvarint, put_varlong, varlong_len};
+use crate::bytes::{self, Reader, put_uvarint, put_varlong};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use ::bytes::Bytes;
 use alloc::collections::BTreeMap;
@@ -48,54 +57,11 @@ use alloc::vec::Vec;
 const MAGIC: [u8; 4] = *b"WFTR";
 pub(crate) const TRAILER_BYTES: usize = 52;
 const EXTENT_BYTES: u32 = 64 << 10;
+/// The most that a truncation takes.
+const CUT_BYTES_MAX: usize = 48;
 /// The most that one more frame of a new partition adds to the payload: five fields of ten bytes at
 /// most, an epoch, an extent, and counts that grow.
 pub(crate) const FRAME_FOOTER_BYTES_MAX: usize = 128;
-
-/// Frames of one partition that follow each other on flash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub base_offset: Offset,
-    pub end_offset: Offset,
-    /// Where in the slot the first frame begins.
-    pub at: u32,
-    pub bytes: u32,
-    pub max_timestamp: i64,
-}
-
-impl Extent {
-    const NONE: Extent =
-        Extent { base_offset: Offset(0), end_offset: Offset(0), at: 0, bytes: 0, max_timestamp: 0 };
-
-    pub(crate) fn end(&self) -> u32 {
-        self.at + self.bytes
-    }
-
-    /// Whether it is a truncation.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.bytes == 0
-    }
-
-    fn put(&self, prev: &Extent, out: &mut Vec<u8>) {
-        put_varlong(out, self.base_offset.0.wrapping_sub(prev.base_offset.0));
-        put_varlong(out, self.end_offset.0.wrapping_sub(self.base_offset.0));
-        put_uvarint(out, self.at.saturating_sub(prev.end()));
-        put_uvarint(out, self.bytes);
-        put_varlong(out, self.max_timestamp.wrapping_sub(prev.max_timestamp));
-    }
-
-    fn encoded_bytes(&self, prev: &Extent) -> usize {
-        varlong_len(self.base_offset.0.wrapping_sub(prev.base_offset.0))
-            + varlong_len(self.end_offset.0.wrapping_sub(self.base_offset.0))
-            + uvarint_len(self.at.saturating_sub(prev.end()))
-            + uvarint_len(self.bytes)
-            + varlong_len(self.max_timestamp.wrapping_sub(prev.max_timestamp))
-    }
-}
-
-pub(super) fn uvarint_len(value: u32) -> usize {
-    (32 - value.leading_zeros() as usize).div_ceil(7).max(1)
-}
 
 /// A batch frame on flash, as it is added to an index.
 #[derive(Clone, Copy, Debug)]
@@ -224,11 +190,14 @@ pub(crate) struct SlotIndex {
     pub parts: BTreeMap<PartitionNumber, Part>,
     pub groups: Groups,
     encoded_bytes: usize,
+    /// Of the group that is being written: what the last extent is counted from, and the next.
+    origins: [Origin; 2],
 }
 
 impl SlotIndex {
     pub(crate) fn new(lane: u8, seg_seq: u64) -> SlotIndex {
-        SlotIndex { lane, seg_seq, data_end: BLOCK, settled: u32::MAX, ..SlotIndex::default() }
+        let index = SlotIndex { lane, seg_seq, settled: u32::MAX, ..SlotIndex::default() };
+        SlotIndex { data_end: BLOCK, origins: [first_frame(BLOCK); 2], ..index }
     }
 
     /// Of a slot that is on flash up to there.
@@ -245,6 +214,19 @@ impl SlotIndex {
         self.last_seq = group.group_seq;
         self.last_crc = group.crc;
         self.data_end = end;
+        self.origins = [first_frame(end); 2];
+    }
+
+    /// The group of something that stands there, counted from 1; one that is being written is next.
+    fn group_at(&self, at: u32) -> u32 {
+        let listed = self.groups.begun(at);
+        listed as u32 + u32::from(at >= self.data_end)
+    }
+
+    /// What the extent is told by that comes next in the group that is being written.
+    fn step(&self, prev: &Extent, extent: &Extent) -> Step {
+        let groups = self.group_at(extent.at).saturating_sub(self.group_at(prev.at));
+        Step::new(groups, prev, &self.origins[0], extent)
     }
 
     pub(crate) fn set_log_start(&mut self, partition: PartitionNumber, log_start: Offset) {
@@ -275,16 +257,14 @@ impl SlotIndex {
             bytes: spot.frame_bytes,
             max_timestamp: spot.max_timestamp,
         };
-        let mut shrunk = 0;
-        let last = part.extents.last();
         let adjoins = |last: &Extent| {
             last.end() == spot.at
                 && last.end_offset == spot.base_offset
                 && last.bytes + spot.frame_bytes <= EXTENT_BYTES
         };
-        if let Some(last) = last.filter(adjoins) {
+        let last = part.extents.last().filter(adjoins);
+        if let Some(last) = last {
             part.extents.pop();
-            shrunk = last.encoded_bytes(&part.extents.last().unwrap_or(Extent::NONE));
             extent = Extent {
                 end_offset: spot.end_offset,
                 bytes: last.bytes + spot.frame_bytes,
@@ -292,10 +272,16 @@ impl SlotIndex {
                 ..last
             };
         }
-        let ordered = |last: &Extent| last.end_offset <= extent.base_offset;
-        part.shuffled |= !part.extents.last().as_ref().is_none_or(ordered);
-        grown += extent.encoded_bytes(&part.extents.last().unwrap_or(Extent::NONE));
+        let prev = part.extents.last();
+        part.shuffled |= prev.is_some_and(|prev| prev.end_offset > extent.base_offset);
         part.extents.push(extent);
+        let prev = prev.unwrap_or(Extent::NONE);
+        if last.is_none() {
+            self.origins[0] = self.origins[1];
+        }
+        self.origins[1].pass(&extent);
+        let shrunk = last.map_or(0, |last| self.step(&prev, &last).encoded_bytes());
+        grown += self.step(&prev, &extent).encoded_bytes();
         self.encoded_bytes = self.encoded_bytes + grown - shrunk;
     }
 
@@ -319,7 +305,7 @@ impl SlotIndex {
         let cut = Extent { base_offset: from, end_offset: from, at, bytes: 0, max_timestamp };
         part.shuffled |= last.end_offset > from;
         part.extents.push(cut);
-        self.encoded_bytes += cut.encoded_bytes(&last);
+        self.encoded_bytes += CUT_BYTES_MAX;
     }
 
     /// Takes back what a failed write added to a partition from `at` on.
@@ -334,6 +320,12 @@ impl SlotIndex {
         let groups = self.groups.encoded_bytes();
         let frames = frames * FRAME_FOOTER_BYTES_MAX;
         super::pad(32 + self.encoded_bytes + groups + frames + TRAILER_BYTES)
+    }
+
+    /// Where the last of what it knows in the slot ends.
+    pub(crate) fn used(&self) -> u32 {
+        let last = self.parts.values().filter_map(|part| part.extents.last());
+        last.map(|extent| extent.end()).fold(self.data_end, u32::max)
     }
 
     /// Bytes of the record batches in the slot, and of their frames.
@@ -371,6 +363,8 @@ impl SlotIndex {
     /// The footer, whose last byte is the last of the slot.
     pub(crate) fn encode(&self, store: &[u8; 16], slot: u32) -> Bytes {
         let mut out = Vec::with_capacity(self.footer_bytes(0));
+        self.groups.put(&mut out);
+        let mut origins = origins(&self.groups);
         put_uvarint(&mut out, self.parts.len() as u32);
         for (number, part) in &self.parts {
             put_uvarint(&mut out, number.0);
@@ -384,13 +378,15 @@ impl SlotIndex {
                 put_varlong(&mut out, start.0);
             }
             put_uvarint(&mut out, part.extents.len() as u32);
-            let mut prev = Extent::NONE;
+            let (mut prev, mut group) = (Extent::NONE, 0);
             for extent in part.extents.iter() {
-                extent.put(&prev, &mut out);
+                let groups = self.groups.begun(extent.at).saturating_sub(group);
+                group += groups;
+                Step::new(groups as u32, &prev, &origins[group], &extent).put(&mut out);
+                origins[group].pass(&extent);
                 prev = extent;
             }
         }
-        self.groups.put(&mut out);
         let payload_bytes = out.len();
         let mut trailer = [0; TRAILER_BYTES];
         trailer[0..4].copy_from_slice(&MAGIC);
@@ -453,7 +449,20 @@ pub(crate) fn parse(end: &Bytes, store: &[u8; 16], slot: u32, seg_seq: Option<u6
     }
 }
 
+/// Where the first frame of a group stands that begins there.
+fn first_frame(at: u32) -> Origin {
+    Origin { end: at.saturating_add(GROUP_HEADER_BYTES as u32), max_timestamp: None }
+}
+
+/// What the first extent of each group is counted from; before them, of what is in none.
+fn origins(groups: &Groups) -> Vec<Origin> {
+    let firsts = groups.begins().map(first_frame);
+    core::iter::once(Origin::default()).chain(firsts).collect()
+}
+
 fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()> {
+    index.groups = Groups::parse(input)?;
+    let mut origins = origins(&index.groups);
     for _ in 0..input.uvarint()? {
         let number = PartitionNumber(input.uvarint()?);
         let mut part = Part {
@@ -468,21 +477,18 @@ fn parse_payload(input: &mut Reader, index: &mut SlotIndex) -> bytes::Result<()>
         for _ in 0..input.uvarint()? {
             part.epochs.push((LeaderEpoch(input.varlong()? as i32), Offset(input.varlong()?)));
         }
-        let mut prev = Extent::NONE;
+        let (mut prev, mut group) = (Extent::NONE, 0usize);
         for _ in 0..input.uvarint()? {
-            let base_offset = Offset(prev.base_offset.0.wrapping_add(input.varlong()?));
-            let offsets = input.varlong()?;
-            let end_offset = Offset(base_offset.0.saturating_add(offsets.max(0)));
-            let at = prev.end().checked_add(input.uvarint()?).ok_or(bytes::Malformed)?;
-            let bytes = input.uvarint()?;
-            at.checked_add(bytes).ok_or(bytes::Malformed)?;
-            let max_timestamp = prev.max_timestamp.wrapping_add(input.varlong()?);
-            part.shuffled |= base_offset < prev.end_offset && part.extents.len() > 0;
-            prev = Extent { base_offset, end_offset, at, bytes, max_timestamp };
-            part.extents.push(prev);
+            let step = Step::parse(input)?;
+            group = group.saturating_add(step.groups as usize);
+            let origin = origins.get_mut(group).ok_or(bytes::Malformed)?;
+            let extent = step.extent(&prev, origin)?;
+            origin.pass(&extent);
+            part.shuffled |= extent.base_offset < prev.end_offset && part.extents.len() > 0;
+            part.extents.push(extent);
+            prev = extent;
         }
         index.parts.insert(number, part);
     }
-    index.groups = Groups::parse(input)?;
     Ok(())
 }

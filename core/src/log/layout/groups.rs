@@ -9,7 +9,7 @@
 //! two extents was written later. Nobody else asks for it, so what is cached has no groups.
 
 use super::BLOCK;
-use super::footer::uvarint_len;
+use super::extent::uvarint_len;
 use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong, varlong_len};
 use alloc::vec::Vec;
 
@@ -36,6 +36,16 @@ impl Groups {
     pub(crate) fn get(&self, index: usize) -> Option<(u64, u32)> {
         let end = self.all.get(index + 1).map_or(u32::MAX, |&(at, _)| at);
         self.all.get(index).map(|&(_, group_seq)| (group_seq, end))
+    }
+
+    /// How many of them begin at or before a place.
+    pub(crate) fn begun(&self, at: u32) -> usize {
+        self.all.partition_point(|&(begin, _)| begin <= at)
+    }
+
+    /// Where each begins.
+    pub(crate) fn begins(&self) -> impl Iterator<Item = u32> {
+        self.all.iter().map(|&(at, _)| at)
     }
 
     /// But for their count.

@@ -10,6 +10,7 @@
 //! nothing of another store, and no payload that looks like a group, is taken for ours.
 
 pub(crate) mod checkpoint;
+pub(crate) mod extent;
 pub(crate) mod extents;
 pub(crate) mod footer;
 pub(crate) mod frame;

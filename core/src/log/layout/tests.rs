@@ -295,11 +295,12 @@ fn a_footer_of_nonsense_with_a_right_checksum_is_nothing_or_some_index_but_no_pa
     for len in 0..payload.len() {
         assert!(is_nothing(&payload[..len]), "{len} bytes of payload");
     }
-    // One partition, all fields zero, one extent that lies beyond what a slot can be.
-    let extent =
-        |at: &[u8], bytes: &[u8]| [&[1, 5, 0, 0, 0, 0, 0, 1, 0, 0], at, bytes, &[0, 0]].concat();
-    assert!(!is_nothing(&extent(&[9], &[9])));
-    assert!(is_nothing(&extent(&[0xff, 0xff, 0xff, 0xff, 0x0f], &[9])));
+    // No groups, one partition, all fields zero, one extent that lies beyond what a slot can be.
+    let extent = |head: u8, fields: &[u8]| [&[0, 1, 5, 0, 0, 0, 0, 0, 1, head], fields].concat();
+    assert!(!is_nothing(&extent(9, &[18, 18])));
+    assert!(is_nothing(&extent(9, &[0xfe, 0xff, 0xff, 0xff, 0x1f, 18])));
+    assert!(is_nothing(&extent(9, &[18, 17])), "fewer bytes than none");
+    assert!(is_nothing(&extent(9 | 1 << 5, &[18, 18])), "in a group that is not there");
     let mut rng = Rng::new(1);
     for _ in 0..5_000 {
         let mut wrong = payload.to_vec();
@@ -317,6 +318,64 @@ fn a_footer_of_nonsense_with_a_right_checksum_is_nothing_or_some_index_but_no_pa
             }
         }
     }
+}
+
+/// A slot as it is written: group by group, the frames of each by partition.
+fn written(rng: &mut Rng) -> SlotIndex {
+    let mut index = SlotIndex::new(1, SEG_SEQ);
+    let (mut ends, mut at) = ([0i64; 9], 4096);
+    for group_seq in 0..1 + rng.below(40) {
+        let mut end = at + GROUP_HEADER_BYTES as u32;
+        for (number, next) in (0..9).map(PartitionNumber).zip(&mut ends) {
+            if rng.percent(3) {
+                index.truncate(number, Offset(*next - 1), [at, end][rng.below(2) as usize], 9);
+            }
+            end += [0, 32][usize::from(rng.percent(10))];
+            for _ in 0..rng.below(3) {
+                *next -= i64::from(rng.percent(3)) * 3;
+                let frame_bytes = [300, 300, 40_000][rng.below(3) as usize];
+                let spot = Spot { frame_bytes, ..spot(end, (*next).max(0), 1) };
+                index.add(number, spot);
+                (*next, end) = (spot.end_offset.0, end + frame_bytes);
+            }
+        }
+        let bytes = end - at;
+        at += pad(bytes as usize) as u32;
+        index.add_group(&GroupHeader { bytes, group_seq, ..header() }, at);
+    }
+    index
+}
+
+#[test]
+fn a_footer_takes_no_more_than_was_kept_for_it_and_gives_back_what_was_written() {
+    for seed in 0..300 {
+        let index = written(&mut Rng::new(seed));
+        let bytes = index.encode(&STORE, 9);
+        assert!(bytes.len() <= index.footer_bytes(0), "seed {seed}");
+        let spare = index.footer_bytes(0) - pad(payload_bytes(&bytes) + TRAILER_BYTES);
+        assert!(spare <= 2 * BLOCK as usize, "seed {seed}: {spare} bytes for nothing");
+        let Tail::Footer(found) = footer::parse(&bytes, &STORE, 9, None) else { panic!("{seed}") };
+        assert_eq!((&found.parts, &found.groups), (&index.parts, &index.groups), "seed {seed}");
+    }
+}
+
+#[test]
+fn extents_that_are_alike_take_a_byte_each() {
+    let mut index = SlotIndex::new(1, SEG_SEQ);
+    for group in 0..14 {
+        let at = 4096 + group * 16_384;
+        for number in 0..60 {
+            let begin = at + GROUP_HEADER_BYTES as u32 + number * 132;
+            let spot = Spot { max_timestamp: i64::from(group) << 16, ..spot(begin, 0, 1) };
+            let [base_offset, end_offset] = [0, 1].map(|more| Offset((group + more).into()));
+            let spot = Spot { base_offset, end_offset, leader_epoch: LeaderEpoch(1), ..spot };
+            index.add(PartitionNumber(number), spot);
+        }
+        let group = GroupHeader { bytes: 16_384, group_seq: u64::from(group), ..header() };
+        index.add_group(&group, at + 16_384);
+    }
+    let bytes = payload_bytes(&index.encode(&STORE, 9));
+    assert!(bytes < 60 * (14 + 20), "{bytes} bytes for 14 extents of each of 60 partitions");
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! and what is missing is found in the end.
 
 use crate::log::layout::checkpoint::Image;
-use crate::log::layout::footer::{Extent, Part, SlotIndex, Spot};
+use crate::log::layout::extent::Extent;
+use crate::log::layout::footer::{Part, SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::GroupHeader;
 use crate::log::layout::slot::SlotHeader;
