@@ -270,7 +270,8 @@ impl Log {
         for (lane, frame) in again {
             let lane = match frame.header.kind {
                 Kind::Checkpoint => continue,
-                Kind::Replace | Kind::LogStart => lane,
+                Kind::Replace => lane,
+                Kind::LogStart => Lane::Meta,
                 _ => self.partitions.get(&frame.header.partition).map_or(lane, |p| p.lane),
             };
             writer.push(now, lane, frame);

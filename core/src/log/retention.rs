@@ -2,10 +2,16 @@
 //!
 //! Granularity. In sealed slots a partition's data goes a slot at a time, by its largest timestamp,
 //! which stands in memory. In the slot that is still open it goes by extents, but only when a
-//! record is older than `retention.ms` by an eighth, so that a quiet topic does not cost a commit
+//! record is older than `retention.ms` by an eighth, so that a quiet topic does not cost a frame
 //! for each record. A record thus outlives its time by an eighth of it while its slot is open; in a
 //! slot that was sealed since, until the newest record of its partition there expires, at most
 //! `retention.ms` more.
+//!
+//! On flash. What has expired costs no commit of its own: it is said with the next one, whatever
+//! that is for, and among the records of its lane, where it mostly takes what would be padding. A
+//! start before that finds the records, and expires them again. Only when slots are short it is
+//! said at once, because they are not free before; and what somebody deleted is, because he was
+//! told.
 //!
 //! The clock. A Raspberry Pi has no battery clock, and a wall clock that jumps ahead would expire
 //! everything at once. So retention keeps a clock of its own: it begins at the newest record on
@@ -20,6 +26,7 @@ use super::space::State;
 use super::writer::Pending;
 use super::{Event, Lane, Log, Phase, cleaner};
 use crate::types::{Offset, PartitionNumber, Time, WallTime};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// How much faster than time itself retention's clock may run.
@@ -36,6 +43,8 @@ pub(crate) struct Keeper {
     went_by: Option<i64>,
     /// A policy has changed.
     wanted: bool,
+    /// Partitions of which something has expired that no frame says yet.
+    expired: BTreeSet<PartitionNumber>,
     /// The next `seg_seq` when slots were short and retention was applied for it.
     short_at: u64,
 }
@@ -187,7 +196,7 @@ impl Log {
         let bytes_max = u64::try_from(partition.policy.retention.bytes).ok();
         let dead = appended().take_while(|&(_, end)| end <= partition.log_start);
         let dead: u64 = dead.map(|(extent, _)| u64::from(extent.bytes)).sum();
-        let live = partition.bytes.saturating_sub(dead);
+        let live = bytes.saturating_sub(dead);
         let mut dropping = bytes_max.is_some_and(|max| live > max + max / 8);
         let mut kept = partition.log_start;
         for (extent, end) in appended() {
@@ -206,8 +215,30 @@ impl Log {
     }
 
     fn expire_to(&mut self, now: Time, number: PartitionNumber, log_start: Offset) {
-        self.move_log_start(now, number, log_start);
         self.events.push_back(Event::Trimmed { partition: number, log_start });
+        if self.unguarded.no_log_starts {
+            return self.move_log_start(now, number, log_start);
+        }
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        partition.set_log_start(log_start);
+        self.keeper.expired.insert(number);
+        if self.space.free() <= self.space.low() {
+            self.writer.wake(now);
+        }
+    }
+
+    /// A commit is closed: logs with it what has expired, in the group of the partition's lane if
+    /// there is one and it has room, else in the meta lane.
+    pub(crate) fn log_expired(&mut self, now: Time) {
+        for number in core::mem::take(&mut self.keeper.expired) {
+            let Some(partition) = self.partitions.get(&number) else { continue };
+            let (lane, log_start) = (partition.lane, partition.log_start);
+            if log_start > partition.log_start_durable {
+                let has_room = self.writer.lanes[lane as usize].has_room_for_mark(&self.geometry);
+                let lane = if has_room { lane } else { Lane::Meta };
+                self.writer.push(now, lane, Pending::mark(Kind::LogStart, number, log_start));
+            }
+        }
     }
 
     /// Logs a new log start, in the meta lane: after a start the lanes of data have no open slot,

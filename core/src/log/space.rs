@@ -153,8 +153,8 @@ impl Space {
     }
 
     /// At a start by footers alone: which slots were free is not known. Those are in which nothing
-    /// counts, but for the meta lane's: log starts stand there, and no checkpoint has them. Of
-    /// those the oldest go, if there is no room for a checkpoint otherwise.
+    /// counts, but for the meta lane's: there it stands what was deleted, and no checkpoint has it.
+    /// Of those the oldest go, if there is no room for a checkpoint otherwise.
     pub(crate) fn free_dead(&mut self) {
         let is_dead = |slot: &Slot| slot.state == State::Sealed && slot.runs == 0;
         let dead = self.iter().filter(|(_, slot)| is_dead(slot));

@@ -226,6 +226,13 @@ impl Writer {
 }
 
 impl LaneWriter {
+    /// Whether a frame without a body fits the group that the lane writes next, if it writes one.
+    pub(crate) fn has_room_for_mark(&self, geometry: &Geometry) -> bool {
+        let bytes = GROUP_HEADER_BYTES + self.pending_bytes + FRAME_HEADER_BYTES;
+        let left = self.open.as_ref().map_or(0, |open| open.left(geometry, self.pending.len() + 1));
+        !self.pending.is_empty() && bytes <= GROUP_BYTES_MAX && pad(bytes) <= left
+    }
+
     /// How many slots must be opened for what waits, and one more batch.
     fn slots_wanted(&self, geometry: &Geometry, batch: Option<&Bytes>) -> u32 {
         let frames = self.pending.len() + usize::from(batch.is_some());
@@ -264,6 +271,7 @@ impl Log {
 
     /// Closes the open groups and asks for their writes and the flush.
     pub(crate) fn close_commit(&mut self, now: Time) {
+        self.log_expired(now);
         let since = self.writer.since.take().unwrap_or(now);
         // A checkpoint holds everything of the commit that it is taken with. What is moved counts
         // only when it is durable, so it goes before or after.

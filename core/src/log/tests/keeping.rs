@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::log::layout::frame::Kind;
 
 fn fill(world: &mut World, a: PartitionNumber, batches: usize) {
     for _ in 0..batches {
@@ -62,12 +63,49 @@ fn retention_by_bytes_keeps_about_so_many() {
     for _ in 0..10 {
         fill(&mut world, a, 40);
         world.log.expire(world.now, None);
-        world.run();
+        fill(&mut world, a, 1);
         let bytes = world.log.partition(a).unwrap().bytes;
         assert!(bytes < 200_000 + 64_000, "{bytes}");
     }
     assert!(world.log.partition(a).unwrap().bytes >= 200_000);
     assert!(world.events.iter().any(|event| matches!(event, Event::Trimmed { .. })));
+}
+
+#[test]
+fn what_has_expired_costs_no_commit_and_is_said_with_the_next() {
+    let mut world = World::with(u64::MAX, 0);
+    let (a, other) = (PartitionNumber(1), world.add(2, Lane::Long));
+    let retention = Retention { ms: 50_000, bytes: -1, yields_to_pressure: false };
+    let policy = Policy::new(retention, Cleanup::DELETE);
+    let expire = |world: &mut World| {
+        world.log.set_partition(a, policy);
+        let (flushes, wall) = (world.flushes, world.end(a).0 * 1_000);
+        world.now = world.now.plus_ms(10_000);
+        world.log.expire(world.now, Some(WallTime(wall)));
+        world.run();
+        assert_eq!(world.flushes, flushes);
+        start(world, a)
+    };
+    world.log.set_partition(a, policy);
+    fill(&mut world, a, 200); // Timestamps 0 to 199,000.
+    let kept = expire(&mut world);
+    assert!(kept > 100);
+    assert_eq!(world.ask(spec(a, Offset(kept - 1))), Err(FetchError::OutOfRange));
+    world.restart();
+    assert_eq!(start(&world, a), 0, "nothing on flash says so yet");
+    // Behind other records, in a slot of its own; beside its own records, among them.
+    for (number, lane) in [(other, Lane::Meta), (a, policy.lane)] {
+        world.add(other.0, Lane::Long);
+        let kept = expire(&mut world);
+        let before = world.groups_with(Kind::LogStart).len();
+        fill(&mut world, number, 1);
+        let said = &world.groups_with(Kind::LogStart)[before..];
+        assert!(matches!(said, [one] if one.header.lane == lane as u8), "{lane:?}: {said:?}");
+        world.restart();
+        assert_eq!(start(&world, a), kept, "{lane:?}");
+        assert_eq!(world.values(a, kept).len() as i64, world.end(a).0 - kept);
+        fill(&mut world, a, 100);
+    }
 }
 
 #[test]
