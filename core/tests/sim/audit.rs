@@ -88,7 +88,8 @@ impl LogRun {
         let batches = match result {
             // It was truncated meanwhile.
             Ok(batches) if batches.is_empty() && spec.from.0 >= durable_end => return Ok(()),
-            Err(FetchError::OutOfRange) if spec.from.0 > durable_end => return Ok(()),
+            // So it was while somebody had gone on behind a hole.
+            Err(FetchError::OutOfRange) if spec.end.0 > durable_end => return Ok(()),
             Ok(batches) => batches,
             Err(FetchError::Device) if self.disk.faults.read_error > 0 => return Ok(()),
             Err(FetchError::Damaged { .. }) if self.disk.harm.any() => return Ok(()),
@@ -96,7 +97,8 @@ impl LogRun {
             Err(error) => return CommittedStays::fails(format!("{spec:?} failed: {error:?}")),
         };
         let found = self.recognise(number, &batches)?;
-        let (from, end) = (spec.from.0, spec.end.0);
+        // What lay behind may be truncated by now.
+        let (from, end) = (spec.from.0, spec.end.0.min(durable_end));
         let history = &self.partitions[&number].history;
         let covers = |first: &Found| {
             let begin = first.base_offset;

@@ -38,9 +38,9 @@ fn acknowledge_before_flush_is_found() {
 
 #[test]
 fn retrying_a_failed_sync_is_found() {
-    let checkers = &["AckedIsDurable", "CommittedStays"];
-    log_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
+    // A log that was truncated may end inside a batch that it should not have.
     let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
+    log_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
     node_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
 }
 
