@@ -315,8 +315,10 @@ impl Log {
             self.stats.full_refusals += 1;
             return Err(AppendError::Full);
         }
-        let pending = Pending::batch(&append);
         partition.note_epoch(append.leader_epoch, append.base_offset);
+        let begun = partition.epochs.last().filter(|&&(epoch, _)| epoch == append.leader_epoch);
+        let epoch_start = begun.map_or(append.base_offset, |&(_, start)| start);
+        let pending = Pending::batch(&append, epoch_start);
         partition.log_end = pending.end_offset();
         partition.max_timestamp = partition.max_timestamp.max(pending.max_timestamp);
         partition.producers.apply(&append.header, append.base_offset);

@@ -29,7 +29,7 @@
 
 use super::commit::Commit;
 use super::layout::footer::Spot;
-use super::layout::frame::{FrameHeader, Kind};
+use super::layout::frame::{EpochAge, FrameHeader, Kind};
 use super::layout::group::Place;
 use super::writer::Pending;
 use super::{Lane, Log, Phase, ReplaceError, Replacement, Ticket};
@@ -259,6 +259,7 @@ impl Replacement {
                 last_offset_delta,
                 leader_epoch,
                 body_bytes: body.len() as u32,
+                epoch_age: EpochAge::default(),
             },
             max_timestamp,
             body,

@@ -108,7 +108,7 @@ pub(crate) fn frames(group: &Bytes, seed: u32) -> impl Iterator<Item = (FrameHea
 pub(crate) struct Outline {
     pub header: FrameHeader,
     /// Where in its group it begins.
-    begin: u32,
+    pub begin: u32,
     max_timestamp: i64,
     /// Of a batch that came from an idempotent producer.
     pub sequenced: Option<Box<BatchHeader>>,

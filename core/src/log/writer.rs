@@ -9,7 +9,7 @@
 use super::commit::Commit;
 use super::layout::checkpoint::LaneTail;
 use super::layout::footer::{SlotIndex, Spot};
-use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::frame::{EpochAge, FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
 use super::layout::slot::SlotHeader;
 use super::layout::{BLOCK, Geometry, frame_seed, group_seed, pad};
@@ -34,7 +34,7 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn batch(append: &Append) -> Pending {
+    pub(crate) fn batch(append: &Append, epoch_start: Offset) -> Pending {
         Pending {
             header: FrameHeader {
                 kind: Kind::Batch,
@@ -44,6 +44,7 @@ impl Pending {
                 last_offset_delta: append.header.last_offset_delta,
                 leader_epoch: append.leader_epoch,
                 body_bytes: append.batch.len() as u32,
+                epoch_age: EpochAge::of(epoch_start, append.base_offset),
             },
             max_timestamp: append.header.max_timestamp,
             body: append.batch.clone(),
@@ -69,6 +70,7 @@ impl Pending {
             last_offset_delta: 0,
             leader_epoch: LeaderEpoch(0),
             body_bytes: body.len() as u32,
+            epoch_age: EpochAge::default(),
         };
         Pending { header, max_timestamp: -1, body }
     }

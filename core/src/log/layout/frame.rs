@@ -4,7 +4,8 @@
 //! at  bytes  field
 //!  0      1  kind
 //!  1      1  of a replace 1 if it is a copy of what is at its offsets, 0 if that is written anew
-//!  2      2  zero
+//!  2      2  of a batch the offsets since its leader epoch began, and 1; 0xffff: so many or more;
+//!            0: not known. Of any other kind 0
 //!  4      4  partition; of a checkpoint the part, 0xffffffff for its root
 //!  8      8  base offset; of a log start the new one; of a checkpoint the group it stands for
 //! 16      4  last offset delta; of a truncation 1 if nothing is left of the partition, else 0
@@ -26,6 +27,9 @@
 //!
 //! The batch's own checksum leaves out base offset, length and leader epoch, and knows nothing of
 //! the partition: hence the frame's.
+//!
+//! Where the epoch began tells a start what was truncated, if the frame that said so is lost to
+//! damage with the first batches behind it: what stood there before would take their place.
 
 use super::{Fields, head};
 use crate::batch;
@@ -91,14 +95,34 @@ pub(crate) struct FrameHeader {
     pub last_offset_delta: i32,
     pub leader_epoch: LeaderEpoch,
     pub body_bytes: u32,
+    pub epoch_age: EpochAge,
+}
+
+/// How many offsets before a batch its leader epoch began, and 1; 0 if that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EpochAge(u16);
+
+impl EpochAge {
+    /// Of a batch at `base`, when the epoch began at `start`.
+    pub(crate) fn of(start: Offset, base: Offset) -> EpochAge {
+        let age = base.0.saturating_sub(start.0).saturating_add(1);
+        EpochAge(age.clamp(0, u16::MAX.into()) as u16)
+    }
 }
 
 impl FrameHeader {
+    /// Where at the latest the leader epoch of a batch began.
+    pub(crate) fn epoch_start(&self) -> Offset {
+        let age = i64::from(self.epoch_age.0.saturating_sub(1));
+        Offset(self.base_offset.0.saturating_sub(age))
+    }
+
     /// Appends header and body. A batch gets base offset and leader epoch stamped into this copy.
     pub(crate) fn put(&self, seed: u32, body: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         let body_at = start + FRAME_HEADER_BYTES;
-        out.extend_from_slice(&[self.kind as u8, u8::from(self.copied), 0, 0]);
+        out.extend_from_slice(&[self.kind as u8, u8::from(self.copied)]);
+        out.extend_from_slice(&self.epoch_age.0.to_be_bytes());
         out.extend_from_slice(&self.partition.0.to_be_bytes());
         out.extend_from_slice(&self.base_offset.0.to_be_bytes());
         out.extend_from_slice(&self.last_offset_delta.to_be_bytes());
@@ -118,9 +142,10 @@ impl FrameHeader {
     pub(crate) fn peek(bytes: &[u8]) -> Option<FrameHeader> {
         let fields = Fields(head::<FRAME_HEADER_BYTES>(bytes)?);
         let kind = Kind::of(fields.u8(0))?;
-        let copied = match fields.u32(0) & 0x00ff_ffff {
-            0 => false,
-            0x0001_0000 if kind == Kind::Replace => true,
+        let (copied, epoch_age) = match (kind, fields.u8(1), fields.u16(2)) {
+            (Kind::Batch, 0, age) => (false, EpochAge(age)),
+            (_, 0, 0) => (false, EpochAge::default()),
+            (Kind::Replace, 1, 0) => (true, EpochAge::default()),
             _ => return None,
         };
         Some(FrameHeader {
@@ -131,6 +156,7 @@ impl FrameHeader {
             last_offset_delta: fields.u32(16) as i32,
             leader_epoch: LeaderEpoch(fields.u32(20) as i32),
             body_bytes: fields.u32(24),
+            epoch_age,
         })
     }
 

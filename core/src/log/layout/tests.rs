@@ -4,7 +4,7 @@
 
 use super::checkpoint::{self, Image, LaneTail, PartPlace, SlotImage};
 use super::footer::{self, SlotIndex, Spot, TRAILER_BYTES, Tail};
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::frame::{EpochAge, FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
 use super::slot::SlotHeader;
 use super::superblock::{self, Bad};
@@ -94,6 +94,7 @@ fn frame(kind: Kind, base_offset: i64, body: &[u8]) -> FrameHeader {
         last_offset_delta: 2,
         leader_epoch: LeaderEpoch(1),
         body_bytes: body.len() as u32,
+        epoch_age: EpochAge::default(),
     }
 }
 

@@ -81,17 +81,28 @@ impl Replay {
         let GroupHeader { slot, group_seq, .. } = *group;
         let home = Home { lane: Lane::checked(group.lane), slot, group_seq };
         for outline in outlines {
-            let spot = index.add_frame(&outline, at, group_seq);
-            if group_seq > self.covered {
-                self.frame(&home, &outline, spot);
-            }
+            self.frame(&home, &outline, at, index, group_seq > self.covered);
         }
         index.add_group(group, at + group.padded_bytes() as u32);
     }
 
-    /// Applies a frame; `spot` is where it stands, if it is a batch or a hole.
-    pub(crate) fn frame(&mut self, home: &Home, outline: &Outline, spot: Option<Spot>) {
+    /// Adds a frame of what begins `at` to the index of its slot, and applies it if it `counts`.
+    pub(crate) fn frame(
+        &mut self,
+        home: &Home,
+        outline: &Outline,
+        at: u32,
+        index: &mut SlotIndex,
+        counts: bool,
+    ) {
         let header = &outline.header;
+        if let Some(from) = self.lost_truncation(home, header).filter(|_| counts) {
+            index.truncate(header.partition, from, at + outline.begin, home.group_seq);
+        }
+        let spot = index.add_frame(outline, at, home.group_seq);
+        if !counts {
+            return;
+        }
         match spot {
             Some(spot) => self.batch(home, outline, &spot),
             None if header.kind == Kind::Truncate => {
@@ -137,17 +148,22 @@ impl Replay {
         }
     }
 
-    /// A batch stands where another one does, and its epoch is higher: the frame that truncated the
-    /// other one is lost to damage.
-    fn truncate_for(&mut self, home: &Home, header: &FrameHeader) {
-        let partition = self.partition(home.lane, header.partition);
-        let there = partition.epoch_at(header.base_offset);
-        let appended = header.kind == Kind::Batch;
-        let there = there.filter(|_| appended && header.base_offset < partition.log_end);
-        if there.is_some_and(|epoch| epoch < header.leader_epoch) {
-            let cut = Cut { end: header.base_offset, restart: false };
-            self.truncate(home, header.partition, &cut);
-        }
+    /// Another batch stands where the leader epoch of this one began, of a lower epoch: the frame
+    /// that truncated it is lost to damage, and so is what was appended between. Gives from where.
+    fn lost_truncation(&mut self, home: &Home, header: &FrameHeader) -> Option<Offset> {
+        let FrameHeader { kind, partition: number, leader_epoch, .. } = *header;
+        let partition = self.partitions.get(&number).filter(|_| kind == Kind::Batch)?;
+        let from = header.epoch_start().max(partition.log_start).min(header.base_offset);
+        let there = match &self.pieces {
+            None => partition.epoch_at(from).filter(|_| from < partition.log_end),
+            Some(pieces) => {
+                let before = pieces.get(&number)?.range(..=from).next_back();
+                before.filter(|(_, piece)| piece.end > from).and_then(|(_, piece)| piece.epoch)
+            }
+        };
+        there.filter(|there| *there < leader_epoch)?;
+        self.truncate(home, number, &Cut { end: from, restart: false });
+        Some(from)
     }
 
     fn batch(&mut self, home: &Home, outline: &Outline, spot: &Spot) {
@@ -157,14 +173,12 @@ impl Replay {
             return;
         }
         let by_pieces = self.pieces.is_some();
-        if !by_pieces {
-            self.truncate_for(home, &outline.header);
-        }
         let partition = self.partition(lane, number);
         skip_to(number, partition, spot.base_offset, !by_pieces);
         let new = spot.base_offset >= partition.log_end;
         if let Some(epoch) = spot.epoch().filter(|_| new) {
-            partition.note_epoch_anywhere(epoch, spot.base_offset);
+            let start = outline.header.epoch_start().max(partition.log_start);
+            partition.note_epoch_anywhere(epoch, start.min(spot.base_offset));
         }
         if let Some(batch) = outline.sequenced.as_ref().filter(|_| new) {
             partition.producers.apply(batch, spot.base_offset);

@@ -83,11 +83,9 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
         };
         let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
         if let Some(outline) = Outline::new(header, at as u32, &body) {
-            let spot = index.add_frame(&outline, found.at, index.last_seq);
-            if !matches!(header.kind, Kind::Replace | Kind::Truncate) || found.later {
-                let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
-                replay.frame(&home, &outline, spot);
-            }
+            let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
+            let counts = !matches!(header.kind, Kind::Replace | Kind::Truncate) || found.later;
+            replay.frame(&home, &outline, found.at, index, counts);
         }
         at += header.frame_bytes();
     }

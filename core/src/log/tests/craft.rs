@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::log::layout::frame::{FrameHeader, Kind};
+use crate::log::layout::frame::{EpochAge, FrameHeader, Kind};
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader};
 use crate::log::layout::slot::SlotHeader;
 use crate::log::layout::{BLOCK, frame_seed, group_seed};
@@ -109,6 +109,7 @@ pub fn batch_frame(partition: PartitionNumber, base: i64, value: &str) -> (Frame
         last_offset_delta: 0,
         leader_epoch: LeaderEpoch(3),
         body_bytes: 0,
+        epoch_age: EpochAge::default(),
     };
     (header, batch(&[value], base, None))
 }

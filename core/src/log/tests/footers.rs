@@ -7,7 +7,7 @@ use super::damage::read_all;
 use super::recovery::{checkpoint, roots};
 use super::*;
 use crate::log::layout::checkpoint as format;
-use crate::log::layout::frame::{FrameHeader, Kind};
+use crate::log::layout::frame::{EpochAge, FrameHeader, Kind};
 use crate::log::recovery::accept::Candidate;
 use alloc::format;
 
@@ -204,6 +204,7 @@ fn a_truncation_that_a_cut_tore_away_takes_nothing_with_it() {
         last_offset_delta: 0,
         leader_epoch: LeaderEpoch(0),
         body_bytes: 0,
+        epoch_age: EpochAge::default(),
     };
     world.write_next(Lane::Short, &[(truncation, Bytes::new())]);
     // What came before it in its commit is not there.

@@ -1,6 +1,8 @@
 //! What a truncation does to what is on its way, on flash, and being read.
 #![allow(clippy::unwrap_used)]
 
+use super::damage::read_all;
+use super::recovery::{checkpoint, roots};
 use super::*;
 use crate::batch::Sequence;
 use crate::log::layout::frame::Kind;
@@ -372,6 +374,30 @@ fn what_a_start_carries_over_does_not_come_back_over_what_is_new() {
     world.run();
     world.holds(a, &["a", "x", "z"]);
     world.holds(a, &["a", "x", "z"]);
+}
+
+#[test]
+fn what_was_truncated_does_not_take_the_place_of_what_is_lost_with_the_frame_that_says_so() {
+    for by_footers in [false, true] {
+        let (mut world, a) = world_with(&["a", "b", "c", "d", "e", "f"]);
+        checkpoint(&mut world);
+        world.truncate(a, 2);
+        world.append_in(a, 4, &["x", "y"]);
+        world.run();
+        world.append_in(a, 4, &["z"]);
+        world.run();
+        let said = world.groups_with(Kind::Truncate)[0];
+        let (at, end) = (world.place(said.header.slot, said.at), said.header.bytes as usize);
+        world.flash[at + GROUP_HEADER_BYTES..at + end].fill(0xee);
+        for _ in 0..2 {
+            if by_footers {
+                roots(&world).iter().for_each(|root| world.harm(root));
+            }
+            world.restart();
+            assert_eq!(read_all(&mut world, a), (vec![0, 1, 4], vec![(2, 4)]), "{by_footers}");
+            assert_eq!((world.end(a), world.values(a, 4)), (Offset(5), vec!["z".into()]));
+        }
+    }
 }
 
 #[test]
