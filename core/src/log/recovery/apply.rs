@@ -39,10 +39,10 @@ struct Stretch {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Group(GroupHeader),
-    /// Where acknowledged groups stood that are damaged. All of them are `later` than the
-    /// checkpoint, or that is not known.
+    /// Where acknowledged groups stood that are damaged: whether they are `later` than the
+    /// checkpoint, if that is known of all of them.
     Gap {
-        later: bool,
+        later: Option<bool>,
     },
 }
 
@@ -118,10 +118,12 @@ impl Recovery {
             };
             for (from, until) in salvage::places(slot, visited, &groups, &self.verdict) {
                 let before = groups.iter().rev().find(|group| group.at < from);
-                let behind = groups.iter().find(|group| group.at >= until).or(before);
+                let behind = groups.iter().find(|group| group.at >= until);
                 let seq = |group: Option<&Candidate>| group.map_or(0, |g| g.header.group_seq);
+                let covered = behind.is_some_and(|g| g.header.group_seq <= self.replay.covered);
                 let later = seq(before) >= self.replay.covered;
-                let (group_seq, what) = (seq(behind), What::Gap { later });
+                let later = (later || covered).then_some(later);
+                let (group_seq, what) = (seq(behind.or(before)), What::Gap { later });
                 add(Stretch { group_seq, slot, from, until, what });
             }
             groups.iter().for_each(|group| add(Stretch::group(group)));
@@ -184,7 +186,7 @@ impl Recovery {
             What::Group(header) => {
                 log::error!("slot {slot}: a group at {at} cannot be read a second time");
                 self.verdict.missing += 1;
-                header.group_seq > self.replay.covered
+                Some(header.group_seq > self.replay.covered)
             }
             What::Gap { later } => later,
         };

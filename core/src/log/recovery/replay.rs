@@ -129,6 +129,17 @@ impl Replay {
         }
     }
 
+    /// Whether a frame that may be older than the checkpoint may have been written since.
+    pub(crate) fn may_follow(&self, header: &FrameHeader) -> bool {
+        let partition = self.partitions.get(&header.partition);
+        let last = partition.and_then(|partition| partition.epochs.last());
+        match header.kind {
+            Kind::Replace | Kind::Truncate => false,
+            Kind::Batch => last.is_none_or(|&(epoch, _)| epoch <= header.leader_epoch),
+            _ => true,
+        }
+    }
+
     /// A partition ends there, or begins anew.
     fn truncate(&mut self, home: &Home, number: PartitionNumber, cut: &Cut) {
         if self.pieces.is_some() {

@@ -10,7 +10,7 @@ use super::replay::{self, Replay};
 use super::visit::Visited;
 use crate::log::Lane;
 use crate::log::layout::footer::SlotIndex;
-use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use crate::log::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::log::layout::{BLOCK, frame_seed};
 use crate::log::scan::Outline;
 use alloc::vec::Vec;
@@ -62,12 +62,13 @@ pub(crate) struct Found<'a> {
     pub store: &'a [u8; 16],
     pub slot: u32,
     pub at: u32,
-    /// Whether everything there was written after the checkpoint.
-    pub later: bool,
+    /// Whether everything there was written after the checkpoint, or before it, if that is known.
+    pub later: Option<bool>,
 }
 
-/// Applies what is whole there. A batch that is known already is passed over; a frame that takes
-/// the place of others counts only if it is later than the checkpoint, which may know better.
+/// Applies what is whole there. What is older than the checkpoint does not count: that knows what
+/// was truncated since. Where this is not known, a batch does that could follow on what is there,
+/// as leader epochs never decrease, but no frame that takes the place of others.
 pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index: &mut SlotIndex) {
     let seed = frame_seed(found.store, index.seg_seq);
     let lane = Lane::checked(index.lane);
@@ -75,7 +76,9 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
     while at + FRAME_HEADER_BYTES <= bytes.len() {
         let rest = &bytes[at..];
         let Some(header) = FrameHeader::verify(rest, seed) else {
-            if let Some(header) = FrameHeader::peek(rest) {
+            let harmed = FrameHeader::peek(rest);
+            let counts = |h: &FrameHeader| found.later.unwrap_or_else(|| replay.may_follow(h));
+            if let Some(header) = harmed.filter(counts) {
                 replay.note_harmed(&header);
             }
             at += 1;
@@ -84,7 +87,7 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
         let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
         if let Some(outline) = Outline::new(header, at as u32, &body) {
             let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
-            let counts = !matches!(header.kind, Kind::Replace | Kind::Truncate) || found.later;
+            let counts = found.later.unwrap_or_else(|| replay.may_follow(&header));
             replay.frame(&home, &outline, found.at, index, counts);
         }
         at += header.frame_bytes();

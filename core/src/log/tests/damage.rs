@@ -85,6 +85,25 @@ fn a_damaged_group_behind_the_checkpoint_is_said_at_the_start_and_costs_only_its
 }
 
 #[test]
+fn what_was_truncated_before_the_checkpoint_stays_away_when_its_group_is_damaged() {
+    let (mut world, a) = filled(u64::MAX);
+    world.log.truncate(world.now, a, Offset(115));
+    world.run();
+    world.log.checkpoint(world.now);
+    world.run();
+    let of_117 = |group: &_| world.frames(group).iter().any(|(f, _)| f.base_offset == Offset(117));
+    let group = world.groups().into_iter().find(of_117).unwrap();
+    world.harm(&group);
+    for value in ["goes on", "and on"] {
+        world.restart();
+        assert_eq!(world.log.stats().damaged_ranges, 0);
+        world.append(a, &[value]).unwrap();
+        world.run();
+    }
+    assert_eq!((world.end(a), world.values(a, 115)[0].as_str()), (Offset(117), "goes on"));
+}
+
+#[test]
 fn any_block_may_be_damaged_and_the_log_starts_and_serves_the_rest() {
     for seed in 0..40 {
         let mut rng = Rng::new(seed);
