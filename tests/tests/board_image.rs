@@ -200,12 +200,27 @@ fn an_update_is_kept_when_it_becomes_ready_and_rolled_back_when_not() {
     // It tries the update, does not become ready, and switches itself off to start again.
     guest.power_on().unwrap();
     guest.wait_for_the_end(2 * BOOT_MAX).unwrap();
+    guest.watchdog = true;
     guest.boot(BOOT_MAX).unwrap();
     ledgers.check(guest.kafka_port).unwrap();
     let status = parts.ask(&guest, "weir-update status");
     assert!(status.contains("failed and rolled back"), "{status}");
     let refused = guest.ssh(&parts.key, "weir-update install /etc/passwd", b"");
     assert!(refused.stderr.contains("is no Debian package"), "{}", refused.stderr);
+    a_hanging_kernel_is_reset(parts, &mut guest);
+    guest.boot(BOOT_MAX).unwrap();
+    ledgers.check(guest.kafka_port).unwrap();
+}
+
+/// By the hardware's watchdog: the kernel itself is told to stay in its panic.
+fn a_hanging_kernel_is_reset(parts: &Parts, guest: &mut Guest) {
+    let armed = parts.ask(guest, "cd /sys/class/watchdog/watchdog0; cat state timeout");
+    assert_eq!(armed, "active\n14\n");
+    let hang = "echo 0 >/proc/sys/kernel/panic; sync; \
+                (sleep 2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &";
+    parts.ask(guest, hang);
+    guest.wait_for_console("sysrq triggered crash", Duration::from_secs(60)).unwrap();
+    guest.wait_for_the_end(Duration::from_secs(120)).unwrap();
 }
 
 /// What systemd makes of the unit, and the kernel of the file systems.

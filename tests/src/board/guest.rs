@@ -40,6 +40,8 @@ pub struct Guest {
     child: Option<Child>,
     network: bool,
     recorded: bool,
+    /// Whether a board of QEMU's own kind has a hardware watchdog when it gets its power.
+    pub watchdog: bool,
     pub kafka_port: u16,
     pub mqtt_port: u16,
     pub http_port: u16,
@@ -55,6 +57,7 @@ impl Guest {
             child: None,
             network: true,
             recorded: false,
+            watchdog: false,
             kafka_port: free_port(),
             mqtt_port: free_port(),
             http_port: free_port(),
@@ -273,6 +276,9 @@ impl Guest {
         qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
         qemu.args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
         qemu.args(["-device", "virtio-rng-pci"]);
+        if self.watchdog {
+            qemu.args(["-device", "i6300esb"]);
+        }
         qemu.arg("-serial").arg(format!("file:{}", self.folder.join("console").display()));
         Ok(())
     }
