@@ -1,0 +1,97 @@
+//! Apache Kafka's own command line tools against a site of three gateways.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+use weir_tests::kafka::{script, tool};
+use weir_tests::site::WHOLE;
+use weir_tests::tools::run_with_input;
+use weir_tests::{Site, folder, wait_for};
+
+const RECORDS: usize = 2_000;
+
+/// What one of them prints; that it fails is an error of the test.
+fn ask(site: &Site, name: &str, args: &[&str]) -> String {
+    tool(name, &[&["--bootstrap-server", &site.bootstrap()], args].concat()).success()
+}
+
+/// Puts [`RECORDS`] of a kilobyte into a topic.
+fn fill(site: &Site, topic: &str) {
+    let mut producer = script();
+    producer.args(["tool", "console-producer", "--bootstrap-server", &site.bootstrap()]);
+    producer.args(["--topic", topic, "--producer-property", "acks=all"]);
+    let line = "x".repeat(1_000);
+    let input: String = (0..RECORDS).map(|i| format!("{i} {line}\n")).collect();
+    run_with_input(&mut producer, input.as_bytes()).success();
+}
+
+fn count(site: &Site, topic: &str) -> usize {
+    let most = (RECORDS + 1).to_string();
+    let args = ["--topic", topic, "--from-beginning", "--max-messages", &most];
+    let got = ask(site, "console-consumer", &[&args[..], &["--timeout-ms", "10000"]].concat());
+    got.lines().filter(|line| line.len() > 1_000).count()
+}
+
+/// A file that says which gateways shall have partition 0.
+fn plan(name: &str, topic: &str, replicas: &[usize]) -> PathBuf {
+    let path = folder(name).join("plan.json");
+    let moved = format!(r#"{{"topic": "{topic}", "partition": 0, "replicas": {replicas:?}}}"#);
+    fs::write(&path, format!(r#"{{"version": 1, "partitions": [{moved}]}}"#)).unwrap();
+    path
+}
+
+#[test]
+fn quorum_and_features_are_described() {
+    let site = Site::new("site-tools-quorum", 3).started();
+    let status = ask(&site, "metadata-quorum", &["describe", "--status"]);
+    let says = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key));
+        line.unwrap_or_else(|| panic!("{key} is missing in {status}")).to_string()
+    };
+    for number in 1..=3 {
+        assert!(says("CurrentVoters:").contains(&number.to_string()), "{status}");
+    }
+    assert!(!says("LeaderId:").contains("-1"), "{status}");
+    let replication = ask(&site, "metadata-quorum", &["describe", "--replication"]);
+    let roles = |role: &str| {
+        replication.lines().filter(|line| line.split_whitespace().any(|it| it == role)).count()
+    };
+    assert_eq!((roles("Leader"), roles("Follower")), (1, 2), "{replication}");
+    let features = ask(&site, "features", &["describe"]);
+    let level = features.lines().find(|line| line.contains("weir.level")).unwrap();
+    assert!(level.contains("FinalizedVersionLevel: 2"), "{features}");
+}
+
+#[test]
+fn replicas_are_moved_with_a_throttle_and_leaders_elected() {
+    let site = Site::new("site-tools-move", 3).started();
+    let create = ["--create", "--topic", "t", "--replica-assignment", "1:2"];
+    ask(&site, "topics", &create);
+    wait_for("it is in sync", WHOLE, || site.is_in_sync("t", 2).then_some(()));
+    fill(&site, "t");
+    let to = plan("site-tools-plan", "t", &[3, 1]);
+    let file = ["--reassignment-json-file", to.to_str().unwrap()];
+    let reassign = |args: &[&str]| ask(&site, "reassign-partitions", args);
+    let throttled = ["--execute", "--throttle", "100000"];
+    let begun = reassign(&[&file[..], &throttled].concat());
+    assert!(begun.contains("Successfully started partition reassignment for t-0"), "{begun}");
+    let listed = reassign(&["--list"]);
+    assert!(listed.contains("t-0: replicas: 3,1,2"), "{listed}");
+    let verify = [&file[..], &["--verify"]].concat();
+    wait_for("the replicas are moved", WHOLE, || {
+        reassign(&verify).contains("t-0 is completed").then_some(())
+    });
+    let configs = ["--describe", "--entity-type", "brokers", "--entity-name", "3"];
+    let configs = ask(&site, "configs", &configs);
+    assert!(!configs.contains("throttled.rate=100000"), "{configs}");
+    wait_for("it is in sync", WHOLE, || site.is_in_sync("t", 2).then_some(()));
+    let view = &site.partitions("t").unwrap()[0];
+    assert_eq!(view.replicas, [3, 1]);
+    assert_eq!(count(&site, "t"), RECORDS);
+    let elect = ["--election-type", "preferred", "--topic", "t", "--partition", "0"];
+    let elected = ask(&site, "leader-election", &elect);
+    assert!(elected.contains("t-0"), "{elected}");
+    wait_for("the preferred one leads", WHOLE, || (site.leader("t", 0)? == 3).then_some(()));
+    assert_eq!(count(&site, "t"), RECORDS);
+}
