@@ -254,6 +254,7 @@ fn it_runs_as_it_was_made(parts: &Parts, guest: &Guest) {
     let exposure: f64 = level.split(' ').next().unwrap().parse().unwrap();
     assert!(exposure < EXPOSURE_MAX, "{inside}");
     say(&format!("systemd-analyze security: {}", level.trim()));
+    say(&parts.ask(guest, "systemd-analyze critical-chain weir.service 2>&1 || true"));
     let system = parts.ask(
         guest,
         "findmnt -no FSTYPE,OPTIONS /run/gateway/image; findmnt -no FSTYPE /; \
