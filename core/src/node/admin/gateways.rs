@@ -58,6 +58,9 @@ pub(in crate::node) fn alter_gateway(
         records.extend(match config.name.as_str() {
             DRAINING => alter_draining(controller, image, node, config)?,
             name if THROTTLES.contains(&name) => alter_throttle(image, node, config)?,
+            // What cannot be set is not there: Kafka's tools take throttles back that it has and a
+            // gateway has not.
+            _ if is_deletion(config) => Vec::new(),
             name => {
                 return Err(invalid(format!(
                     "{name} comes from weir.toml; only {DRAINING}, {} and {} are altered while a \
@@ -68,6 +71,10 @@ pub(in crate::node) fn alter_gateway(
         });
     }
     Ok(records)
+}
+
+fn is_deletion(config: &IncrementalAlterableConfig) -> bool {
+    ConfigOperation::from_code(config.config_operation) == Some(ConfigOperation::Delete)
 }
 
 fn alter_throttle(

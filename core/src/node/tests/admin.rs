@@ -121,11 +121,11 @@ fn a_reassignment_needs_gateways_that_are_there() {
 #[test]
 fn a_gateway_is_drained_by_a_config_of_its_broker() {
     let mut world = World::new();
-    let alter = |world: &mut World, broker: &str, name: &str, value: &str| {
+    let change = |world: &mut World, broker: &str, name: &str, value: Option<&str>| {
         let config = IncrementalAlterableConfig {
             name: name.into(),
-            config_operation: 0,
-            value: Some(value.into()),
+            config_operation: value.is_none().into(),
+            value: value.map(String::from),
         };
         let resource = IncrementalAlterConfigsResource {
             resource_type: 4,
@@ -135,6 +135,9 @@ fn a_gateway_is_drained_by_a_config_of_its_broker() {
         let request =
             IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
         world.ask(1, request).responses.remove(0).error_code
+    };
+    let alter = |world: &mut World, broker: &str, name: &str, value: &str| {
+        change(world, broker, name, Some(value))
     };
     let drained = |world: &mut World| {
         let resource = DescribeConfigsResource {
@@ -159,6 +162,9 @@ fn a_gateway_is_drained_by_a_config_of_its_broker() {
     assert_eq!(alter(&mut world, "1", rate, "1000000"), ErrorCode::NONE);
     assert_eq!(alter(&mut world, "1", rate, "0"), ErrorCode::INVALID_CONFIG);
     assert_eq!(alter(&mut world, "2", rate, "1"), ErrorCode::INVALID_REQUEST);
+    let directories = "replica.alter.log.dirs.io.max.bytes.per.second";
+    assert_eq!(alter(&mut world, "1", directories, "1"), ErrorCode::INVALID_REQUEST);
+    assert_eq!(change(&mut world, "1", directories, None), ErrorCode::NONE);
     let own = world.node.image.broker(NodeId(1)).unwrap();
     assert_eq!(own.configs.get(rate).map(String::as_str), Some("1000000"));
     let kept = world.node.image.snapshot();
