@@ -78,7 +78,7 @@ use checkpoint::Checkpointer;
 use cleaner::Cleaner;
 use commit::Commit;
 use compaction::Compactor;
-use disk::{Disk, Purpose};
+use disk::{Disk, Ended, Purpose};
 use footers::Footers;
 use gather::Gatherer;
 use layout::Geometry;
@@ -201,13 +201,14 @@ impl Log {
     }
 
     pub fn done(&mut self, now: Time, op: OpId, result: IoResult) {
-        let Some(purpose) = self.disk.take(op, &result) else { return };
+        let Some(ended) = self.disk.take(op, result) else { return };
+        let Ended { purpose, result, unread } = ended;
         match purpose {
-            Purpose::Start(step) => self.start_done(now, step, result),
+            Purpose::Start(step) => self.start_done(now, step, result, unread),
             Purpose::Commit => self.commit_done(now, result),
             Purpose::Zero => {}
-            Purpose::Scrub => self.scrubbed(now, result),
-            Purpose::Data(ticket) => self.data_done(ticket, result),
+            Purpose::Scrub => self.scrubbed(now, result, unread),
+            Purpose::Data(ticket) => self.data_done(ticket, result, unread),
             Purpose::Clean => self.clean_read(now, &result),
             Purpose::Footer(slot) => self.footer_done(slot, result),
             Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),

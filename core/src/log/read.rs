@@ -231,8 +231,8 @@ impl Log {
         self.jobs.searches.end(ticket);
     }
 
-    /// The bytes that a question waited for are there.
-    pub(crate) fn data_done(&mut self, ticket: Ticket, result: IoResult) {
+    /// The bytes that a question waited for are there, but for some blocks if it is `unread`.
+    pub(crate) fn data_done(&mut self, ticket: Ticket, result: IoResult, unread: bool) {
         let Some(job) = self.jobs.open.get_mut(&ticket) else { return };
         let Some(span) = job.span.take() else { return };
         let mut question = job.question;
@@ -266,6 +266,10 @@ impl Log {
             }
             Ok(look @ Look::Unpack(_)) => self.wait_for(ticket, question, look),
             Ok(_) => unreachable!("chunks are answered, unpacked or passed over"),
+            // What cannot be read may be there the next time.
+            Err(FetchError::Damaged { .. }) if unread => {
+                self.answer_failed(ticket, FetchError::Device);
+            }
             Err(error) => self.answer_failed(ticket, error),
         }
     }
@@ -335,8 +339,11 @@ impl Log {
         let (from, _) = self.bounds(question)?;
         match question {
             Question::Fetch(spec) => {
-                self.stats.damaged_ranges += 1;
-                log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
+                let partition = self.partitions.get(&spec.partition);
+                if partition.is_none_or(|partition| partition.suspect != Some(from)) {
+                    self.stats.damaged_ranges += 1;
+                    log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
+                }
                 self.suspect(spec.partition, from);
                 Err(FetchError::Damaged { until: until.max(from.plus(1)) })
             }

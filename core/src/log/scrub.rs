@@ -211,7 +211,7 @@ impl Log {
         })
     }
 
-    pub(crate) fn scrubbed(&mut self, now: Time, result: IoResult) {
+    pub(crate) fn scrubbed(&mut self, now: Time, result: IoResult, unread: bool) {
         self.scrub.reading = false;
         let Some(mut work) = self.scrub.work.take() else { return };
         if !self.counts(work.slot, work.seg_seq) {
@@ -222,6 +222,7 @@ impl Log {
             _ => None,
         };
         self.scrub.stats.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        work.unreadable |= unread;
         match work.feed(&self.geometry, bytes) {
             Next::Read => self.scrub.work = Some(work),
             Next::Done => self.judge_slot(now, work),

@@ -2,10 +2,11 @@
 
 use crate::checks::{AckedIsDurable, Verdict, Violation};
 use crate::faults::Faults;
-use crate::flash::SECTOR;
+use crate::flash::{BLOCK, SECTOR};
 use crate::log_run::LogRun;
 use crate::plan::{Bug, Plan};
-use crate::runner::{Tally, seeds};
+use crate::runner::{Tally, must_find, seeds};
+use crate::scrub::scrub;
 use std::collections::BTreeMap;
 use weir_core::rng::Rng;
 
@@ -26,9 +27,17 @@ pub fn at_work(seed: u64, bug: Bug) -> Result<LogRun, Violation> {
     Ok(run)
 }
 
+/// How sectors are hurt.
+#[derive(Clone, Copy)]
+enum Hurt {
+    Changed,
+    /// The device cannot read them.
+    Unreadable,
+}
+
 /// Works, damages sectors of different slots, starts again and reads everything.
-fn damaged(seed: u64) -> Result<Tally, Violation> {
-    let mut run = at_work(seed, Bug::None)?;
+fn damaged(seed: u64, how: Hurt, bug: Bug) -> Result<Tally, Violation> {
+    let mut run = at_work(seed, bug)?;
     // The last of each partition is spared: that nothing follows it cannot be told from a torn
     // tail, and whose the groups were that are missing is not known.
     let writes = run.disk.written.len();
@@ -45,9 +54,13 @@ fn damaged(seed: u64) -> Result<Tally, Violation> {
     // More could hit a footer as well as what it would have helped to find.
     run.disk.harm.footers_whole = hurts == 1;
     for _ in 0..hurts {
-        hurt(&mut run, writes);
+        hurt(&mut run, writes, how);
     }
     run.boot()?;
+    if matches!(how, Hurt::Unreadable) {
+        // Of what the start did not look into.
+        scrub(&mut run, true)?;
+    }
     for (number, end) in ends {
         let (_, now) = run.bounds(number);
         if now < end {
@@ -60,16 +73,19 @@ fn damaged(seed: u64) -> Result<Tally, Violation> {
     Ok(run.tally())
 }
 
-/// One sector with noise or one flipped bit, in something that was written.
-fn hurt(run: &mut LogRun, writes: usize) {
+/// One sector that is lost, or with noise or one flipped bit, in something that was written.
+fn hurt(run: &mut LogRun, writes: usize, how: Hurt) {
     let rng = &mut run.world.rng;
     let (at, len) = run.disk.written[rng.below(writes as u64) as usize];
     let spared = &run.disk.written[writes..];
     let sector = at + rng.below(len / SECTOR) * SECTOR;
-    if spared.iter().any(|(at, len)| (*at..at + len).contains(&sector)) {
+    // Without both superblocks there is no log.
+    if sector < BLOCK || spared.iter().any(|(at, len)| (*at..at + len).contains(&sector)) {
         return;
     }
-    if rng.percent(50) {
+    if matches!(how, Hurt::Unreadable) {
+        run.disk.lose_sector(sector);
+    } else if rng.percent(50) {
         let byte = sector + rng.below(SECTOR);
         run.disk.flash.rot(byte, rng.below(8) as u32);
         run.disk.harm.harm(byte, 1);
@@ -99,7 +115,19 @@ fn works_on(run: &mut LogRun) -> Verdict {
 
 #[test]
 fn damage_is_quarantined_and_the_rest_is_served() {
-    seeds("damage_is_quarantined", 100, damaged);
+    seeds("damage_is_quarantined", 100, |seed| damaged(seed, Hurt::Changed, Bug::None));
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_its_block_and_nothing_else() {
+    let lost = |seed| damaged(seed, Hurt::Unreadable, Bug::None);
+    seeds("a_sector_that_cannot_be_read", 100, lost);
+}
+
+#[test]
+fn what_a_bad_sector_takes_with_it_is_found() {
+    let lost = |seed| damaged(seed, Hurt::Unreadable, Bug::FailWholeReads);
+    must_find("FailWholeReads", &["DamageIsNamed"], lost);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! flush, and one that tries a failed sync again, look like a disk that says `Done` too early.
 
 use crate::faults::Faults;
-use crate::flash::{Flash, PAGE, SECTOR, Tear};
+use crate::flash::{BLOCK, Flash, PAGE, SECTOR, Tear};
 use crate::harm::Harm;
 use crate::plan::Bug;
 use crate::trace::Trace;
@@ -56,6 +56,8 @@ pub struct Disk {
     /// Bits that flipped, and reads that a cache answers, with [`Bug::CachedScrub`].
     rotten: Vec<(u64, u32)>,
     cached: BTreeSet<OpId>,
+    /// Reads that met a bad sector, with [`Bug::FailWholeReads`].
+    failed: Vec<Range<u64>>,
 }
 
 /// The write or flush that is going on.
@@ -94,6 +96,7 @@ impl Disk {
             owed: 0,
             rotten: Vec::new(),
             cached: BTreeSet::new(),
+            failed: Vec::new(),
         }
     }
 
@@ -153,7 +156,11 @@ impl Disk {
             }
             // What nobody asked for is nonsense.
             let matters = |at: u32| parts.is_empty() || parts.iter().any(|part| part.contains(&at));
-            let fails = fails || self.is_unreadable(at, len, &parts);
+            let unreadable = self.is_unreadable(at, len, &parts);
+            let fails = fails || unreadable || self.failed.iter().any(|whole| whole.contains(&at));
+            if unreadable && self.bug == Bug::FailWholeReads {
+                self.failed.push(at..at + u64::from(len));
+            }
             (0u32..).zip(&mut bytes).filter(|(at, _)| !matters(*at)).for_each(|(_, b)| *b = 0xa5);
             return (if fails { IoResult::Failed } else { IoResult::Read(bytes.into()) }, None);
         }
@@ -228,6 +235,12 @@ impl Disk {
     pub fn damage(&mut self, rng: &mut Rng, sector: u64) {
         self.flash.damage(rng, sector, SECTOR);
         self.harm.harm(sector, SECTOR);
+    }
+
+    /// A sector cannot be read any more, nor can the rest of its block.
+    pub fn lose_sector(&mut self, sector: u64) {
+        self.flash.lose_sector(sector);
+        self.harm.harm(sector / BLOCK * BLOCK, BLOCK);
     }
 
     fn forget(&mut self) {

@@ -15,7 +15,7 @@ use weir_core::rng::Rng;
 pub const SECTOR: u64 = 512;
 /// What a flash chip programs at once.
 pub const PAGE: u64 = 16 << 10;
-const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = 4096;
 
 /// Bytes in blocks that are shared until they are written to: a copy costs a pointer a block.
 #[derive(Clone, Default)]

@@ -86,7 +86,8 @@ fn read_partition(of: &mut impl Audited, target: &Target) -> Result<Option<Audit
                 from = to;
             }
             None if data.error_code == ErrorCode::NONE && from >= data.high_watermark => break,
-            None if data.error_code != ErrorCode::NONE && retries < RETRIES_MAX => retries += 1,
+            // Empty without an error: the gateway has begun the partition anew while it read.
+            None if retries < RETRIES_MAX => retries += 1,
             None => return lost(format!("{target:?} has nothing at {from}: {data:?}")),
         }
     }

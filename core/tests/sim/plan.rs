@@ -66,6 +66,8 @@ pub enum Bug {
     ResurrectTails,
     /// Groups that an earlier use of a slot left behind count at a start.
     ReuseWithoutSegSeq,
+    /// What one bad sector made fail is not read again in pieces.
+    FailWholeReads,
     /// The scrub is answered from a cache, which does not rot.
     CachedScrub,
     /// A slot that is cleaned is used anew before its copies are durable.

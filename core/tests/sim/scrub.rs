@@ -32,7 +32,7 @@ fn rotten(seed: u64, bug: Bug) -> Result<Tally, Violation> {
     for _ in 0..1 + run.world.rng.below(4) {
         run.disk.rot(&mut run.world.rng);
     }
-    scrub(&mut run)?;
+    scrub(&mut run, false)?;
     let known = run.log.as_ref().map_or(0, |log| log.stats().damaged_ranges);
     run.audit_all()?;
     RotIsFound::check(known, run.log.as_ref().map_or(0, |log| log.stats().damaged_ranges))?;
@@ -44,9 +44,10 @@ fn rotten(seed: u64, bug: Bug) -> Result<Tally, Violation> {
     Ok(run.tally())
 }
 
-/// One pass over everything.
-fn scrub(run: &mut LogRun) -> Verdict {
-    let plan = ScrubPlan { pass: Nanos::from_ms(1_000), slot: 0, quarantine_unreadable: false };
+/// One pass over everything. What cannot be read may be for a moment only, if nobody says that it
+/// is `definite`.
+pub fn scrub(run: &mut LogRun, definite: bool) -> Verdict {
+    let plan = ScrubPlan { pass: Nanos::from_ms(1_000), slot: 0, quarantine_unreadable: definite };
     let now = run.world.now;
     let log = run.log.as_mut().expect("it is open");
     log.set_scrub(now, Some(plan));

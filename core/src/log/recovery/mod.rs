@@ -173,8 +173,15 @@ impl Recovery {
         Ok(recovery)
     }
 
-    /// An operation of the start ended; `tag` is the slot for headers.
-    pub(crate) fn done(&mut self, disk: &mut Disk, tag: u32, result: IoResult) -> Option<Outcome> {
+    /// An operation of the start ended; `tag` is the slot for headers. `unread`: some blocks are
+    /// zeros, as the device cannot read them.
+    pub(crate) fn done(
+        &mut self,
+        disk: &mut Disk,
+        tag: u32,
+        result: IoResult,
+        unread: bool,
+    ) -> Option<Outcome> {
         let done = result != IoResult::Failed;
         // What could not be read is nothing, and is treated as damage.
         let bytes = match result {
@@ -191,8 +198,8 @@ impl Recovery {
             Step::Settle => self.settled(disk),
             Step::Superblock => self.superblock(disk, &bytes),
             Step::Copies(copies) => self.copy(disk, &bytes, copies),
-            Step::Headers(headers) => self.header(disk, tag, &bytes, headers),
-            Step::Visit(aim, visit) => self.visited(disk, &bytes, aim, visit),
+            Step::Headers(headers) => self.header(disk, tag, (&bytes, unread), headers),
+            Step::Visit(aim, visit) => self.visited(disk, (&bytes, unread), aim, visit),
             Step::Root(place) => self.root(disk, &bytes, place),
             Step::Parts(parts) => self.part(disk, &bytes, parts),
             Step::Apply(applying) => self.applied(disk, tag, bytes, applying),
@@ -270,7 +277,7 @@ impl Recovery {
         &mut self,
         disk: &mut Disk,
         slot: u32,
-        bytes: &Bytes,
+        (bytes, unread): (&Bytes, bool),
         mut headers: Headers,
     ) -> Option<Outcome> {
         headers.waiting -= 1;
@@ -279,7 +286,7 @@ impl Recovery {
                 self.headers.insert(slot, header);
             }
             // A slot that was never used is all zeros.
-            None if bytes.is_empty() || bytes.iter().any(|&byte| byte != 0) => {
+            None if bytes.is_empty() || unread || bytes.iter().any(|&byte| byte != 0) => {
                 self.headless.note(slot, bytes, &self.geometry.store);
             }
             None => {}
@@ -349,11 +356,11 @@ impl Recovery {
     fn visited(
         &mut self,
         disk: &mut Disk,
-        bytes: &Bytes,
+        (bytes, unread): (&Bytes, bool),
         aim: Aim,
         mut visit: Visit,
     ) -> Option<Outcome> {
-        match visit.feed(&self.geometry, bytes) {
+        match visit.feed(&self.geometry, bytes, unread) {
             None => {
                 visit.ask(disk, &self.geometry);
                 self.step = Step::Visit(aim, visit);

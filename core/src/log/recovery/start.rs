@@ -17,19 +17,21 @@ use alloc::collections::BTreeSet;
 const VISITED_MAX: usize = 8;
 
 impl Log {
-    pub(crate) fn start_done(&mut self, now: Time, tag: u32, result: IoResult) {
+    pub(crate) fn start_done(&mut self, now: Time, tag: u32, result: IoResult, unread: bool) {
         match core::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Starting(mut recovery) => match recovery.done(&mut self.disk, tag, result) {
-                None => self.phase = Phase::Starting(recovery),
-                Some(Outcome::Refused(error)) => {
-                    self.phase = Phase::Refused;
-                    self.events.push_back(Event::Refused(error));
+            Phase::Starting(mut recovery) => {
+                match recovery.done(&mut self.disk, tag, result, unread) {
+                    None => self.phase = Phase::Starting(recovery),
+                    Some(Outcome::Refused(error)) => {
+                        self.phase = Phase::Refused;
+                        self.events.push_back(Event::Refused(error));
+                    }
+                    Some(Outcome::Done) => {
+                        self.adopt(now, *recovery);
+                        self.events.push_back(Event::Ready);
+                    }
                 }
-                Some(Outcome::Done) => {
-                    self.adopt(now, *recovery);
-                    self.events.push_back(Event::Ready);
-                }
-            },
+            }
             // It was refused, and what had been asked for by then ends.
             ended => self.phase = ended,
         }

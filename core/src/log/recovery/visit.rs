@@ -84,8 +84,14 @@ impl Visit {
         disk.read(Purpose::Start(0), geometry.place(self.slot, at), len);
     }
 
-    /// Takes what was read; `None` while there is more to read.
-    pub(crate) fn feed(&mut self, geometry: &Geometry, bytes: &Bytes) -> Option<Visited> {
+    /// Takes what was read, but for some blocks if it is `unread`; `None` while there is more to
+    /// read.
+    pub(crate) fn feed(
+        &mut self,
+        geometry: &Geometry,
+        bytes: &Bytes,
+        unread: bool,
+    ) -> Option<Visited> {
         match &mut self.stage {
             Stage::Tail(asked) => {
                 // Less than was asked for does not end where the slot ends.
@@ -116,7 +122,7 @@ impl Visit {
                 None
             }
             Stage::Walk(scan) => {
-                self.found.unread |= bytes.len() < scan.wants().1 as usize;
+                self.found.unread |= unread || bytes.len() < scan.wants().1 as usize;
                 let (found, last_seq, slot) = (&mut self.found, self.last_seq, self.slot);
                 let outlines_left = &mut self.outlines_left;
                 let step = scan.feed(bytes, |seen| {
