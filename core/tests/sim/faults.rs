@@ -7,10 +7,11 @@
 //! | stall of 250 ms to 5 s | every promise |
 //! | a cut that harms flushed neighbours in the page it tears | `DamageIsNamed` |
 //! | bit rot of what was flushed | `DamageIsNamed` |
+//! | a sector that cannot be read any more: its 4 KiB are hit (see `damage`) | `DamageIsNamed` |
 //! | a write that lands a page beside its place | `DamageIsNamed` |
 //! | a flush that says it is done and is not | `DamageIsNamed` |
 //!
-//! Nobody keeps an acknowledged record whose only copy the medium has lost, so under the last four
+//! Nobody keeps an acknowledged record whose only copy the medium has lost, so under the last five
 //! `DamageIsNamed` takes the place of `AckedIsDurable`: what was not hit is there, unchanged and in
 //! order; what was hit is read back as *damaged* and never served; the log starts and works on. It
 //! allows what a single copy cannot rule out: what the very last flush before the cut claimed and
