@@ -1,8 +1,8 @@
 //! The operations that the driver is asked for, and what each was for.
 //!
-//! A read that fails is tried again. One that fails for good is done once more a block at a time, but
-//! for those of the cleaner, which leaves a slot as it is that cannot be read: what a bad sector costs
-//! is its block, not what stands around it.
+//! A read that fails is tried again. One that fails for good is done once more a block at a time:
+//! what a bad sector costs is its block, not what stands around it. Only the cleaner's are not: it
+//! leaves a slot as it is that cannot be read.
 
 use super::layout::BLOCK;
 use super::wear::programmed;
