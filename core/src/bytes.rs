@@ -228,6 +228,11 @@ pub fn put_varlong(out: &mut Vec<u8>, value: i64) {
     out.push(zigzag as u8);
 }
 
+/// How many bytes [`put_uvarint`] writes.
+pub fn uvarint_len(value: u32) -> usize {
+    (32 - value.leading_zeros() as usize).div_ceil(7).max(1)
+}
+
 /// How many bytes [`put_varlong`] writes.
 #[inline]
 pub fn varlong_len(value: i64) -> usize {

@@ -27,7 +27,7 @@
 //! are cleaned up to 7/8. A slot in which something is damaged is left as it is: see `salvage`.
 
 use super::layout::footer::SlotIndex;
-use super::layout::frame::{EpochAge, FRAME_HEADER_BYTES, FrameHeader, Kind};
+use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::layout::frame_seed;
 use super::space::State as SlotState;
 use super::writer::Pending;
@@ -389,12 +389,7 @@ fn copy_frames(
         let Some(&(from, until)) = runs.iter().find(overlaps).filter(|_| base < end) else {
             continue;
         };
-        let header = FrameHeader {
-            kind: Kind::Replace,
-            copied: true,
-            epoch_age: EpochAge::default(),
-            ..header
-        };
+        let header = header.copy();
         let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
         let frame = Pending { header, max_timestamp, body };
         // Of a batch that was truncated in its middle, what is left has no records.

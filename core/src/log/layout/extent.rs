@@ -5,7 +5,7 @@
 //! goes on where the one before in the group ended, takes no byte of its own; where all is alike,
 //! an extent takes one byte where it took ten.
 
-use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong, varlong_len};
+use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong, uvarint_len, varlong_len};
 use crate::types::Offset;
 use alloc::vec::Vec;
 
@@ -119,10 +119,6 @@ impl Step {
         }
         Ok(Step { groups: head >> fields.len(), fields })
     }
-}
-
-pub(super) fn uvarint_len(value: u32) -> usize {
-    (32 - value.leading_zeros() as usize).div_ceil(7).max(1)
 }
 
 #[cfg(test)]

@@ -111,6 +111,11 @@ impl EpochAge {
 }
 
 impl FrameHeader {
+    /// Of a copy of this frame that takes its place elsewhere.
+    pub(crate) fn copy(self) -> FrameHeader {
+        FrameHeader { kind: Kind::Replace, copied: true, epoch_age: EpochAge::default(), ..self }
+    }
+
     /// Where at the latest the leader epoch of a batch began.
     pub(crate) fn epoch_start(&self) -> Offset {
         let age = i64::from(self.epoch_age.0.saturating_sub(1));

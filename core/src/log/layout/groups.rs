@@ -9,8 +9,7 @@
 //! two extents was written later. Nobody else asks for it, so what is cached has no groups.
 
 use super::BLOCK;
-use super::extent::uvarint_len;
-use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong, varlong_len};
+use crate::bytes::{Malformed, Reader, Result, put_uvarint, put_varlong, uvarint_len, varlong_len};
 use alloc::vec::Vec;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 use super::Recovery;
 use crate::batch::Header as BatchHeader;
-use crate::log::layout::frame::{EpochAge, FrameHeader, Kind};
+use crate::log::layout::frame::FrameHeader;
 use crate::log::scan::frames;
 use crate::log::writer::Pending;
 use crate::log::{Lane, Log};
@@ -42,12 +42,7 @@ impl Carry {
             }
             let Some(frames) = &mut self.frames else { return };
             let max_timestamp = BatchHeader::parse(&body).map_or(-1, |batch| batch.max_timestamp);
-            let header = FrameHeader {
-                kind: Kind::Replace,
-                copied: true,
-                epoch_age: EpochAge::default(),
-                ..header
-            };
+            let header = header.copy();
             // A copy, so that the whole read does not stay in memory for it.
             let body = Bytes::copy_from_slice(&body);
             frames.push((at + begin, Pending { header, max_timestamp, body }));
