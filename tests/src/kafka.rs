@@ -93,3 +93,15 @@ impl Drop for Kafka {
 pub fn tool(name: &str, args: &[&str]) -> tools::Output {
     tools::run(script().arg("tool").arg(name).args(args))
 }
+
+/// Runs one of them against brokers.
+pub fn ask(servers: &str, name: &str, args: &[&str]) -> tools::Output {
+    tool(name, &[&["--bootstrap-server", servers], args].concat())
+}
+
+/// Puts each line of the input into a topic.
+pub fn console_producer(servers: &str, topic: &str, more: &[&str], input: &str) {
+    let mut command = script();
+    command.args(["tool", "console-producer", "--bootstrap-server", servers, "--topic", topic]);
+    tools::run_with_input(command.args(more), input.as_bytes()).success();
+}

@@ -2,20 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use weir_tests::kafka::tool;
-use weir_tests::tools::{Output, run_with_input};
-use weir_tests::{Broker, kafka};
-
-/// Runs a tool of Kafka's against the broker.
-fn ask(servers: &str, name: &str, args: &[&str]) -> Output {
-    tool(name, &[&["--bootstrap-server", servers], args].concat())
-}
-
-fn console_producer(servers: &str, topic: &str, more: &[&str], input: &str) {
-    let mut command = kafka::script();
-    command.args(["tool", "console-producer", "--bootstrap-server", servers, "--topic", topic]);
-    run_with_input(command.args(more), input.as_bytes()).success();
-}
+use weir_tests::Broker;
+use weir_tests::kafka::{ask, console_producer, tool};
 
 #[test]
 fn the_console_tools_write_read_and_list() {

@@ -4,26 +4,22 @@
 
 use std::fs;
 use std::path::PathBuf;
-use weir_tests::kafka::{script, tool};
 use weir_tests::site::WHOLE;
-use weir_tests::tools::run_with_input;
-use weir_tests::{Site, folder, wait_for};
+use weir_tests::{Site, folder, kafka, wait_for};
 
 const RECORDS: usize = 2_000;
 
 /// What one of them prints; that it fails is an error of the test.
 fn ask(site: &Site, name: &str, args: &[&str]) -> String {
-    tool(name, &[&["--bootstrap-server", &site.bootstrap()], args].concat()).success()
+    kafka::ask(&site.bootstrap(), name, args).success()
 }
 
 /// Puts [`RECORDS`] of a kilobyte into a topic.
 fn fill(site: &Site, topic: &str) {
-    let mut producer = script();
-    producer.args(["tool", "console-producer", "--bootstrap-server", &site.bootstrap()]);
-    producer.args(["--topic", topic, "--producer-property", "acks=all"]);
     let line = "x".repeat(1_000);
     let input: String = (0..RECORDS).map(|i| format!("{i} {line}\n")).collect();
-    run_with_input(&mut producer, input.as_bytes()).success();
+    let acks = ["--producer-property", "acks=all"];
+    kafka::console_producer(&site.bootstrap(), topic, &acks, &input);
 }
 
 fn count(site: &Site, topic: &str) -> usize {
