@@ -204,7 +204,7 @@ fn bad_stores_are_refused_with_a_sentence_and_left_as_they_are() {
     let whole = fs::read(&log).unwrap();
     let (slot, len) = (SLOT_BYTES as usize, whole.len());
     let mut newer = whole.clone();
-    newer[9] = 9;
+    (newer[9], newer[43]) = (9, !newer[43]);
     let mut swapped = whole.clone();
     swapped[2 * slot..4 * slot].rotate_left(slot);
     let (donor, theirs) = with_numbers("donor", 10);

@@ -157,7 +157,7 @@ fn what_is_no_log_is_refused() {
     assert_eq!(refused(vec![7; 1 << 20]), OpenError::NotALog);
     let (world, _) = filled(u64::MAX);
     let mut newer = world.flash.clone();
-    newer[9] = 2;
+    (newer[9], newer[43]) = (2, !newer[43]);
     assert_eq!(refused(newer), OpenError::NewerFormat { found: 2, known: 1 });
     let unit = SLOT_BYTES as usize;
     let mut differ = world.flash.clone();

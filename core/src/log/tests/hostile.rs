@@ -49,7 +49,8 @@ fn a_medium_of_another_node_a_newer_copy_and_a_copy_in_the_wrong_place_are_refus
     });
     assert!(matches!(error, OpenError::Settings(what) if what.contains("node 2")));
     let newer = OpenError::NewerFormat { found: 7, known: 1 };
-    assert_eq!(refused(&|flash| flash[unit + 9] = 7), newer);
+    let change = |flash: &mut Vec<u8>| (flash[unit + 9], flash[unit + 43]) = (7, !flash[unit + 43]);
+    assert_eq!(refused(&change), newer);
     // A copy that says that it stands elsewhere is none.
     let error = refused(&|flash| {
         flash.copy_within(unit..unit + 44, unit / 2);
