@@ -320,6 +320,8 @@ pub struct Unguarded {
     pub gather_stale: bool,
     /// How many bytes stay behind where something was moved is a guess by offsets.
     pub guess_moved: bool,
+    /// How many bytes stay before a truncation is a guess by offsets.
+    pub guess_cut: bool,
     /// Footers do not say in which order the groups of slots were written.
     pub no_group_order: bool,
     /// A truncation opens a slot of its partition's lane, however few are free.

@@ -7,6 +7,13 @@
 //! hole) is in a slot as well, as a frame that says so. Only what is lost to damage is in none.
 //! With the largest timestamp in a run, retention and the search by timestamp find their slot
 //! without loading the footers of all older ones.
+//!
+//! Bytes. How much each part of a run takes is not in memory, so where a run is divided it is not
+//! known. `retention.bytes` must never let go too early: so from any run to the end, never more
+//! bytes are counted than there are. When something is moved from the middle of a run, all that is
+//! left counts before it; where something is truncated, what may be gone does not count. It is
+//! right again when the rest was moved as well. Only where keys were compacted is a share by
+//! offsets taken, which may be too much.
 
 use super::layout::footer::Spot;
 use super::runs::{Run, Runs};
@@ -124,7 +131,7 @@ impl Partition {
 
     /// What stands in `slot` at these offsets takes the place of what was there before. Gives the
     /// slots that lost something or got it, and how many runs more or less each has. Of a batch
-    /// that was only `moved`, the bytes are those that were there.
+    /// that was only `moved`, the bytes are those that were there; see above for what is left.
     pub(crate) fn replace_runs(&mut self, slot: u32, spot: &Spot, moved: bool) -> Vec<(u32, i32)> {
         let mut changes = Vec::new();
         let (base, end) = (spot.base_offset, spot.end_offset.min(self.log_end));
@@ -139,20 +146,23 @@ impl Partition {
         let there = |index: usize| (self.runs.at(index), self.run_data_end(index));
         let before = first.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > base);
         let rest = last.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > end);
-        let mut kept =
-            before.map(|(run, end)| Run { bytes: run.share(run.base_offset, base, end), ..run });
-        let mut rest = rest.map(|(run, old_end)| Run {
-            base_offset: end,
-            bytes: run.share(end, old_end, old_end),
-            ..run
-        });
         let concerned = (first..last).map(|index| self.runs.at(index));
         let concerned: Vec<Run> = before.map(|(run, _)| run).into_iter().chain(concerned).collect();
         let bytes: u64 = concerned.iter().map(|run| u64::from(run.bytes)).sum();
-        if moved {
-            let left = bytes.saturating_sub(u64::from(spot.batch_bytes));
-            divide(left as u32, &mut kept, &mut rest, base <= self.log_start);
-        }
+        let left = |run: &Run| run.bytes.saturating_sub(spot.batch_bytes);
+        let kept = before.map(|(run, end)| {
+            let share = run.share(run.base_offset, base, end);
+            Run { bytes: if moved { left(&run) } else { share }, ..run }
+        });
+        let same = |run: &Run| before.is_some_and(|(before, _)| before == *run);
+        let rest = rest.map(|(run, old_end)| {
+            let bytes = match moved {
+                false => run.share(end, old_end, old_end),
+                true if same(&run) => 0,
+                true => left(&run),
+            };
+            Run { base_offset: end, bytes, ..run }
+        });
         self.bytes -= bytes;
         if let Some(kept) = kept {
             self.bytes += u64::from(kept.bytes);
@@ -174,7 +184,8 @@ impl Partition {
             self.runs.insert(first + index, run);
         }
         if let Some(from) = concerned.last().filter(|_| moved) {
-            let missing = u64::from(spot.batch_bytes).saturating_sub(bytes);
+            let left = [kept, rest].into_iter().flatten().map(|run| u64::from(run.bytes));
+            let missing = u64::from(spot.batch_bytes).saturating_sub(bytes - left.sum::<u64>());
             self.settle_bytes(from.slot, first, missing);
         }
         changes.extend(self.join_runs(first + 1));
@@ -182,10 +193,10 @@ impl Partition {
         changes
     }
 
-    /// What was `moved` from a slot, and is the run with that index now, has so many bytes more
-    /// than were guessed when others were moved from beside it: what is left there has fewer.
+    /// What was moved from a slot, and is the run with that index now, has so many bytes more than
+    /// were counted there: they are counted before it.
     fn settle_bytes(&mut self, slot: u32, moved: usize, mut more: u64) {
-        for index in (0..self.runs.len()).filter(|&index| index != moved) {
+        for index in (0..moved).rev() {
             if more == 0 {
                 return;
             }
@@ -336,25 +347,5 @@ impl Partition {
         let next = self.epochs.partition_point(|&(known, _)| known <= epoch);
         let (found, _) = *self.epochs.get(next.checked_sub(1)?)?;
         Some((found, self.epochs.get(next).map_or(self.log_end, |&(_, start)| start)))
-    }
-}
-
-/// Divides the bytes that are left of a run from whose middle something was moved. Of a run that
-/// begins below the log start, how much is dead is not known. All that is left is taken for it,
-/// because too much would expire what follows early; it is right again when the rest has been moved
-/// as well.
-fn divide(bytes: u32, kept: &mut Option<Run>, rest: &mut Option<Run>, dead: bool) {
-    let shares = (kept.map_or(0, |run| run.bytes), rest.map_or(0, |run| run.bytes));
-    let all = u64::from(shares.0) + u64::from(shares.1);
-    let first = match rest {
-        Some(_) if !dead => u64::from(bytes) * u64::from(shares.0) / all.max(1),
-        _ => bytes.into(),
-    };
-    let first = if kept.is_some() { first as u32 } else { 0 };
-    if let Some(kept) = kept {
-        kept.bytes = first;
-    }
-    if let Some(rest) = rest {
-        rest.bytes = bytes - first;
     }
 }

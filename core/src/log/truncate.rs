@@ -223,8 +223,13 @@ impl Log {
         if !matches!(self.phase, Phase::Running) {
             return;
         }
+        let known = self.partitions.get(&number).and_then(|one| one.last_slot_below(cut.from()));
+        let part = known.and_then(|slot| self.index_of(slot)?.parts.get(&number));
+        let gone = part.map(|part| part.bytes_beyond(cut.from()));
+        let guess_cut = self.unguarded.guess_cut;
         let Some(partition) = self.partitions.get_mut(&number) else { return };
-        let slots = partition.truncate(&cut);
+        let gone = if guess_cut { partition.share_beyond(cut.from()) } else { gone };
+        let slots = partition.truncate(&cut, gone);
         partition.durable_end = cut.end.min(partition.durable_end);
         let uncut_moves = self.unguarded.uncut_moves;
         let keep = |frame: &mut Pending| {
@@ -320,10 +325,24 @@ impl Log {
 }
 
 impl Partition {
-    /// Takes back everything from the cut on; gives the slots of the runs that are gone.
-    pub(crate) fn truncate(&mut self, cut: &Cut) -> Vec<u32> {
+    /// The slot of the last run that begins below an offset.
+    pub(crate) fn last_slot_below(&self, from: Offset) -> Option<u32> {
+        let last = self.runs.below(from).checked_sub(1)?;
+        self.runs.get(last).map(|run| run.slot)
+    }
+
+    /// A bug that the simulation must find: what lies beyond takes its share by offsets.
+    fn share_beyond(&self, from: Offset) -> Option<u32> {
+        let last = self.runs.below(from).checked_sub(1)?;
+        let (run, end) = (self.runs.at(last), self.run_end(last));
+        Some(run.share(from.min(end), end, end))
+    }
+
+    /// Takes back everything from the cut on; gives the slots of the runs that are gone. `gone` are
+    /// the bytes at most that are in the slot where it ends then and lie beyond, if that is known.
+    pub(crate) fn truncate(&mut self, cut: &Cut, gone: Option<u32>) -> Vec<u32> {
         let from = cut.from();
-        let slots = self.cut_runs(from);
+        let slots = self.cut_runs(from, gone);
         self.epochs.retain(|&(_, start)| start < from);
         self.producers.truncate(from);
         cut.clip(&mut self.damaged);
@@ -340,7 +359,7 @@ impl Partition {
         slots
     }
 
-    fn cut_runs(&mut self, from: Offset) -> Vec<u32> {
+    fn cut_runs(&mut self, from: Offset, gone: Option<u32>) -> Vec<u32> {
         let mut slots = Vec::new();
         let first = self.runs.below(from);
         for run in (first..self.runs.len()).map(|index| self.runs.at(index)) {
@@ -349,10 +368,15 @@ impl Partition {
         }
         let end = self.runs.get(first).map_or(self.written_end, |run| run.base_offset);
         self.runs.remove(first..self.runs.len());
-        if let Some(run) = self.runs.back().filter(|_| from < end) {
-            let kept = run.share(run.base_offset, from, end);
-            self.bytes -= u64::from(run.bytes - kept);
-            self.runs.set(first - 1, Run { bytes: kept, ..run });
+        let cut = self.runs.back().filter(|_| from < end).map(|run| run.slot);
+        let hit = |slot: u32| slots.contains(&slot) || cut == Some(slot);
+        let len = self.runs.len();
+        for index in (0..len).filter(|&index| hit(self.runs.at(index).slot)).collect::<Vec<_>>() {
+            let run = self.runs.at(index);
+            // What is gone of its slot may be counted here.
+            let gone = gone.filter(|_| index + 1 == len).unwrap_or(u32::MAX).min(run.bytes);
+            self.runs.set(index, Run { bytes: run.bytes - gone, ..run });
+            self.bytes -= u64::from(gone);
         }
         slots
     }

@@ -107,8 +107,22 @@ fn records_that_expire_early_because_others_were_moved_are_found() {
     must_find("GuessMoved", &["CommittedStays"], |seed| {
         random(seed, |plan| {
             plan.bug = Bug::GuessMoved;
+            plan.value_bytes_max = 4_000;
             plan.faults = Faults::default();
             plan.truncates = false;
+            plan.replaces = false;
+        })
+    });
+}
+
+#[test]
+fn records_that_expire_early_because_what_followed_was_truncated_are_found() {
+    must_find("GuessCut", &["CommittedStays"], |seed| {
+        random(seed, |plan| {
+            plan.bug = Bug::GuessCut;
+            plan.value_bytes_max = 4_000;
+            plan.faults = Faults::default();
+            plan.truncates = true;
             plan.replaces = false;
         })
     });

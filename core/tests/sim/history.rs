@@ -92,9 +92,6 @@ pub struct History {
     /// Something was written anew or taken out. Of the slot that it stood in, the log only guesses
     /// what the rest takes: by offsets.
     pub replaced: bool,
-    /// By how much the log's count of bytes may be off, because truncations have divided what was
-    /// in a slot: it takes a share by offsets.
-    pub guessed_bytes: u64,
 }
 
 /// A batch in whose place a hole was put.
@@ -266,7 +263,6 @@ impl History {
         let below = self.placed.range(self.log_start_max.min(log_start)..log_start);
         let there = below.filter(|(base, _)| !self.removed.contains_key(base));
         let bytes_max = retention.bytes.max(0) as u64 / if self.replaced { 2 } else { 1 };
-        let bytes_max = bytes_max.saturating_sub(self.guessed_bytes);
         there.rev().any(|(_, placed)| {
             let sent = &self.sent[&placed.id];
             let newest = sent.timestamps.iter().copied().max().unwrap_or(-1);

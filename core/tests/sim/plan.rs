@@ -94,6 +94,8 @@ pub enum Bug {
     GatherStale,
     /// How many bytes stay behind where a batch was moved is a guess by offsets.
     GuessMoved,
+    /// How many bytes stay before a truncation is a guess by offsets.
+    GuessCut,
     /// Without a checkpoint, old holes count though something newer was appended there: footers do
     /// not say in which order groups were written.
     HideByHoles,
@@ -172,6 +174,7 @@ impl Plan {
             gather_loses: self.bug == Bug::ForgetGathered,
             gather_stale: self.bug == Bug::GatherStale,
             guess_moved: self.bug == Bug::GuessMoved,
+            guess_cut: self.bug == Bug::GuessCut,
             no_group_order: self.bug == Bug::HideByHoles,
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
         }

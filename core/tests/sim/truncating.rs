@@ -73,7 +73,6 @@ impl LogRun {
         };
         log::trace!("truncate {number:?} to {end}, restart {restart}");
         let again = partition.truncate(end, restart, rng);
-        partition.history.guessed_bytes += u64::from(self.plan.slot_bytes);
         self.truncate_replacing(number, if restart { 0 } else { end });
         let (now, log) = (self.world.now, self.log.as_mut().expect("it is open"));
         match restart {

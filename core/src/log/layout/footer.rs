@@ -148,6 +148,12 @@ impl Part {
         (extent.at <= at && at < extent.end()).then_some(until)
     }
 
+    /// The bytes at most of what reaches beyond an offset: of extents, which are cut at 64 KiB.
+    pub(crate) fn bytes_beyond(&self, offset: Offset) -> u32 {
+        let beyond = self.extents.iter().filter(|extent| extent.end_offset > offset);
+        beyond.map(|extent| extent.bytes).fold(0, u32::saturating_add)
+    }
+
     /// The leader epoch of what counts at an offset, by what begins here.
     pub(crate) fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
         let begun = self.epochs.iter().rev().find(|&&(_, start)| start <= offset);

@@ -96,7 +96,7 @@ impl Replay {
         counts: bool,
     ) {
         let header = &outline.header;
-        if let Some(from) = self.lost_truncation(home, header).filter(|_| counts) {
+        if let Some(from) = self.lost_truncation(home, header, index).filter(|_| counts) {
             index.truncate(header.partition, from, at + outline.begin, home.group_seq);
         }
         let spot = index.add_frame(outline, at, home.group_seq);
@@ -106,7 +106,7 @@ impl Replay {
         match spot {
             Some(spot) => self.batch(home, outline, &spot),
             None if header.kind == Kind::Truncate => {
-                self.truncate(home, header.partition, &Cut::of(header));
+                self.truncate(home, header.partition, &Cut::of(header), index);
             }
             None => self.log_start(home, header.partition, header.base_offset),
         }
@@ -141,7 +141,7 @@ impl Replay {
     }
 
     /// A partition ends there, or begins anew.
-    fn truncate(&mut self, home: &Home, number: PartitionNumber, cut: &Cut) {
+    fn truncate(&mut self, home: &Home, number: PartitionNumber, cut: &Cut, index: &SlotIndex) {
         if self.pieces.is_some() {
             self.cut_pieces(number, cut.from());
             if cut.restart {
@@ -153,7 +153,10 @@ impl Replay {
         if !cut.restart {
             skip_to(number, partition, cut.end, true);
         }
-        for slot in partition.truncate(cut) {
+        let here = partition.last_slot_below(cut.from()) == Some(home.slot);
+        let part = index.parts.get(&number).filter(|_| here);
+        let gone = part.map(|part| part.bytes_beyond(cut.from()));
+        for slot in partition.truncate(cut, gone) {
             let moved = self.moved.entry(slot).or_default();
             *moved = home.group_seq.max(*moved);
         }
@@ -161,7 +164,12 @@ impl Replay {
 
     /// Another batch stands where the leader epoch of this one began, of a lower epoch: the frame
     /// that truncated it is lost to damage, and so is what was appended between. Gives from where.
-    fn lost_truncation(&mut self, home: &Home, header: &FrameHeader) -> Option<Offset> {
+    fn lost_truncation(
+        &mut self,
+        home: &Home,
+        header: &FrameHeader,
+        index: &SlotIndex,
+    ) -> Option<Offset> {
         let FrameHeader { kind, partition: number, leader_epoch, .. } = *header;
         let partition = self.partitions.get(&number).filter(|_| kind == Kind::Batch)?;
         let from = header.epoch_start().max(partition.log_start).min(header.base_offset);
@@ -173,7 +181,7 @@ impl Replay {
             }
         };
         there.filter(|there| *there < leader_epoch)?;
-        self.truncate(home, number, &Cut { end: from, restart: false });
+        self.truncate(home, number, &Cut { end: from, restart: false }, index);
         Some(from)
     }
 

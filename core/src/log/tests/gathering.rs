@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::log::layout::footer::Spot;
+use crate::log::truncate::Cut;
+use crate::rng::Rng;
 
 const PARTITIONS: u32 = 40;
 
@@ -124,6 +126,69 @@ fn what_is_moved_from_the_middle_of_a_run_leaves_the_other_bytes_there() {
         partition.drop_dead_runs();
         let live: u32 = sizes.into_iter().skip(log_start as usize).sum();
         assert_eq!(partition.bytes, u64::from(live), "{index}, from {log_start} on");
+    }
+}
+
+/// A partition of frames of so many bytes each, of which some are moved and the end is truncated:
+/// from any run on, no more bytes are counted than there are.
+fn check_counts(rng: &mut Rng) {
+    let frame = |base: usize, batch_bytes: u32| Spot {
+        at: 0,
+        frame_bytes: batch_bytes + 32,
+        batch_bytes,
+        base_offset: Offset(base as i64),
+        end_offset: Offset(base as i64 + 1),
+        leader_epoch: LeaderEpoch(0),
+        max_timestamp: 0,
+    };
+    let mut partition = Partition::new(Lane::Long, Offset::ZERO);
+    let (mut sizes, mut slots): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+    for step in 0..100 {
+        let at = rng.below(sizes.len() as u64) as usize;
+        match rng.below(10) {
+            0..4 => {
+                let most = if rng.percent(50) { 10 } else { 1_000 };
+                let bytes = 1 + rng.below(most) as u32;
+                let slot = slots.last().copied().unwrap_or(0) + rng.below(5) as u32 / 4;
+                partition.add_to_run(slot, &frame(sizes.len(), bytes));
+                partition.log_end = Offset(sizes.len() as i64 + 1);
+                sizes.push(bytes);
+                slots.push(slot);
+            }
+            4..9 if at < sizes.len() => {
+                slots[at] = 100 + step / 10;
+                partition.replace_runs(slots[at], &frame(at, sizes[at]), true);
+            }
+            _ if at < sizes.len() && rng.percent(20) => {
+                let last = at.checked_sub(1).map(|last| slots[last]);
+                let behind = sizes.iter().zip(&slots).skip(at);
+                let gone = behind.filter(|&(_, slot)| Some(*slot) == last).map(|(bytes, _)| bytes);
+                let gone = rng.percent(50).then(|| gone.sum::<u32>() + rng.below(9) as u32);
+                partition.truncate(&Cut { end: Offset(at as i64), restart: false }, gone);
+                sizes.truncate(at);
+                slots.truncate(at);
+            }
+            _ => {}
+        }
+        let mut counted = 0;
+        for run in partition.runs.iter().collect::<Vec<_>>().into_iter().rev() {
+            counted += u64::from(run.bytes);
+            let there = sizes.iter().skip(run.base_offset.0 as usize);
+            let there = there.map(|&bytes| u64::from(bytes)).sum::<u64>();
+            assert!(counted <= there, "{counted} of {there} from {:?} on", run.base_offset);
+        }
+        assert_eq!(partition.bytes, counted);
+    }
+    for (at, &bytes) in sizes.iter().enumerate() {
+        partition.replace_runs(200, &frame(at, bytes), true);
+    }
+    assert_eq!(partition.bytes, sizes.iter().map(|&bytes| u64::from(bytes)).sum::<u64>());
+}
+
+#[test]
+fn no_more_bytes_are_counted_to_the_end_than_there_are_and_all_that_was_moved_is() {
+    for seed in 0..500 {
+        check_counts(&mut Rng::new(seed));
     }
 }
 
