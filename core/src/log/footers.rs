@@ -2,7 +2,7 @@
 
 use super::layout::footer::{self, SlotIndex};
 use super::layout::frame_seed;
-use super::scan::{Scan, Seen, Step};
+use super::scan::{Scan, Seen, Step, outlines};
 use super::{FetchError, IndexStats, IoResult, Log, Purpose, Ticket};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -184,9 +184,13 @@ impl Log {
                 // sealed.
                 let last_seq = self.space.slot(slot).last_seq;
                 let seed = frame_seed(&self.geometry.store, load.seg_seq);
+                let partitions = &self.partitions;
                 let step = scan.feed(&bytes, |seen| match seen {
                     Seen::Group(header, at, group) if header.group_seq <= last_seq => {
-                        index.add_frames(&header, at, &group, seed);
+                        for outline in outlines(&group, seed) {
+                            index.add_below_newer(&outline, at, header.group_seq, partitions);
+                        }
+                        index.add_group(&header, at + header.padded_bytes() as u32);
                     }
                     _ => {}
                 });

@@ -343,6 +343,12 @@ impl Partition {
         self.epochs.get(next.checked_sub(1)?).map(|&(epoch, _)| epoch)
     }
 
+    /// Where the first leader epoch begins that is higher than this one.
+    pub(crate) fn newer_epoch(&self, epoch: LeaderEpoch) -> Option<Offset> {
+        let next = self.epochs.partition_point(|&(known, _)| known <= epoch);
+        self.epochs.get(next).map(|&(_, start)| start)
+    }
+
     pub(crate) fn epoch_end(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let next = self.epochs.partition_point(|&(known, _)| known <= epoch);
         let (found, _) = *self.epochs.get(next.checked_sub(1)?)?;

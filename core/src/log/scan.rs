@@ -5,9 +5,12 @@ use super::layout::footer::{SlotIndex, Spot};
 use super::layout::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind};
 use super::layout::group::{self, Found, GROUP_HEADER_BYTES, GroupHeader};
 use super::layout::{BLOCK, Geometry, group_seed};
+use super::partition::Partition;
 use super::truncate::Cut;
 use crate::batch::Header as BatchHeader;
+use crate::types::{Offset, PartitionNumber};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use bytes::Bytes;
 
 /// One read of a scan; a larger group is read by itself.
@@ -147,12 +150,26 @@ pub(crate) fn root(group: &Bytes, seed: u32) -> Option<Bytes> {
 }
 
 impl SlotIndex {
-    /// Adds a group that was found at `at`.
-    pub(crate) fn add_frames(&mut self, group: &GroupHeader, at: u32, bytes: &Bytes, seed: u32) {
-        for outline in outlines(bytes, seed) {
-            self.add_frame(&outline, at, group.group_seq);
+    /// Adds a frame of a slot whose groups may be damaged, and with them what truncated it: where
+    /// the partition has a higher leader epoch, it does not count. Gives up to where it does.
+    pub(crate) fn add_below_newer(
+        &mut self,
+        outline: &Outline,
+        at: u32,
+        group_seq: u64,
+        partitions: &BTreeMap<PartitionNumber, Partition>,
+    ) -> Offset {
+        let header = &outline.header;
+        let partition = partitions.get(&header.partition).filter(|_| header.has_epoch());
+        let newer = partition.and_then(|partition| partition.newer_epoch(header.leader_epoch));
+        let newer = newer.filter(|&newer| newer < header.end_offset());
+        if newer.is_none_or(|newer| header.base_offset < newer) {
+            self.add_frame(outline, at, group_seq);
         }
-        self.add_group(group, at + group.padded_bytes() as u32);
+        if let Some(newer) = newer.filter(|&newer| header.base_offset < newer) {
+            self.truncate(header.partition, newer, at + outline.begin, group_seq);
+        }
+        newer.unwrap_or(header.end_offset())
     }
 
     /// Adds a frame of a group that was found at `at`; gives where it stands if it is a batch, or a

@@ -223,7 +223,7 @@ impl Log {
         };
         self.scrub.stats.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         work.unreadable |= unread;
-        match work.feed(&self.geometry, bytes) {
+        match work.feed(&self.geometry, &self.partitions, bytes) {
             Next::Read => self.scrub.work = Some(work),
             Next::Done => self.judge_slot(now, work),
         }

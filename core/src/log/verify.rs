@@ -19,6 +19,7 @@ const TAIL_BYTES: u32 = 64 << 10;
 /// Damaged bytes that are looked through for whole frames at a time: the largest group.
 const GAP_BYTES_MAX: usize = 4 << 20;
 
+type Partitions = BTreeMap<PartitionNumber, Partition>;
 /// Offsets from one up to and without another.
 type Range = (Offset, Offset);
 
@@ -95,7 +96,12 @@ impl Verify {
     }
 
     /// Takes what was read; `None`: the device failed.
-    pub(crate) fn feed(&mut self, geometry: &Geometry, bytes: Option<Bytes>) -> Next {
+    pub(crate) fn feed(
+        &mut self,
+        geometry: &Geometry,
+        partitions: &Partitions,
+        bytes: Option<Bytes>,
+    ) -> Next {
         self.unreadable |= bytes.is_none();
         let bytes = bytes.unwrap_or_default();
         match &mut self.stage {
@@ -120,7 +126,7 @@ impl Verify {
                 self.stage = self.begin_walk(geometry);
                 Next::Read
             }
-            Stage::Walk(_) => self.walk(geometry, &bytes),
+            Stage::Walk(_) => self.walk(geometry, partitions, &bytes),
         }
     }
 
@@ -129,41 +135,41 @@ impl Verify {
         Stage::Walk(Scan::new(geometry, self.slot, Some(self.seg_seq), end))
     }
 
-    fn walk(&mut self, geometry: &Geometry, bytes: &Bytes) -> Next {
+    fn walk(&mut self, geometry: &Geometry, partitions: &Partitions, bytes: &Bytes) -> Next {
         let Stage::Walk(mut scan) = core::mem::replace(&mut self.stage, Stage::Header) else {
             unreachable!("only a walk is walked on")
         };
         let seed = frame_seed(&geometry.store, self.seg_seq);
         let step = scan.feed(bytes, |seen| match seen {
             Seen::Group(header, at, group) => {
-                self.end_gap(seed);
+                self.end_gap(seed, partitions);
                 self.groups += 1;
                 self.boot_epoch = header.boot_epoch;
                 if self.footer.is_none() {
                     for (frame, begin, body) in frames(&group, seed) {
-                        self.take(&frame, at + begin, &body, header.group_seq);
+                        self.take(&frame, at + begin, &body, header.group_seq, partitions);
                     }
                 }
                 self.found.add_group(&header, at + header.padded_bytes() as u32);
             }
-            Seen::Gap(at, block) => self.gap(at, &block, seed),
+            Seen::Gap(at, block) => self.gap(at, &block, seed, partitions),
         });
         self.stage = Stage::Walk(scan);
         if step == Step::End {
-            self.end_gap(seed);
+            self.end_gap(seed, partitions);
             return Next::Done;
         }
         Next::Read
     }
 
     /// A block in which no group begins.
-    fn gap(&mut self, at: u32, block: &Bytes, seed: u32) {
+    fn gap(&mut self, at: u32, block: &Bytes, seed: u32, partitions: &Partitions) {
         match self.bad.last_mut() {
             Some((_, until)) if *until == at => *until = at + BLOCK,
             _ => self.bad.push((at, at + BLOCK)),
         }
         if self.gap.len() + block.len() > GAP_BYTES_MAX {
-            self.end_gap(seed);
+            self.end_gap(seed, partitions);
         }
         if self.gap.is_empty() {
             self.gap_at = at;
@@ -172,7 +178,7 @@ impl Verify {
     }
 
     /// Takes the whole frames out of the damage that was read.
-    fn end_gap(&mut self, seed: u32) {
+    fn end_gap(&mut self, seed: u32, partitions: &Partitions) {
         let bytes = Bytes::from(core::mem::take(&mut self.gap));
         let mut at = 0;
         while at + FRAME_HEADER_BYTES <= bytes.len() {
@@ -181,22 +187,29 @@ impl Verify {
                 continue;
             };
             let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
-            self.take(&header, self.gap_at + at as u32, &body, self.found.last_seq);
+            let place = self.gap_at + at as u32;
+            self.take(&header, place, &body, self.found.last_seq, partitions);
             at += header.frame_bytes();
             let end = (self.gap_at + at as u32).next_multiple_of(BLOCK);
             self.found.data_end = self.found.data_end.max(end);
         }
     }
 
-    fn take(&mut self, frame: &FrameHeader, at: u32, body: &Bytes, group_seq: u64) {
-        if let Some(outline) = Outline::new(*frame, at, body) {
-            self.found.add_frame(&outline, 0, group_seq);
-        }
-        if frame.kind.is_batch() {
+    fn take(
+        &mut self,
+        frame: &FrameHeader,
+        at: u32,
+        body: &Bytes,
+        group_seq: u64,
+        partitions: &Partitions,
+    ) {
+        let Some(outline) = Outline::new(*frame, at, body) else { return };
+        let until = self.found.add_below_newer(&outline, 0, group_seq, partitions);
+        if frame.kind.is_batch() && frame.base_offset < until {
             let ranges = self.whole.entry(frame.partition).or_default();
             match ranges.last_mut() {
-                Some((_, end)) if *end == frame.base_offset => *end = frame.end_offset(),
-                _ => ranges.push((frame.base_offset, frame.end_offset())),
+                Some((_, end)) if *end == frame.base_offset => *end = until,
+                _ => ranges.push((frame.base_offset, until)),
             }
         }
         if frame.kind == Kind::Truncate
@@ -207,11 +220,7 @@ impl Verify {
     }
 
     /// What is damaged, and which offsets are lost with it and were not known to be.
-    pub(crate) fn damages(
-        &self,
-        partitions: &BTreeMap<PartitionNumber, Partition>,
-        last_seq: u64,
-    ) -> Vec<Damage> {
+    pub(crate) fn damages(&self, partitions: &Partitions, last_seq: u64) -> Vec<Damage> {
         let damage = |what, at, bytes, lost| Damage {
             slot: self.slot,
             at,
@@ -246,7 +255,7 @@ impl Verify {
     /// What the footer says that stands in damaged bytes, less what is whole there.
     fn lost_between(
         &self,
-        partitions: &BTreeMap<PartitionNumber, Partition>,
+        partitions: &Partitions,
         footer: &SlotIndex,
         (from, until): (u32, u32),
     ) -> Vec<(u32, i64, i64)> {
@@ -261,10 +270,7 @@ impl Verify {
     }
 
     /// Without a footer: what the partitions have in this slot, less what is whole in it.
-    fn lost_of_all(
-        &self,
-        partitions: &BTreeMap<PartitionNumber, Partition>,
-    ) -> Vec<(u32, i64, i64)> {
+    fn lost_of_all(&self, partitions: &Partitions) -> Vec<(u32, i64, i64)> {
         let all = (Offset::ZERO, Offset(i64::MAX));
         partitions.keys().flat_map(|&number| self.news(partitions, number, [all].into())).collect()
     }
@@ -272,7 +278,7 @@ impl Verify {
     /// Of these offsets, those that count here, are not whole, and are not known to be lost.
     fn news(
         &self,
-        partitions: &BTreeMap<PartitionNumber, Partition>,
+        partitions: &Partitions,
         number: PartitionNumber,
         ranges: Vec<Range>,
     ) -> Vec<(u32, i64, i64)> {

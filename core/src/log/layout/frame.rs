@@ -116,6 +116,11 @@ impl FrameHeader {
         FrameHeader { kind: Kind::Replace, copied: true, epoch_age: EpochAge::default(), ..self }
     }
 
+    /// Whether it says of what leader epoch its offsets are.
+    pub(crate) fn has_epoch(&self) -> bool {
+        self.kind.is_batch() && (self.body_bytes > 0 || self.leader_epoch >= LeaderEpoch(0))
+    }
+
     /// Where at the latest the leader epoch of a batch began.
     pub(crate) fn epoch_start(&self) -> Offset {
         let age = i64::from(self.epoch_age.0.saturating_sub(1));

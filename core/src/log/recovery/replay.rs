@@ -96,13 +96,15 @@ impl Replay {
         counts: bool,
     ) {
         let header = &outline.header;
-        if let Some(from) = self.lost_truncation(home, header, index).filter(|_| counts) {
+        if !counts {
+            // The checkpoint knows what was truncated.
+            index.add_below_newer(outline, at, home.group_seq, &self.partitions);
+            return;
+        }
+        if let Some(from) = self.lost_truncation(home, header, index) {
             index.truncate(header.partition, from, at + outline.begin, home.group_seq);
         }
         let spot = index.add_frame(outline, at, home.group_seq);
-        if !counts {
-            return;
-        }
         match spot {
             Some(spot) => self.batch(home, outline, &spot),
             None if header.kind == Kind::Truncate => {

@@ -13,6 +13,7 @@ mod hostile;
 mod keeping;
 mod recovery;
 mod scrub;
+mod stale;
 mod truncating;
 
 use super::*;

@@ -14,7 +14,7 @@ fn slot(number: usize) -> usize {
 }
 
 /// Lets the scrub read everything once, and gives what it has found.
-fn scrub(world: &mut World) -> Vec<Damage> {
+pub fn scrub(world: &mut World) -> Vec<Damage> {
     world.events.clear();
     let passes = world.log.stats().scrub.passes;
     let plan = ScrubPlan { pass: Nanos::from_ms(50), slot: 0, quarantine_unreadable: false };

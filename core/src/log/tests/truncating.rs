@@ -25,7 +25,7 @@ impl World {
     }
 
     /// Appends batches of a record each in a leader epoch.
-    fn append_in(&mut self, number: PartitionNumber, epoch: i32, values: &[&str]) {
+    pub fn append_in(&mut self, number: PartitionNumber, epoch: i32, values: &[&str]) {
         for value in values {
             let base_offset = self.end(number);
             let batch = batch(&[value], base_offset.0, None);
