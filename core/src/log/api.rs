@@ -324,6 +324,9 @@ pub struct Unguarded {
     pub guess_cut: bool,
     /// Footers do not say in which order the groups of slots were written.
     pub no_group_order: bool,
+    /// A batch in whose place one of a lower leader epoch stands takes nothing away: the frame that
+    /// truncated that is lost to damage.
+    pub no_epoch_cuts: bool,
     /// A truncation opens a slot of its partition's lane, however few are free.
     pub truncate_from_reserve: bool,
 }

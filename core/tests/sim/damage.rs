@@ -99,7 +99,6 @@ pub fn random(seed: u64, change: impl Fn(&mut Plan)) -> Result<Tally, Violation>
     let mut rng = Rng::new(seed);
     let mut plan = Plan::random(&mut rng);
     plan.faults = plan.faults.and_harm(&mut rng);
-    plan.truncates = false;
     change(&mut plan);
     let mut run = LogRun::new(seed, plan);
     run.run()?;
@@ -128,6 +127,26 @@ fn a_sector_that_cannot_be_read_costs_its_block_and_nothing_else() {
 fn what_a_bad_sector_takes_with_it_is_found() {
     let lost = |seed| damaged(seed, Hurt::Unreadable, Bug::FailWholeReads);
     must_find("FailWholeReads", &["DamageIsNamed"], lost);
+}
+
+/// Truncations and damage that meet often.
+fn truncated(seed: u64, bug: Bug) -> Result<Tally, Violation> {
+    random(seed, |plan| {
+        plan.truncates = true;
+        plan.bug = bug;
+        plan.faults.rot = 20;
+    })
+}
+
+#[test]
+fn damage_costs_only_what_it_hits_where_partitions_are_truncated() {
+    seeds("damage_costs_only_what_it_hits", 100, |seed| truncated(seed, Bug::None));
+}
+
+#[test]
+fn what_a_lost_truncation_hides_is_found() {
+    let checkers = &["AckedIsDurable", "DamageIsNamed", "OrderKept", "CommittedStays"];
+    must_find("KeepStale", checkers, |seed| truncated(seed, Bug::KeepStale));
 }
 
 #[test]

@@ -226,6 +226,17 @@ impl Disk {
         let (at, len) = self.written[rng.below(self.written.len() as u64) as usize];
         let byte = at + rng.below(len);
         let bit = rng.below(8) as u32;
+        // Without both superblocks there is no log.
+        let superblock = |byte: u64| {
+            let places = [0, u64::from(self.slot_bytes)];
+            places.into_iter().find(|place| (*place..place + BLOCK).contains(&byte))
+        };
+        let other = |&(rotten, _): &(u64, u32)| {
+            superblock(rotten).is_some_and(|one| superblock(byte).is_some_and(|two| one != two))
+        };
+        if self.rotten.iter().any(other) {
+            return;
+        }
         self.flash.rot(byte, bit);
         self.rotten.push((byte, bit));
         self.harm.harm(byte, 1);

@@ -17,11 +17,13 @@ const FLUSHES_KEPT: usize = 32;
 pub type Key = (PartitionNumber, i64);
 
 /// A group that was written: where it ends, and its frames.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Group {
     header_end: u64,
     end: u64,
     frames: Vec<(u64, u64, Key)>,
+    /// Partitions that it truncates.
+    cuts: Vec<PartitionNumber>,
 }
 
 /// What one flush claimed to make durable.
@@ -29,6 +31,7 @@ struct Group {
 struct Flushed {
     ranges: Vec<(u64, u64)>,
     keys: Vec<Key>,
+    cuts: Vec<PartitionNumber>,
     groups: usize,
     hit: bool,
     /// Written when the machine stopped, and not flushed: the next start makes durable what it
@@ -51,6 +54,8 @@ pub struct Harm {
     /// What is in one group with something that was hit.
     near: BTreeSet<Key>,
     tail: BTreeSet<Key>,
+    /// Partitions of which a truncation may be lost.
+    uncut: BTreeSet<PartitionNumber>,
     /// Between a stop and the end of the next start.
     starting: bool,
     /// Slots whose first write went elsewhere.
@@ -69,7 +74,8 @@ impl Harm {
         let group_end = (from + u32_at(bytes, from + 8) as usize).min(bytes.len());
         let place = |from: usize| at + from as u64;
         let header_end = place(from + GROUP_HEADER_BYTES);
-        let mut group = Group { header_end, end: place(group_end), frames: Vec::new() };
+        let end = place(group_end);
+        let mut group = Group { header_end, end, ..Group::default() };
         let mut frame = from + GROUP_HEADER_BYTES;
         while frame + FRAME_HEADER_BYTES <= group_end {
             let next = frame + FRAME_HEADER_BYTES + u32_at(bytes, frame + 24) as usize;
@@ -82,16 +88,27 @@ impl Harm {
                 (1 | 4, _) => 1,
                 _ => 0,
             };
+            match bytes[frame] {
+                // Of what stood there before nothing counts any more: it was truncated.
+                1 => {
+                    self.hit.remove(&(number, base as i64));
+                    self.near.remove(&(number, base as i64));
+                }
+                2 => group.cuts.push(number),
+                _ => {}
+            }
             for key in (base..base + begins).map(|base| (number, base as i64)) {
                 group.frames.push((place(frame), place(next), key));
                 self.open.keys.push(key);
             }
             frame = next;
         }
+        self.open.cuts.extend(&group.cuts);
         self.headless.retain(|(slot, _)| *slot != at);
         if self.headless.iter().any(|(from, until)| (*from..*until).contains(&at)) {
             self.hit.extend(&self.open.keys);
             self.near.extend(&self.open.keys);
+            self.uncut.extend(&self.open.cuts);
         }
         self.open.groups += 1;
         self.groups.insert(place(from), group);
@@ -132,6 +149,7 @@ impl Harm {
         let groups = self.groups.range(at.saturating_sub(1 << 21)..end);
         for (from, group) in groups.filter(|(from, group)| overlaps(**from, group.end)) {
             let header = overlaps(*from, group.header_end);
+            self.uncut.extend(&group.cuts);
             for (from, until, key) in &group.frames {
                 self.near.insert(*key);
                 if header || overlaps(*from, *until) {
@@ -163,6 +181,7 @@ impl Harm {
         let hit = with_groups.take_while(|flushed| flushed.hit || flushed.left_behind);
         for flushed in hit.filter(|flushed| flushed.hit) {
             self.tail.extend(&flushed.keys);
+            self.uncut.extend(&flushed.cuts);
         }
     }
 
@@ -192,6 +211,11 @@ impl Harm {
     pub fn is_hit(&self, number: PartitionNumber, base: i64) -> bool {
         let keys = if self.footers_whole { &self.hit } else { &self.near };
         keys.contains(&(number, base))
+    }
+
+    /// Whether a truncation of the partition may be lost: what it took may be back.
+    pub fn is_uncut(&self, number: PartitionNumber) -> bool {
+        self.uncut.contains(&number)
     }
 
     /// Whether the batch may be gone without a name.

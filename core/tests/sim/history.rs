@@ -92,6 +92,9 @@ pub struct History {
     /// Something was written anew or taken out. Of the slot that it stood in, the log only guesses
     /// what the rest takes: by offsets.
     pub replaced: bool,
+    /// A truncation may be lost to damage: what it took may be back, or not. From then on only what
+    /// was acknowledged and not truncated is looked for.
+    pub blurred: bool,
 }
 
 /// A batch in whose place a hole was put.
@@ -194,6 +197,18 @@ impl History {
         self.dropped.extend(self.sent.keys().filter(|id| !kept.contains(id)));
         self.serve(audit.batches.iter());
         self.high_watermark = self.high_watermark.max(audit.high_watermark);
+    }
+
+    /// A truncation may be lost. What is in the log is not known any more, but for what was
+    /// acknowledged.
+    /// What is `torn` is gone with it, and what was truncated is in its place.
+    pub fn blur(&mut self, torn: impl Fn(i64) -> bool) {
+        self.blurred = true;
+        self.acked.retain(|base, _| !torn(*base));
+        self.placed.clear();
+        self.served.clear();
+        self.removed.clear();
+        self.dropped.clear();
     }
 
     pub fn serve<'a>(&mut self, batches: impl Iterator<Item = &'a Found>) {

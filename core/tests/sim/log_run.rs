@@ -217,6 +217,11 @@ impl LogRun {
             let (end, durable) = (view.log_end.0, view.durable_end.0);
             partition.in_flight.clear();
             partition.leader_epoch += 1;
+            if self.disk.harm.is_uncut(*number) {
+                let harm = &self.disk.harm;
+                partition.history.blur(|base| harm.is_torn(*number, base));
+                partition.producer.begin_new_epoch();
+            }
             partition.resolve_truncations(*number, log);
             if self.disk.harm.any() {
                 DamageIsNamed::check_end(*number, partition, &self.disk.harm, end, damage > 0)?;
@@ -439,7 +444,7 @@ impl LogRun {
         let wall = self.plan.wall(self.world.now).0;
         let retention = partition.policy.retention;
         let early = partition.history.expired_early(log_start.0, wall, retention);
-        if early && !retention.yields_to_pressure {
+        if early && !retention.yields_to_pressure && !partition.history.blurred {
             let view = self.log.as_ref().and_then(|log| log.partition(number));
             let (bytes, max) = (view.map_or(0, |view| view.bytes), retention.bytes);
             return CommittedStays::fails(format!(

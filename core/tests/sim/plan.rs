@@ -99,6 +99,8 @@ pub enum Bug {
     /// Without a checkpoint, old holes count though something newer was appended there: footers do
     /// not say in which order groups were written.
     HideByHoles,
+    /// Where a truncation is lost to damage, what was appended behind it does not count.
+    KeepStale,
     /// Truncations take the last slots of a log that is full.
     TruncateFromReserve,
 }
@@ -176,6 +178,7 @@ impl Plan {
             guess_moved: self.bug == Bug::GuessMoved,
             guess_cut: self.bug == Bug::GuessCut,
             no_group_order: self.bug == Bug::HideByHoles,
+            no_epoch_cuts: self.bug == Bug::KeepStale,
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
         }
     }

@@ -183,6 +183,9 @@ impl Partition {
 
     /// A start has shown which truncations were not on flash: what they took is back.
     pub fn resolve_truncations(&mut self, number: PartitionNumber, log: &Log) {
+        if self.history.blurred {
+            return self.undone.clear();
+        }
         let view = log.partition(number).expect("it is known");
         let (start, end) = (view.log_start.0, view.log_end.0);
         let last = log.epoch_end(number, LeaderEpoch(i32::MAX)).map_or(-1, |(epoch, _)| epoch.0);

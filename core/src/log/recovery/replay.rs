@@ -182,7 +182,7 @@ impl Replay {
                 before.filter(|(_, piece)| piece.end > from).and_then(|(_, piece)| piece.epoch)
             }
         };
-        there.filter(|there| *there < leader_epoch)?;
+        there.filter(|there| *there < leader_epoch && !self.unguarded.no_epoch_cuts)?;
         self.truncate(home, number, &Cut { end: from, restart: false }, index);
         Some(from)
     }
