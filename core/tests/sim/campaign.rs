@@ -157,6 +157,12 @@ fn a_campaign_loses_nothing() {
     say_line("campaign: nothing was lost");
 }
 
+/// A slot was used twice under the same number, and the footer of the first use hid the second.
+#[test]
+fn what_stands_in_a_slot_whose_header_was_torn_twice_is_found() {
+    run(3_029).expect("the campaign passes");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();

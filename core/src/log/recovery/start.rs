@@ -131,6 +131,10 @@ fn space_of(recovery: &Recovery, medium_bytes: u64) -> Space {
     let visited = recovery.visited.iter().filter_map(|(&slot, v)| Some((v.seg_seq?, slot)));
     let newest = headers.chain(visited).max();
     let next = recovery.image.as_ref().map_or(1, |image| image.next_seg_seq);
+    // What a cut tore got a footer that says that nothing is there. Its number is never given out
+    // again, also when the header of the next use is torn that took the place of its own.
+    let footers = recovery.visited.values().map(|visited| visited.footer_seq).max();
+    let next = next.max(footers.map_or(0, |seg_seq| seg_seq + 1));
     space.next_seg_seq = newest.map_or(next, |(seg_seq, _)| next.max(seg_seq + 1));
     space.resume(last_used(recovery, &space));
     space

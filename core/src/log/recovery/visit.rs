@@ -17,6 +17,8 @@ pub(crate) struct Visited {
     /// Which use of the slot; `None` when there is nothing in it.
     pub seg_seq: Option<u64>,
     pub has_footer: bool,
+    /// Of which use a footer is there, when the header is lost; else 0.
+    pub footer_seq: u64,
     /// The footer, when the groups were not read.
     pub stands_alone: Option<SlotIndex>,
     /// The groups whose checksum holds, but for those behind the end that the footer states.
@@ -113,6 +115,7 @@ impl Visit {
                             return Some(core::mem::take(&mut self.found));
                         }
                     }
+                    Tail::Footer(index) => self.found.footer_seq = index.seg_seq,
                     _ => {}
                 }
                 let Visited { seg_seq, data_end, .. } = self.found;

@@ -5,6 +5,7 @@
 use super::damage::{filled, read_all};
 use super::*;
 use crate::log::layout::checkpoint::{self as format, PartPlace};
+use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::frame::Kind;
 use crate::log::layout::group::Place;
 use crate::log::recovery::accept::Candidate;
@@ -214,6 +215,27 @@ fn footers_and_groups_may_be_longer_than_one_read() {
         same(&world.values(big, 0), &values, "long groups");
         assert_eq!(world.values(PartitionNumber(4500), 0), ["a record"]);
         assert_eq!(world.log.stats().damaged_groups, 0);
+    }
+}
+
+#[test]
+fn a_slot_whose_header_is_torn_is_not_used_anew_under_the_number_of_its_footer() {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Short);
+    world.append(a, &["a"]).unwrap();
+    world.run();
+    // A cut tore the second slot; the start after it said so; the next use of it is torn as well.
+    let (begin, end) = (world.place(1, 0), world.place(2, 0));
+    world.flash.resize(world.flash.len().max(end), 0);
+    let footer = SlotIndex::new(Lane::Short as u8, 2).encode(&STORE, 1);
+    world.flash[end - footer.len()..end].copy_from_slice(&footer);
+    world.flash[begin..begin + 512].fill(0xee);
+    for values in [&["a", "b"][..], &["a", "b", "c"]] {
+        world.restart();
+        world.append(a, &values[values.len() - 1..]).unwrap();
+        world.run();
+        world.restart();
+        assert_eq!(world.values(a, 0), values);
     }
 }
 
