@@ -201,6 +201,12 @@ impl Harm {
         groups.map(|group| (group.header_end, group.end)).collect()
     }
 
+    /// Where the frames of groups stand that truncate a partition.
+    pub fn groups_that_cut(&self) -> Vec<(u64, u64)> {
+        let cuts = self.groups.values().filter(|group| !group.cuts.is_empty());
+        cuts.map(|group| (group.header_end, group.end)).collect()
+    }
+
     pub fn any(&self) -> bool {
         self.count > 0
     }
