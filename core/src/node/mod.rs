@@ -384,12 +384,14 @@ impl Node {
     }
 
     fn send(&mut self, caller: Caller, frame: Frame) {
-        let answered = Answered::Reply(frame);
-        self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
+        self.answer(caller, Answered::Reply(frame));
     }
 
     fn close(&mut self, caller: Caller) {
-        let answered = Answered::Close;
+        self.answer(caller, Answered::Close);
+    }
+
+    fn answer(&mut self, caller: Caller, answered: Answered) {
         self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! The answer is put together at once, since the offsets are known when a batch is appended, and
 //! waits as a frame until its batches are on this gateway's flash (`acks=1`) or on that of every
-//! in-sync replica (`acks=all`), which is what the high watermark says.
+//! in-sync replica (`acks=all`), which is what the high watermark says. With `acks=0` nobody reads
+//! an answer, but the request is over at the same time as with `acks=1`: a client that sends faster
+//! than the flash takes is read no faster, and what waits stays within the requests' bound.
 
 use super::checks::{Checks, Verdicts, check_keys};
 use super::connections::{Answered, Caller};
@@ -17,7 +19,7 @@ use crate::wire::produce::{
     BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
     ProduceResponse, TopicProduceResponse,
 };
-use crate::wire::{ApiKey, Frame, Records};
+use crate::wire::{ApiKey, Records};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -47,8 +49,8 @@ pub(super) enum Acks {
 #[derive(Debug)]
 struct Waiting {
     caller: Caller,
-    /// As it will be, unless something fails meanwhile.
-    response: ProduceResponse,
+    /// As it will be, unless something fails meanwhile. `None`: nobody reads it.
+    response: Option<ProduceResponse>,
     /// Partitions whose durable end is not there yet.
     partitions: usize,
     /// The flash of this gateway is waited for as long as it takes; others are not.
@@ -56,14 +58,15 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn frame(&self) -> Frame {
-        self.caller.frame(&self.response)
+    fn answer(self) -> (Caller, Answered) {
+        let reply = |response| Answered::Reply(self.caller.frame(&response));
+        (self.caller, self.response.map_or(Answered::NoReply, reply))
     }
 
     /// The answer when what was appended may be lost: everything that was not refused is to be sent
     /// again.
-    fn failed(mut self, code: ErrorCode) -> (Caller, Frame) {
-        let topics = self.response.responses.iter_mut();
+    fn failed(mut self, code: ErrorCode) -> (Caller, Answered) {
+        let topics = self.response.iter_mut().flat_map(|response| &mut response.responses);
         let partitions = topics.flat_map(|topic| &mut topic.partition_responses);
         for partition in partitions.filter(|partition| !partition.error_code.is_error()) {
             let index = partition.index;
@@ -74,14 +77,14 @@ impl Waiting {
                 ..PartitionProduceResponse::default()
             };
         }
-        (self.caller, self.frame())
+        self.answer()
     }
 }
 
 impl Produces {
     fn wait(
         &mut self,
-        (caller, response): (Caller, ProduceResponse),
+        (caller, response): (Caller, Option<ProduceResponse>),
         acks: Acks,
         deadline: Option<Time>,
         ends: &[(PartitionNumber, Offset)],
@@ -103,7 +106,7 @@ impl Produces {
         acks: Acks,
         number: PartitionNumber,
         end: Offset,
-    ) -> Vec<(Caller, Frame)> {
+    ) -> Vec<(Caller, Answered)> {
         let mut answers = Vec::new();
         let Some(queue) = self.by_partition.get_mut(&(number, acks)) else { return answers };
         while queue.front().is_some_and(|(wanted, _)| *wanted <= end) {
@@ -114,7 +117,7 @@ impl Produces {
                 && let Some(waiting) = self.waiting.remove(&id)
             {
                 forget_deadline(&mut self.deadlines, &waiting, id);
-                answers.push((waiting.caller, waiting.frame()));
+                answers.push(waiting.answer());
             }
         }
         if queue.is_empty() {
@@ -134,7 +137,7 @@ impl Produces {
     }
 
     /// Those who have waited for as long as they said they would.
-    fn expired(&mut self, now: Time) -> Vec<(Caller, Frame)> {
+    fn expired(&mut self, now: Time) -> Vec<(Caller, Answered)> {
         let mut answers = Vec::new();
         while let Some((time, id)) = self.deadlines.first().copied()
             && time <= now
@@ -147,7 +150,7 @@ impl Produces {
     }
 
     /// Everyone who waits for a partition that is gone, or is led elsewhere.
-    fn failed(&mut self, number: PartitionNumber, code: ErrorCode) -> Vec<(Caller, Frame)> {
+    fn failed(&mut self, number: PartitionNumber, code: ErrorCode) -> Vec<(Caller, Answered)> {
         let queues =
             [Acks::Leader, Acks::All].map(|acks| self.by_partition.remove(&(number, acks)));
         let queued: Vec<(Offset, u64)> = queues.into_iter().flatten().flatten().collect();
@@ -256,17 +259,15 @@ impl Node {
             failed |= partition.error_code.is_error();
             self.counts.error(ApiKey::Produce, partition.error_code);
         }
-        if acks == 0 {
+        match waits.is_empty() {
             // Nobody reads an answer, so an error is told by the end of the connection, as Kafka
             // does.
-            let answered = if failed { Answered::Close } else { Answered::NoReply };
-            self.connections.answer(caller.conn, caller.sequence, answered, &mut self.outputs);
-            return;
-        }
-        match waits.is_empty() {
+            _ if acks == 0 && failed => self.close(caller),
+            true if acks == 0 => self.answer(caller, Answered::NoReply),
             true => self.reply(caller, &response),
             false => {
                 let deadline = (others && acks == -1).then(|| now.plus_ms(timeout_ms));
+                let response = (acks != 0).then_some(response);
                 self.produces.wait((caller, response), waits_for, deadline, &waits);
             }
         }
@@ -283,9 +284,9 @@ impl Node {
         self.answer_produces(failed);
     }
 
-    fn answer_produces(&mut self, answers: Vec<(Caller, Frame)>) {
-        for (caller, frame) in answers {
-            self.send(caller, frame);
+    pub(super) fn answer_produces(&mut self, answers: Vec<(Caller, Answered)>) {
+        for (caller, answered) in answers {
+            self.answer(caller, answered);
         }
     }
 }

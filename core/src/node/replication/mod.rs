@@ -376,9 +376,7 @@ impl Node {
         self.set_high_watermark(number, high_watermark);
         let mut answers = self.produces.moved(Acks::Leader, number, state.durable);
         answers.extend(self.produces.moved(Acks::All, number, high_watermark));
-        for (caller, frame) in answers {
-            self.send(caller, frame);
-        }
+        self.answer_produces(answers);
         self.serve_parked(now, number);
         self.replicas.wishing.insert(number);
         self.advance_coordinator(now, number);
