@@ -119,13 +119,31 @@ pub const VOTERS_MAX: usize = 9;
 /// Observers of the metadata quorum: a site has nine gateways at most, and room to replace them.
 pub const OBSERVERS_MAX: usize = 32;
 
-/// Bytes of one answer to a follower: enough to keep a link busy, and the least and the most.
-pub const REPLICA_FETCH_BYTES_MIN: usize = 32 << 10;
-pub const REPLICA_FETCH_BYTES_MAX: usize = 1 << 20;
+/// What replication holds in memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaLimits {
+    /// One answer to a follower: enough to keep a link busy, and the least and the most. Kafka's
+    /// `replica.fetch.max.bytes` is 1 MiB.
+    pub fetch_min: usize,
+    pub fetch_max: usize,
+    /// The answers to one gateway for all partitions together, which may be asked for at the same
+    /// time; far below what a link queues.
+    pub fetch_all: usize,
+    /// While so much waits for the flash, a follower asks for nothing else: a link may bring many
+    /// times what a card takes. A commit writes half of it, the other half comes meanwhile.
+    pub pending: usize,
+}
 
-/// Bytes of the answers to one gateway for all partitions together, which may be asked for at the
-/// same time; far below what a link queues.
-pub const REPLICA_FETCH_ALL_BYTES_MAX: usize = 8 << 20;
+impl Default for ReplicaLimits {
+    fn default() -> ReplicaLimits {
+        ReplicaLimits {
+            fetch_min: 32 << 10,
+            fetch_max: 1 << 20,
+            fetch_all: 8 << 20,
+            pending: 2 << 20,
+        }
+    }
+}
 
 /// Bytes of one payload of the metadata log: it goes into one batch of the flash log.
 pub const QUORUM_PAYLOAD_BYTES_MAX: usize = 1 << 20;

@@ -307,6 +307,7 @@ fn settings(
         holds_partitions: config.node.roles.broker,
         peer_address: (peer.host, peer.port),
         release: Release::default(),
+        replica_limits: Default::default(),
         seed: u64::from_be_bytes(seed),
     };
     Ok((settings, flushes))

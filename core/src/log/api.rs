@@ -342,6 +342,8 @@ pub struct Stats {
     /// Bytes that were written for them and for everything else, zeroing left out.
     pub written_bytes: u64,
     pub zeroed_bytes: u64,
+    /// Bytes of frames in memory that wait for the next commits.
+    pub pending_bytes: u64,
     pub groups: u64,
     pub flushes: u64,
     pub flush_ns_last: u64,

@@ -386,10 +386,16 @@ impl Log {
         !(writes && matches!(self.phase, Phase::Running)) && self.disk.is_idle()
     }
 
+    /// Bytes of frames that wait for the next commits, all in memory.
+    pub fn pending_bytes(&self) -> usize {
+        self.writer.lanes.iter().map(|lane| lane.pending_bytes).sum()
+    }
+
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.slot_bytes = u64::from(self.geometry.slot_bytes);
         stats.slots = self.space.count();
+        stats.pending_bytes = self.pending_bytes() as u64;
         stats.slots_free = self.space.free();
         stats.written_bytes = self.disk.written_bytes;
         stats.zeroed_bytes = self.disk.zeroed_bytes;

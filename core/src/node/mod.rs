@@ -37,6 +37,7 @@ pub use status::{
     Status, TopicStatus,
 };
 
+use crate::limits::ReplicaLimits;
 use crate::log::{Event, FlushCap, Io, IoResult, Log, OpenError, Start, Upkeep};
 use crate::metadata::{Image, TopicDefaults};
 use crate::peer;
@@ -83,6 +84,7 @@ pub struct Settings {
     /// Where other gateways find this one: `peer.advertise`.
     pub peer_address: (String, u16),
     pub release: Release,
+    pub replica_limits: ReplicaLimits,
     /// Seed of the node's random numbers: topic ids, member ids.
     pub seed: u64,
 }

@@ -157,6 +157,11 @@ impl Counts {
 }
 
 impl Node {
+    /// Bytes of frames in memory that wait for the flash.
+    pub fn pending_bytes(&self) -> usize {
+        self.log.pending_bytes()
+    }
+
     pub fn status(&self) -> Status {
         Status {
             node: self.settings.node.0,

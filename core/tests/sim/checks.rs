@@ -222,6 +222,9 @@ impl DamageIsNamed {
     }
 }
 
+/// With the replication's limits of a simulated site.
+const PENDING_BYTES_MAX: usize = 128 << 10;
+
 /// What a run may use at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -238,6 +241,16 @@ impl Bounded {
         }
         if medium_bytes > limits.medium_bytes_max {
             return Self::fails(format!("the medium has grown to {medium_bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    /// What waits for the flash of a gateway that follows others: as much as it lets wait before it
+    /// asks for more, what it has asked for by then, which is a batch of each partition at least,
+    /// and what producers have under way.
+    pub fn check_pending(bytes: usize) -> Verdict {
+        if bytes > PENDING_BYTES_MAX {
+            return Self::fails(format!("{bytes} bytes wait for the flash"));
         }
         Ok(())
     }

@@ -170,6 +170,7 @@ impl NodeRun {
             holds_partitions: true,
             peer_address: ("gw".into(), 9093),
             release: Default::default(),
+            replica_limits: Default::default(),
             seed: self.world.rng.next_u64(),
         };
         log::debug!(

@@ -14,11 +14,16 @@ impl Node {
     pub(in crate::node) fn fetch_next(&mut self, now: Time, number: PartitionNumber) {
         self.refill_if_damaged(now, number);
         let Some(state) = log_state(&self.log, number) else { return };
-        let Some(following) = self.replicas.following(number) else { return };
-        let leader = following.leader;
+        let Some(leader) = self.replicas.following(number).map(|it| it.leader) else { return };
         if !self.site.is_connected(leader) {
             return;
         }
+        if self.log.pending_bytes() > self.settings.replica_limits.pending {
+            self.replicas.schedule.set(number, None);
+            self.replicas.held.insert(number);
+            return;
+        }
+        let Some(following) = self.replicas.following(number) else { return };
         let fetch = following.follower.next_fetch(now, &state);
         let due = following.follower.deadline();
         self.replicas.schedule.set(number, Some(due));
@@ -26,6 +31,15 @@ impl Node {
             let bytes = postcard::to_allocvec(&(number, fetch));
             let bytes = bytes.expect("a fetch has no type that postcard lacks");
             self.tell_peer(leader, Message::Fetch(bytes.into()));
+        }
+    }
+
+    /// The flash has taken enough for those that waited to go on.
+    pub(super) fn fetch_held(&mut self, now: Time) {
+        if self.log.pending_bytes() <= self.settings.replica_limits.pending {
+            for number in core::mem::take(&mut self.replicas.held) {
+                self.fetch_next(now, number);
+            }
         }
     }
 

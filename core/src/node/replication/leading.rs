@@ -4,7 +4,6 @@ use super::super::Node;
 use super::super::site::{After, Ask};
 use super::log_state;
 use crate::error::ErrorCode;
-use crate::limits;
 use crate::log::{Answer, Batches, FetchError, FetchSpec, Ticket};
 use crate::metadata::controller::IsrChange;
 use crate::peer::Message;
@@ -90,9 +89,8 @@ impl Node {
     ) {
         // So much that all partitions together do not fill the link's queue.
         let followed = self.image.replicas_on(node).count().max(1);
-        let share = limits::REPLICA_FETCH_ALL_BYTES_MAX / followed;
-        let bytes_max =
-            share.clamp(limits::REPLICA_FETCH_BYTES_MIN, limits::REPLICA_FETCH_BYTES_MAX);
+        let limits = &self.settings.replica_limits;
+        let bytes_max = (limits.fetch_all / followed).clamp(limits.fetch_min, limits.fetch_max);
         if from >= durable {
             let batches = self.replicas.fresh.from(number, from, bytes_max);
             return self.serve_batches(number, node, &fetch, batches);

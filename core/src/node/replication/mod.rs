@@ -49,6 +49,8 @@ pub(super) struct Replicas {
     fresh: Fresh,
     /// Reads from the disk for followers.
     reads: BTreeMap<Ticket, (PartitionNumber, NodeId, Fetch)>,
+    /// Followed partitions that ask for nothing before less waits for the flash.
+    held: BTreeSet<PartitionNumber>,
     /// Leaders that may wish for another in-sync set.
     wishing: BTreeSet<PartitionNumber>,
     look: Look,
@@ -392,6 +394,7 @@ impl Node {
 
     /// Everything about replicas that is due.
     pub(super) fn tick_replicas(&mut self, now: Time) {
+        self.fetch_held(now);
         for number in self.replicas.schedule.take_due(now) {
             match self.replicas.led(number).is_some() {
                 true => self.moved(now, number),

@@ -93,6 +93,7 @@ impl World {
             holds_partitions: true,
             peer_address: ("gw".into(), 9093),
             release: Release::default(),
+            replica_limits: Default::default(),
             seed: 7,
         };
         change(&mut settings);

@@ -255,7 +255,6 @@ impl Cluster {
     pub fn heal(&mut self) -> Verdict {
         log::debug!("{:?} all heals", self.world.now);
         self.faulty = false;
-        self.fragile = false;
         self.operator.come_to_rest();
         (self.net.loss, self.net.duplication, self.net.delay_us) = (0, 0, 1_000);
         self.unblock()?;
@@ -266,12 +265,22 @@ impl Cluster {
                 self.resume(index)?;
             }
             // Some have given up and wait for a person who starts them again.
-            let ill = self.gateways[index].is_ill() || self.gateways[index].version < VERSION;
-            self.upgrade(index);
-            if ill && self.gateways[index].is_up() {
+            if self.gateways[index].is_ill() && self.gateways[index].is_up() {
                 self.end(index, End::Kill);
             }
             if !self.gateways[index].is_up() {
+                self.upgrade(index);
+                self.boot(index)?;
+            }
+        }
+        // What a flash that lied has lost, the others have: they stay until it is back.
+        if core::mem::take(&mut self.fragile) {
+            self.converge()?;
+        }
+        for index in 0..self.gateways.len() {
+            if self.gateways[index].version < VERSION {
+                self.upgrade(index);
+                self.end(index, End::Kill);
                 self.boot(index)?;
             }
         }

@@ -128,6 +128,7 @@ impl Gateway {
             holds_partitions: plan.holds_partitions(index),
             peer_address: (format!("gw{}", self.id.0), 9093),
             release: Release { level: self.version, settle: SETTLE },
+            replica_limits: plan.replica_limits(),
             seed: match plan.bug {
                 Bug::SameIncarnation => index as u64 + 1,
                 _ => rng.next_u64(),

@@ -286,3 +286,10 @@ fn damage_that_nobody_is_told_of_is_found() {
         super::rot::random(seed, |plan| plan.bug = Bug::HideLosses)
     });
 }
+
+#[test]
+fn followers_that_fetch_more_than_they_can_write_are_found() {
+    site_must_find(Bug::AskOnAndOn, &["Bounded"], |plan| {
+        plan.kills = true;
+    });
+}

@@ -2,7 +2,12 @@
 
 use crate::faults::Faults;
 use crate::plan;
+use weir_core::limits::ReplicaLimits;
 use weir_core::rng::Rng;
+
+/// As small beside what clients send as those of a gateway beside what a link brings.
+const REPLICA_LIMITS: ReplicaLimits =
+    ReplicaLimits { fetch_min: 512, fetch_max: 4 << 10, fetch_all: 8 << 10, pending: 8 << 10 };
 
 /// Bugs of the node's own joints, played by the driver around it. Each must be found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub enum Bug {
     HideLosses,
     /// A gateway of an old release counts as one of the newest.
     TakenForNew,
+    /// Followers ask for more however much waits for their flash.
+    AskOnAndOn,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +156,13 @@ impl Plan {
         self.upgrade = false;
         (self.loss, self.duplication) = (0, 0);
         self.store.resets = 0;
+    }
+
+    pub fn replica_limits(&self) -> ReplicaLimits {
+        match self.bug {
+            Bug::AskOnAndOn => ReplicaLimits { pending: usize::MAX, ..REPLICA_LIMITS },
+            _ => REPLICA_LIMITS,
+        }
     }
 
     pub fn replication_factor(&self) -> i16 {

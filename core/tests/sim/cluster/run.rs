@@ -15,7 +15,7 @@ use crate::runner::Tally;
 use crate::world::World;
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use weir_core::node::{Input, Output};
+use weir_core::node::{Input, Node, Output};
 use weir_core::peer::Message;
 use weir_core::peer::handshake::Hello;
 use weir_core::types::{ConnId, Nanos, OpId};
@@ -367,6 +367,7 @@ impl Cluster {
             medium_bytes_max: self.plan.store.medium_bytes(),
         };
         Bounded::check(&limits, gateway.disk.outstanding(), gateway.disk.flash.len())?;
+        Bounded::check_pending(gateway.node.as_ref().map_or(0, Node::pending_bytes))?;
         if let Some(at) = deadline
             && gateway.tick_at.is_none_or(|tick_at| at < tick_at)
         {
