@@ -69,9 +69,9 @@ class Broker:
             fields = f.read().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
-    def rss_mib(self):
+    def rss_mib(self, line="VmRSS"):
         with open(f"/proc/{self.pid}/status") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) / 1024
+            return next(int(said.split()[1]) for said in f if said.startswith(line)) / 1024
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)

@@ -164,7 +164,8 @@ def catch_up(site, cases, records=1_000_000, size=1024):
         time.sleep(0.1)
     taken = time.perf_counter() - start
     busy = json.loads(load.communicate(timeout=300)[0])
-    return {"MB/s": records * size / taken / 1e6, "p99 ms meanwhile": busy["p99_ms"], "p99 ms before": quiet["p99_ms"]}
+    return {"MB/s": records * size / taken / 1e6, "p99 ms meanwhile": busy["p99_ms"], "p99 ms before": quiet["p99_ms"],
+            "MiB at most of the one that was away": away.rss_mib("VmHWM")}
 
 
 def peer_bytes(site):

@@ -208,6 +208,9 @@ impl Leader {
         if (fetch.broker_epoch, fetch.sequence) <= (remote.broker_epoch, remote.sequence) {
             return Verdict::Ignore;
         }
+        if fetch.broker_epoch > remote.broker_epoch {
+            remote.falls_behind(now, self.log.end);
+        }
         (remote.broker_epoch, remote.sequence) = (fetch.broker_epoch, fetch.sequence);
         if let Some(content) = part(&self.log, fetch, epoch_end) {
             return Verdict::Say(content);
@@ -297,8 +300,10 @@ impl Leader {
             }
         }
         for remote in &mut self.remotes {
-            if state.is_in_sync(remote.node) && !before.contains(&remote.node) {
-                remote.joined(now, self.log.end);
+            match (before.contains(&remote.node), state.is_in_sync(remote.node)) {
+                (false, true) => remote.joined(now, self.log.end),
+                (true, false) => remote.falls_behind(now, self.log.end),
+                _ => {}
             }
         }
         self.raise(now);
@@ -318,7 +323,7 @@ impl Leader {
         }
         let mut least = self.log.durable;
         for remote in &self.remotes {
-            let joining = remote.may_join() && !remote.lags(now, self.log.end, self.settings.lag);
+            let joining = remote.is_joining(now, self.log.end, self.settings.lag);
             if self.is_maximal(remote.node) || joining {
                 // A member that is not heard of in this epoch has what it had: it holds all back.
                 least = least.min(remote.durable.unwrap_or(Offset::ZERO));

@@ -19,6 +19,9 @@ pub(super) struct Remote {
     /// It came back with less than this, which it had confirmed, and has not got there since.
     pub owes: Option<Offset>,
     pub lies: u32,
+    /// It left the in-sync set, or began anew, and has not had since what our log had then. Nobody
+    /// waits for it: however short it was away, it may be far behind.
+    is_behind: bool,
     /// When it last had, on flash, all that was in our log then.
     caught_up: Option<Time>,
     /// Our log's end at a moment. When its durable end gets there, it had caught up with that
@@ -38,6 +41,7 @@ impl Remote {
             told: Offset::ZERO,
             owes: None,
             lies: 0,
+            is_behind: false,
             caught_up: None,
             mark: (now, log_end),
         }
@@ -45,7 +49,14 @@ impl Remote {
 
     /// It is in the in-sync set from now on, and has `lag` from now on to stay.
     pub fn joined(&mut self, now: Time, log_end: Offset) {
+        self.is_behind = false;
         self.caught_up = self.caught_up.max(Some(now));
+        self.mark = (now, log_end);
+    }
+
+    /// It is not in the in-sync set any more, or another incarnation of it fetches.
+    pub fn falls_behind(&mut self, now: Time, log_end: Offset) {
+        self.is_behind = true;
         self.mark = (now, log_end);
     }
 
@@ -67,6 +78,7 @@ impl Remote {
         self.fetch_offset = fetch.fetch_offset;
         self.told = fetch.high_watermark;
         self.durable = Some(durable);
+        self.is_behind &= durable < self.mark.1;
         if durable >= log_end {
             self.caught_up = Some(now);
             self.mark = (now, log_end);
@@ -93,6 +105,12 @@ impl Remote {
     /// Whether it is the incarnation that the controller knows as alive.
     pub fn may_join(&self) -> bool {
         self.durable.is_some() && self.owes.is_none() && self.registered == Some(self.broker_epoch)
+    }
+
+    /// Whether it will be in sync soon, so that the high watermark waits for it: it would never get
+    /// there otherwise while records come in all the time.
+    pub fn is_joining(&self, now: Time, log_end: Offset, lag: Nanos) -> bool {
+        self.may_join() && !self.is_behind && !self.lags(now, log_end, lag)
     }
 
     /// The incarnation for a wish: the one that fetches, or the one that the controller knows.

@@ -212,6 +212,33 @@ fn the_high_watermark_waits_for_who_is_about_to_join_but_not_for_the_dead() {
 }
 
 #[test]
+fn nobody_waits_for_who_comes_back_far_behind_however_short_it_was_away() {
+    let mut site = Site::new(&[1, 2, 3]);
+    site.grows(20, 20);
+    for node in [2, 3] {
+        site.confirms(NOW, node, 20, 20);
+    }
+    // The third is started anew, and not in sync meanwhile.
+    site.leader.decided(NOW, &state(&[1, 2], 8));
+    site.grows(500, 500);
+    assert_eq!(site.confirms(at(1), 2, 500, 500), 500);
+    site.leader.registered(at(1), [(NodeId(2), 102), (NodeId(3), 153)].into_iter());
+    let comes_back = |site: &mut Site, end| {
+        let fetch = Fetch { broker_epoch: 50, ..site.fetch(end, end, 5) };
+        site.says(at(2), 3, fetch);
+    };
+    comes_back(&mut site, 20);
+    site.grows(600, 600);
+    assert_eq!(site.confirms(at(2), 2, 600, 600), 600);
+    // Once it has what was there when it came back, it is about to join.
+    comes_back(&mut site, 500);
+    site.grows(700, 700);
+    assert_eq!(site.confirms(at(3), 2, 700, 700), 600);
+    comes_back(&mut site, 600);
+    assert_eq!(site.wishes(at(3)), Some(vec![1, 2, 3]));
+}
+
+#[test]
 fn who_comes_back_with_less_than_it_confirmed_leaves_until_it_has_it_again() {
     let mut site = Site::new(&[1, 2, 3]);
     site.grows(20, 20);

@@ -175,6 +175,8 @@ fn flash(page: &mut Page, status: &Status) {
     page.counter("weir_flash_written_bytes_total", "Bytes written, without zeroing.")
         .is(log.written_bytes);
     page.counter("weir_flash_zeroed_bytes_total", "Bytes of slots zeroed.").is(log.zeroed_bytes);
+    page.gauge("weir_flash_pending_bytes", "Bytes in memory that wait for the next commits.")
+        .is(log.pending_bytes);
     page.counter("weir_flash_groups_total", "Commit groups written.").is(log.groups);
     page.counter("weir_flash_flushes_total", "Flushes (fdatasync).").is(log.flushes);
     page.gauge("weir_flash_flush_seconds_last", "Duration of the last flush.")
