@@ -6,8 +6,12 @@ use weir_core::limits::ReplicaLimits;
 use weir_core::rng::Rng;
 
 /// As small beside what clients send as those of a gateway beside what a link brings.
-const REPLICA_LIMITS: ReplicaLimits =
-    ReplicaLimits { fetch_min: 512, fetch_max: 4 << 10, fetch_all: 8 << 10, pending: 8 << 10 };
+const REPLICA_LIMITS: ReplicaLimits = ReplicaLimits {
+    fetch_min: 2 << 10,
+    fetch_max: 16 << 10,
+    fetch_all: 32 << 10,
+    pending: 8 << 10,
+};
 
 /// Bugs of the node's own joints, played by the driver around it. Each must be found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
