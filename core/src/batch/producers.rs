@@ -127,14 +127,35 @@ impl Producers {
         if producer.batches.is_full() {
             producer.batches.pop_front();
         }
-        let batch = Batch {
-            epoch: header.producer_epoch,
-            last_sequence: header.last_sequence(),
-            last_offset_delta: header.last_offset_delta,
-            last_offset,
-            timestamp: header.max_timestamp,
-        };
+        let batch = Batch::of(header, last_offset);
         producer.batches.push_back(batch).expect("one was removed from a full queue");
+    }
+
+    /// Remembers a batch that was found at `base_offset`, perhaps before others of its producer
+    /// that are remembered already.
+    pub fn insert(&mut self, header: &Header, base_offset: Offset) {
+        let last_offset = base_offset.plus(i64::from(header.last_offset_delta));
+        let known = self.by_id.get_mut(&header.producer_id);
+        let Some(producer) = known.filter(|producer| producer.last_offset >= last_offset) else {
+            return self.apply(header, base_offset);
+        };
+        let stands = producer.batches.iter().position(|it| it.last_offset >= last_offset);
+        let at = stands.unwrap_or(producer.batches.len());
+        let there = producer.batches.iter().nth(at).is_some_and(|it| it.last_offset == last_offset);
+        if header.is_control() || there || at == 0 && producer.batches.is_full() {
+            return;
+        }
+        if producer.batches.is_full() {
+            producer.batches.pop_front();
+        }
+        // Not `make_contiguous`, which asserts on some full queues (heapless 0.9.3).
+        let mut in_order: Vec<Batch> = producer.batches.iter().copied().collect();
+        let at = in_order.partition_point(|batch| batch.last_offset < last_offset);
+        in_order.insert(at, Batch::of(header, last_offset));
+        producer.batches = Deque::new();
+        for batch in in_order {
+            producer.batches.push_back(batch).expect("one was removed from a full queue");
+        }
     }
 
     /// The partition ends at `to` now: what producers appended behind did not happen.
@@ -184,6 +205,16 @@ impl Producers {
 }
 
 impl Batch {
+    fn of(header: &Header, last_offset: Offset) -> Batch {
+        Batch {
+            epoch: header.producer_epoch,
+            last_sequence: header.last_sequence(),
+            last_offset_delta: header.last_offset_delta,
+            last_offset,
+            timestamp: header.max_timestamp,
+        }
+    }
+
     fn is(&self, header: &Header) -> bool {
         self.last_sequence == header.last_sequence()
             && self.last_offset_delta == header.last_offset_delta

@@ -241,6 +241,24 @@ const OUT_OF_ORDER: Result<Sequence, ErrorCode> = Err(ErrorCode::OUT_OF_ORDER_SE
 const APPEND: Result<Sequence, ErrorCode> = Ok(Sequence::Append);
 
 #[test]
+fn a_batch_that_is_found_late_is_known_as_if_it_had_been_found_in_its_place() {
+    let batches: Vec<(Header, Offset)> =
+        (0..4).map(|n| (sent(7, 0, n * 2, 2), Offset(i64::from(n) * 10))).collect();
+    let mut whole = Producers::default();
+    batches.iter().for_each(|(header, base)| whole.apply(header, *base));
+    for late in 0..4 {
+        let mut producers = Producers::default();
+        let rest = batches.iter().enumerate().filter(|(n, _)| *n != late);
+        rest.for_each(|(_, (header, base))| producers.apply(header, *base));
+        let (header, base) = &batches[late];
+        producers.insert(header, *base);
+        assert_eq!(producers, whole, "{late}");
+        producers.insert(header, *base);
+        assert_eq!(producers, whole, "{late} again");
+    }
+}
+
+#[test]
 fn sequences_follow_one_another_without_gaps() {
     assert_eq!(judge(&[(0, 0, 3), (0, 3, 2)]), APPEND);
     assert_eq!(judge(&[(0, 0, 3), (0, 4, 2)]), OUT_OF_ORDER);

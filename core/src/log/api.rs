@@ -222,6 +222,10 @@ pub enum Event {
     /// The answer to [`super::Log::unpack`]: the uncompressed batch; `None` if it is not what its
     /// codec writes, or too large.
     Unpacked { ticket: Ticket, batch: Option<Bytes> },
+    /// What was handed to [`super::Log::replace`] is durable, or was truncated.
+    Replaced { partition: PartitionNumber },
+    /// A partition was looked at where somebody could not read: see [`super::Log::probe`].
+    Probed { partition: PartitionNumber },
     /// Retention or pressure moved a log start offset.
     Trimmed { partition: PartitionNumber, log_start: Offset },
     /// A write or flush failed: these partitions' records that were not yet acknowledged are being
@@ -277,8 +281,12 @@ pub struct PartitionView<'a> {
     pub rewriting: bool,
     pub bytes: u64,
     pub max_timestamp: i64,
-    /// Whether some of its offsets are quarantined.
+    /// Whether some of its offsets are quarantined, or somebody could not read there.
     pub is_damaged: bool,
+    /// What is quarantined, in order: from an offset up to and without another.
+    pub damaged: &'a [(Offset, Offset)],
+    /// Where somebody could not read what is not in that list: see [`super::Log::probe`].
+    pub suspect: Option<Offset>,
     /// Of the last record; `None` where there never was one.
     pub last_epoch: Option<LeaderEpoch>,
     pub producers: &'a crate::batch::Producers,
@@ -357,9 +365,9 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Writes and flushes that failed.
     pub write_failures: u64,
-    /// Ranges of offsets that are lost to damage.
+    /// Ranges of offsets that are lost to damage now: not those that have come back or expired.
     pub damaged_ranges: u32,
-    /// Those of them that were known before the start.
+    /// Those that were known before the start.
     pub quarantined_ranges: u32,
     /// Groups that had been acknowledged and were not found, or not whole, at the start.
     pub damaged_groups: u64,
@@ -374,9 +382,11 @@ pub struct Stats {
     /// What is written for a byte that is appended.
     pub write_amplification: f64,
     pub slots_cleaned: u64,
-    /// Bytes of frames that cleaning and starts moved, and that key compaction wrote.
+    /// Bytes of frames that cleaning and starts moved, that key compaction wrote, and that took the
+    /// place of what was lost.
     pub cleaned_bytes: u64,
     pub rewritten_bytes: u64,
+    pub repaired_bytes: u64,
     pub compaction: CompactionStats,
     /// Times that the wall clock jumped ahead and retention was kept from following.
     pub clock_jumps: u64,

@@ -27,6 +27,9 @@ struct Load {
     seg_seq: u64,
     loading: Loading,
     waiting: Vec<Ticket>,
+    /// Something of what is walked cannot be read. A card may find it again: who asks next reads
+    /// anew.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +141,7 @@ impl Log {
             seg_seq: self.space.slot(slot).seg_seq,
             loading: Loading::Tail(bytes),
             waiting: alloc::vec![ticket],
+            unread: false,
         };
         self.footers.loads.insert(slot, load);
         self.read_tail(slot, bytes);
@@ -148,7 +152,7 @@ impl Log {
         self.disk.read(Purpose::Footer(slot), at, bytes);
     }
 
-    pub(crate) fn footer_done(&mut self, slot: u32, result: IoResult) {
+    pub(crate) fn footer_done(&mut self, slot: u32, result: IoResult, unread: bool) {
         let Some(mut load) = self.footers.loads.remove(&slot) else { return };
         let IoResult::Read(bytes) = result else {
             for ticket in load.waiting {
@@ -180,6 +184,7 @@ impl Log {
                 }
             }
             Loading::Walk(scan, index) => {
+                load.unread |= unread;
                 // Groups above the highest that is known to count were given up when the slot was
                 // sealed.
                 let last_seq = self.space.slot(slot).last_seq;
@@ -205,17 +210,22 @@ impl Log {
             }
         };
         match found {
-            Some(index) => {
-                if self.space.slot(slot).seg_seq == load.seg_seq {
-                    self.footers.insert(slot, index);
-                }
-                for ticket in load.waiting {
-                    self.resume(ticket);
-                }
-            }
+            Some(index) => self.footer_found(slot, load, index),
             None => {
                 self.footers.loads.insert(slot, load);
             }
+        }
+    }
+
+    fn footer_found(&mut self, slot: u32, load: Load, index: SlotIndex) {
+        if self.space.slot(slot).seg_seq == load.seg_seq {
+            self.footers.insert(slot, index);
+        }
+        for ticket in load.waiting {
+            self.resume(ticket);
+        }
+        if load.unread {
+            self.footers.forget(slot);
         }
     }
 }

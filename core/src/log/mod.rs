@@ -23,6 +23,7 @@
 //! | `compaction` | key compaction |
 //! | `retention` | what is expired |
 //! | `pressure` | how short the disk budget is, and saying so |
+//! | `probe` | what exactly is lost where somebody could not read |
 //! | `scrub`, `verify` | reading everything now and then, to find what rots |
 //! | `wear` | how often a card may be flushed |
 
@@ -42,6 +43,7 @@ mod moves;
 mod partition;
 mod policy;
 mod pressure;
+mod probe;
 mod read;
 mod recovery;
 mod retention;
@@ -84,6 +86,7 @@ use gather::Gatherer;
 use layout::Geometry;
 use moves::Moves;
 use partition::Partition;
+use probe::Prober;
 use read::Jobs;
 use recovery::Recovery;
 use retention::Keeper;
@@ -128,6 +131,7 @@ pub struct Log {
     tail: Tail,
     footers: Footers,
     jobs: Jobs,
+    prober: Prober,
     keeper: Keeper,
     pressure: Pressure,
     wear: Wear,
@@ -163,6 +167,7 @@ impl Log {
             tail: Tail::new(settings.tail_cache_bytes),
             footers: Footers::new(settings.footer_cache_bytes),
             jobs: Jobs::default(),
+            prober: Prober::default(),
             keeper: Keeper::default(),
             pressure: Pressure::default(),
             wear: Wear::default(),
@@ -210,7 +215,7 @@ impl Log {
             Purpose::Scrub => self.scrubbed(now, result, unread),
             Purpose::Data(ticket) => self.data_done(ticket, result, unread),
             Purpose::Clean => self.clean_read(now, &result),
-            Purpose::Footer(slot) => self.footer_done(slot, result),
+            Purpose::Footer(slot) => self.footer_done(slot, result, unread),
             Purpose::Unpacked(ticket) => self.unpacked(ticket, &result),
             Purpose::Compaction => self.compaction_repacked(result),
             Purpose::Owned(ticket) => self.events.push_back(Event::Unpacked {
@@ -281,6 +286,8 @@ impl Log {
             bytes: partition.bytes,
             max_timestamp: partition.max_timestamp,
             is_damaged: partition.is_damaged(),
+            damaged: &partition.damaged,
+            suspect: partition.suspect.filter(|at| *at >= partition.log_start),
             last_epoch: partition.epochs.last().map(|&(epoch, _)| epoch),
             producers: &partition.producers,
         })
@@ -400,6 +407,7 @@ impl Log {
         stats.written_bytes = self.disk.written_bytes;
         stats.zeroed_bytes = self.disk.zeroed_bytes;
         stats.live_bytes = self.partitions.values().map(|partition| partition.bytes).sum();
+        stats.damaged_ranges = self.partitions.values().map(Partition::damaged_ranges).sum();
         let payload = stats.payload_bytes.max(1) as f64;
         stats.write_amplification = stats.written_bytes as f64 / payload;
         stats.index = self.index_stats();

@@ -1,5 +1,5 @@
 //! Moving what stands on flash: frames of kind replace, for the cleaner, for key compaction, and
-//! for a start that carries over.
+//! for a start that carries over, and for what was lost and comes back from another gateway.
 //!
 //! A frame of kind replace stands for a range of offsets, and takes the place of everything that
 //! was there. With an empty body it is a *hole*: those offsets have no records any more. Nothing
@@ -15,7 +15,8 @@
 //! Read with [`Log::fetch`], from `log_start` to at most `durable_end`: reads do not go into the
 //! cache of the tail, and a hole is passed over. Then hand in what takes the place with
 //! [`Log::replace`], a part at a time, of about [`MOVE_BYTES_MAX`]: it stays in memory until it is
-//! durable, when compaction hears of it. One part of a partition at a time. The rules:
+//! durable, when compaction hears of it. One part of a partition at a time. What a replica has lost
+//! is put in place in the same way. The rules:
 //!
 //! - Each [`Replacement`] covers whole batches of those that were read. A batch keeps the base
 //!   offset and last offset delta that it says; offsets between that have none are holes.
@@ -32,7 +33,7 @@ use super::layout::footer::Spot;
 use super::layout::frame::{EpochAge, FrameHeader, Kind};
 use super::layout::group::Place;
 use super::writer::Pending;
-use super::{Lane, Log, Phase, ReplaceError, Replacement, Ticket};
+use super::{Event, Lane, Log, Phase, ReplaceError, Replacement, Ticket};
 use crate::batch::Header as BatchHeader;
 use crate::types::{LeaderEpoch, Offset, PartitionNumber, Time};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -97,8 +98,9 @@ impl Moves {
 }
 
 impl Log {
-    /// Puts batches and holes in the place of what a partition has at their offsets.
-    /// Compaction hears when they are durable. See the module `moves`.
+    /// Puts batches and holes in the place of what a partition has at their offsets, or has lost.
+    /// Compaction hears when they are durable, and others by [`Event::Replaced`]. See the module
+    /// `moves`.
     pub fn replace(
         &mut self,
         now: Time,
@@ -186,13 +188,17 @@ impl Log {
         let number = frame.header.partition;
         let bytes = frame.header.frame_bytes() as u64;
         match frame.header.copied {
-            false => self.stats.rewritten_bytes += bytes,
+            false if self.is_compacting(number) => self.stats.rewritten_bytes += bytes,
+            false => self.stats.repaired_bytes += bytes,
             true => self.stats.cleaned_bytes += bytes,
         }
         if let Some(partition) = self.partitions.get_mut(&number) {
             let end_offset = until.min(frame.end_offset());
             let spot = Spot { at: place.at, end_offset, ..frame.spot() };
             let moved = frame.header.copied && !self.unguarded.guess_moved;
+            if !frame.header.copied {
+                partition.learn(&spot, BatchHeader::parse(&frame.body).ok().as_ref());
+            }
             let changes = partition.replace_runs(place.slot, &spot, moved);
             self.space.note_moved(&changes, group_seq);
             // Of a run that begins below the log start, nothing but that may be left.
@@ -216,9 +222,15 @@ impl Log {
         }
         let ticket = rewrite.ticket;
         self.moves.rewrites.remove(&number);
-        if self.compactor.awaits(ticket) {
-            self.compaction_written();
+        match self.compactor.awaits(ticket) {
+            true => self.compaction_written(),
+            false => self.events.push_back(Event::Replaced { partition: number }),
         }
+    }
+
+    fn is_compacting(&self, number: PartitionNumber) -> bool {
+        let rewrite = self.moves.rewrites.get(&number);
+        rewrite.is_some_and(|rewrite| self.compactor.awaits(rewrite.ticket))
     }
 
     /// Frames of a partition that is rewritten were dropped: how many are left.

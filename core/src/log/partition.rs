@@ -18,7 +18,7 @@
 use super::layout::footer::Spot;
 use super::runs::{Run, Runs};
 use super::{Lane, Policy};
-use crate::batch::Producers;
+use crate::batch::{Header, Producers};
 use crate::types::{LeaderEpoch, Offset, PartitionNumber};
 use alloc::vec::Vec;
 
@@ -79,7 +79,13 @@ impl Partition {
     }
 
     pub(crate) fn is_damaged(&self) -> bool {
-        !self.damaged.is_empty() || self.suspect.is_some_and(|at| at >= self.log_start)
+        self.damaged_ranges() > 0
+    }
+
+    /// Those that are known, and where somebody could not read.
+    pub(crate) fn damaged_ranges(&self) -> u32 {
+        let suspect = self.suspect.is_some_and(|at| at >= self.log_start);
+        self.damaged.len() as u32 + u32::from(suspect)
     }
 
     /// Below is what stays, whatever happens to other replicas.
@@ -138,7 +144,6 @@ impl Partition {
         if end <= self.log_start_durable || base >= end {
             return changes;
         }
-        self.mend(base, end);
         self.written_end = self.written_end.max(end);
         let first = self.runs.below(base);
         let last = self.runs.below(end);
@@ -146,6 +151,7 @@ impl Partition {
         let there = |index: usize| (self.runs.at(index), self.run_data_end(index));
         let before = first.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > base);
         let rest = last.checked_sub(1).map(there).filter(|&(_, old_end)| old_end > end);
+        self.mend(base, end);
         let concerned = (first..last).map(|index| self.runs.at(index));
         let concerned: Vec<Run> = before.map(|(run, _)| run).into_iter().chain(concerned).collect();
         let bytes: u64 = concerned.iter().map(|run| u64::from(run.bytes)).sum();
@@ -225,10 +231,29 @@ impl Partition {
         Some((run.slot, -1))
     }
 
+    /// Remembers what is not known of a batch that is about to take the place of what is lost: a
+    /// start that did not find the lost one has missed it.
+    pub(crate) fn learn(&mut self, spot: &Spot, batch: Option<&Header>) {
+        let (base, end) = (spot.base_offset, spot.end_offset);
+        if end <= self.log_start_durable || !self.is_lost_within(base, end) {
+            return;
+        }
+        if let (Some(epoch), false) = (spot.epoch(), spot.is_hole()) {
+            self.note_epoch_anywhere(epoch, base);
+        }
+        if let Some(batch) = batch {
+            self.producers.insert(batch, base);
+        }
+    }
+
+    fn is_lost_within(&self, base: Offset, end: Offset) -> bool {
+        self.damaged.iter().any(|&(from, until)| from < end && base < until)
+    }
+
     /// What was lost at these offsets is here again.
     fn mend(&mut self, base: Offset, end: Offset) {
-        let hit = |&(from, until): &(Offset, Offset)| from < end && base < until;
-        if !self.damaged.iter().any(hit) {
+        self.suspect = self.suspect.filter(|at| *at < base || *at >= end);
+        if !self.is_lost_within(base, end) {
             return;
         }
         let mut left = Vec::new();

@@ -217,6 +217,9 @@ impl Log {
         if self.gatherer.awaits(ticket) {
             return self.gather_read(found.map(Found::into_batches));
         }
+        if let Some(number) = self.prober.awaits(ticket) {
+            return self.probe_read(number, found.map(Found::into_batches));
+        }
         self.events.push_back(match (question, found) {
             (Question::Fetch(_), Ok(Found::Batches(batches))) => {
                 Event::Fetched { ticket, result: Ok(batches) }
@@ -237,6 +240,13 @@ impl Log {
         let Some(span) = job.span.take() else { return };
         let mut question = job.question;
         let IoResult::Read(bytes) = result else {
+            if let (Question::Fetch(spec), [first, _, ..]) = (&mut question, &span.extents[..]) {
+                // What cannot be read may be another extent, or lie between them.
+                spec.bytes_max = first.bytes as usize;
+                self.jobs.open.insert(ticket, Job::new(question));
+                return self.resume(ticket);
+            }
+            self.prober.note_unreadable(ticket, span.end);
             return self.answer_failed(ticket, FetchError::Device);
         };
         let used_anew = self.space.slot(span.slot).seg_seq != span.seg_seq;
@@ -267,7 +277,8 @@ impl Log {
             Ok(look @ Look::Unpack(_)) => self.wait_for(ticket, question, look),
             Ok(_) => unreachable!("chunks are answered, unpacked or passed over"),
             // What cannot be read may be there the next time.
-            Err(FetchError::Damaged { .. }) if unread => {
+            Err(FetchError::Damaged { until }) if unread => {
+                self.prober.note_unreadable(ticket, until);
                 self.answer_failed(ticket, FetchError::Device);
             }
             Err(error) => self.answer_failed(ticket, error),
@@ -341,7 +352,6 @@ impl Log {
             Question::Fetch(spec) => {
                 let partition = self.partitions.get(&spec.partition);
                 if partition.is_none_or(|partition| partition.suspect != Some(from)) {
-                    self.stats.damaged_ranges += 1;
                     log::error!("partition {}: damaged bytes at offset {from}", spec.partition.0);
                 }
                 self.suspect(spec.partition, from);

@@ -270,7 +270,6 @@ impl Log {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         partition.quarantine(from, until);
         self.scrub.stats.lost_offsets += (until.0 - from.0) as u64;
-        self.stats.damaged_ranges += 1;
     }
 
     /// Writes header and footer anew where they were bad, with the next commit.

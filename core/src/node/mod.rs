@@ -338,7 +338,9 @@ impl Node {
                 },
                 Event::Found { ticket, result } => self.on_found(ticket, result),
                 Event::Unpacked { ticket, batch } => self.on_unpacked(now, ticket, batch.as_ref()),
-                Event::Trimmed { partition, .. } => self.moved(now, partition),
+                Event::Trimmed { partition, .. }
+                | Event::Replaced { partition }
+                | Event::Probed { partition } => self.moved(now, partition),
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");
                 }

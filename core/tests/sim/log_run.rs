@@ -401,7 +401,10 @@ impl LogRun {
                 return self.trimmed(partition, log_start);
             }
             LogEvent::Damage(damage) => self.damages.push(damage),
-            LogEvent::WriteFailed | LogEvent::Unpacked { .. } => {}
+            LogEvent::WriteFailed
+            | LogEvent::Unpacked { .. }
+            | LogEvent::Replaced { .. }
+            | LogEvent::Probed { .. } => {}
             LogEvent::Fenced => {
                 // Loud, and right if the disk failed twice; the operator restarts the node.
                 if self.disk.stats.errors < 2 {

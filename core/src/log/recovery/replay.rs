@@ -24,8 +24,7 @@ pub(crate) struct Replay {
     pub partitions: BTreeMap<PartitionNumber, Partition>,
     /// What the checkpoint stands for.
     pub covered: u64,
-    pub damaged_ranges: u32,
-    /// Those that the checkpoint knew already.
+    /// Damaged ranges that the checkpoint knew already.
     pub known_ranges: u32,
     /// What stands where, by base offset, while there is no checkpoint.
     pub pieces: Option<BTreeMap<PartitionNumber, BTreeMap<Offset, Piece>>>,
@@ -219,6 +218,9 @@ impl Replay {
         } else if new {
             partition.add_to_run(slot, &spot);
         } else if outline.header.kind == Kind::Replace {
+            if !outline.header.copied {
+                partition.learn(&spot, outline.sequenced.as_deref());
+            }
             for (slot, more) in partition.replace_runs(slot, &spot, outline.header.copied) {
                 if more <= 0 {
                     let moved = self.moved.entry(slot).or_default();
@@ -316,7 +318,6 @@ impl Replay {
             partition.durable_end = partition.log_end;
             partition.log_start_durable = partition.log_start;
             partition.drop_dead_runs();
-            self.damaged_ranges += partition.damaged.len() as u32;
         }
     }
 }

@@ -53,7 +53,6 @@ impl Log {
         self.checkpointer = Checkpointer::new(self.settings.checkpoint_bytes, durable, written);
         self.stats.torn_groups_dropped = recovery.verdict.torn;
         self.stats.damaged_groups = recovery.verdict.missing;
-        self.stats.damaged_ranges = recovery.replay.damaged_ranges;
         self.stats.quarantined_ranges = recovery.replay.known_ranges;
         // Each start that is cut leaves slots of its own, however little is in them: a checkpoint
         // keeps the next start short. It is the first thing that is written, so that what is cut

@@ -12,6 +12,7 @@ mod gathering;
 mod hostile;
 mod keeping;
 mod recovery;
+mod repairing;
 mod scrub;
 mod stale;
 mod truncating;
