@@ -145,6 +145,11 @@ impl Default for ReplicaLimits {
     }
 }
 
+/// Reads of the disk at the same time for replicas that have lost something, each of
+/// [`crate::log::MOVE_BYTES_MAX`] or of one batch. Each replica asks for one part of a partition at
+/// a time.
+pub const RANGES_LENT_MAX: usize = 16;
+
 /// Bytes of one payload of the metadata log: it goes into one batch of the flash log.
 pub const QUORUM_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 

@@ -308,6 +308,7 @@ fn settings(
         peer_address: (peer.host, peer.port),
         release: Release::default(),
         replica_limits: Default::default(),
+        unguarded: Default::default(),
         seed: u64::from_be_bytes(seed),
     };
     Ok((settings, flushes))

@@ -85,8 +85,26 @@ pub struct Settings {
     pub peer_address: (String, u16),
     pub release: Release,
     pub replica_limits: ReplicaLimits,
+    #[doc(hidden)]
+    pub unguarded: Unguarded,
     /// Seed of the node's random numbers: topic ids, member ids.
     pub seed: u64,
+}
+
+/// Guards that are taken away, so that the simulation proves that it notices. Not for use.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unguarded {
+    /// A replica that lacks something reports everything as durable.
+    pub whole_while_damaged: bool,
+    /// What is lost is asked for before the logs are known to agree.
+    pub unmatched_ranges: bool,
+    /// It is asked for whatever the others know.
+    pub ranges_at_any_level: bool,
+    /// What is lost is fetched with all of its partition.
+    pub whole_partitions: bool,
+    /// Who is alone in sync serves past what it has lost, whoever else may have it.
+    pub past_what_is_lost: bool,
 }
 
 impl Settings {
@@ -250,7 +268,7 @@ impl Node {
             site,
             changes: changes::Changes::default(),
             producer_ids: producer_ids::ProducerIds::default(),
-            replicas: replication::Replicas::default(),
+            replicas: replication::Replicas::new(&settings),
             produces: produce::Produces::default(),
             fetches: fetch::Fetches::default(),
             searches: list_offsets::Searches::default(),
@@ -333,14 +351,17 @@ impl Node {
                 Event::Fetched { ticket, result } => match self.start.awaits(ticket) {
                     true => self.on_replay_read(now, result),
                     false if self.on_replica_read(ticket, &result) => {}
+                    false if self.on_range_read(ticket, &result) => {}
                     false if self.on_groups_read(now, ticket, &result) => {}
                     false => self.on_fetched(ticket, result),
                 },
                 Event::Found { ticket, result } => self.on_found(ticket, result),
                 Event::Unpacked { ticket, batch } => self.on_unpacked(now, ticket, batch.as_ref()),
-                Event::Trimmed { partition, .. }
-                | Event::Replaced { partition }
-                | Event::Probed { partition } => self.moved(now, partition),
+                Event::Replaced { partition } | Event::Probed { partition } => {
+                    self.mend(now, partition);
+                    self.moved(now, partition);
+                }
+                Event::Trimmed { partition, .. } => self.moved(now, partition),
                 Event::WriteFailed => {
                     log::error!("the flash refused a write; it is being written again elsewhere");
                 }

@@ -31,6 +31,10 @@ pub struct Status {
     /// Requests that wait: produces for the flash, fetches for records or for the disk.
     pub produces_waiting: u64,
     pub fetches_waiting: u64,
+    /// Since the start: parts of partitions that were lost and came back from another gateway, and
+    /// partitions of which something was lost and that were begun anew.
+    pub repairs: u64,
+    pub refills: u64,
     pub log: crate::log::Stats,
 }
 
@@ -176,6 +180,8 @@ impl Node {
             fetch_sessions: self.fetches.sessions() as u64,
             produces_waiting: self.produces.len() as u64,
             fetches_waiting: self.fetches.len() as u64,
+            repairs: self.replicas.repairs,
+            refills: self.replicas.refills,
             log: self.log.stats(),
         }
     }

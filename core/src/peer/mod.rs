@@ -15,7 +15,8 @@
 //! | 17 quorum | postcard, of the metadata quorum | any time |
 //! | 18 request, 19 response | a Kafka frame without its size | for the controller, by clients |
 //! | 20 ask, 21 told | postcard | for the controller, by its peers |
-//! | 22 fetch, 23 records | size (2 bytes), postcard, record batches | between replicas |
+//! | 22 fetch, 24 range fetch | postcard | between replicas |
+//! | 23 records, 25 range | size (2 bytes), postcard, record batches | between replicas |
 //!
 //! Requests are answered in their order. What replicas say to each other is one frame a partition,
 //! so that none waits for another.
@@ -62,13 +63,17 @@ pub enum Kind {
     Told = 21,
     Fetch = 22,
     Records = 23,
+    /// Since version 2, as the next.
+    RangeFetch = 24,
+    Range = 25,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
         use Kind::*;
         let handshake = [Hello, Answer, Proof, Welcome, Refusal];
-        let others = [Ping, Quorum, Request, Response, Ask, Told, Fetch, Records];
+        let others =
+            [Ping, Quorum, Request, Response, Ask, Told, Fetch, Records, RangeFetch, Range];
         handshake.into_iter().chain(others).find(|kind| *kind as u8 == byte)
     }
 }
@@ -86,6 +91,10 @@ pub enum Message {
     Fetch(Bytes),
     /// What is said of a partition, and its record batches: one piece when it arrives.
     Records(Bytes, Vec<Bytes>),
+    /// For what a replica has lost.
+    RangeFetch(Bytes),
+    /// The same as of records.
+    Range(Bytes, Vec<Bytes>),
 }
 
 impl Message {
@@ -98,14 +107,19 @@ impl Message {
             Kind::Ask => Ok(Message::Ask(payload)),
             Kind::Told => Ok(Message::Told(payload)),
             Kind::Fetch => Ok(Message::Fetch(payload)),
-            Kind::Records => {
+            Kind::RangeFetch => Ok(Message::RangeFetch(payload)),
+            Kind::Records | Kind::Range => {
                 let size = usize::from(payload.try_get_u16().map_err(|_| Malformed)?);
                 if size > payload.len() {
                     return Err(Malformed);
                 }
                 let head = payload.split_to(size);
                 let records = (!payload.is_empty()).then_some(payload);
-                Ok(Message::Records(head, records.into_iter().collect()))
+                let records = records.into_iter().collect();
+                Ok(match kind {
+                    Kind::Records => Message::Records(head, records),
+                    _ => Message::Range(head, records),
+                })
             }
             Kind::Hello | Kind::Answer | Kind::Proof | Kind::Welcome | Kind::Refusal => {
                 Err(Malformed)
@@ -122,11 +136,9 @@ impl Message {
             Message::Ask(ask) => frame(Kind::Ask, &[], &[ask]),
             Message::Told(told) => frame(Kind::Told, &[], &[told]),
             Message::Fetch(fetch) => frame(Kind::Fetch, &[], &[fetch]),
-            Message::Records(head, records) => {
-                let size = u16::try_from(head.len()).expect("what is said of a partition is short");
-                let head: Vec<u8> = size.to_be_bytes().into_iter().chain(head).collect();
-                frame(Kind::Records, &head, &records)
-            }
+            Message::RangeFetch(fetch) => frame(Kind::RangeFetch, &[], &[fetch]),
+            Message::Records(head, records) => of_partition(Kind::Records, head, &records),
+            Message::Range(head, records) => of_partition(Kind::Range, head, &records),
         }
     }
 
@@ -134,6 +146,12 @@ impl Message {
     pub fn may_get_lost(&self) -> bool {
         matches!(self, Message::Ping | Message::Quorum(_))
     }
+}
+
+fn of_partition(kind: Kind, head: Bytes, records: &[Bytes]) -> Frame {
+    let size = u16::try_from(head.len()).expect("what is said of a partition is short");
+    let head: Vec<u8> = size.to_be_bytes().into_iter().chain(head).collect();
+    frame(kind, &head, records)
 }
 
 /// A frame of these bytes, which are shared.

@@ -203,6 +203,9 @@ fn messages_come_back_as_they_were_sent() {
         Message::Fetch(bytes.clone()),
         Message::Records(bytes.clone(), Vec::new()),
         Message::Records(bytes.clone(), Vec::from([bytes.clone()])),
+        Message::RangeFetch(bytes.clone()),
+        Message::Range(bytes.clone(), Vec::new()),
+        Message::Range(bytes.clone(), Vec::from([bytes.clone()])),
     ] {
         let (kind, payload) = received(&message.clone().encode());
         assert_eq!(Message::decode(kind, payload), Ok(message));

@@ -61,6 +61,8 @@ pub struct Follower {
     sequence: u64,
     outstanding: Option<Outstanding>,
     matched: bool,
+    /// The leader is to answer though it has no news: it has to be known whether the logs match.
+    eager: bool,
     high_watermark: Offset,
     failures: u32,
     not_before: Time,
@@ -91,6 +93,7 @@ impl Follower {
             sequence: u64::from(leader_epoch.0.unsigned_abs()) << 32,
             outstanding: None,
             matched: false,
+            eager: false,
             high_watermark,
             failures: 0,
             not_before: Time::ZERO,
@@ -105,6 +108,13 @@ impl Follower {
     /// Whether the leader has found our log to be a beginning of its own.
     pub fn is_matched(&self) -> bool {
         self.matched
+    }
+
+    /// Has the leader say at once whether the logs match, if that is not known.
+    pub fn hurry(&mut self) {
+        if !self.matched && !self.eager {
+            (self.eager, self.outstanding) = (true, None);
+        }
     }
 
     /// The leader's high watermark as far as it is heard of here.
@@ -141,7 +151,11 @@ impl Follower {
             fetch_offset: log.end,
             durable_offset: log.durable,
             last_epoch: log.last_epoch,
-            high_watermark: self.high_watermark,
+            // A leader answers who knows less than it does.
+            high_watermark: match self.eager && !self.matched {
+                true => Offset(-1),
+                false => self.high_watermark,
+            },
         })
     }
 

@@ -60,6 +60,8 @@ pub struct FollowerStatus {
     /// `None` before its first matching fetch of this epoch.
     pub durable: Option<Offset>,
     pub in_sync: bool,
+    /// The controller takes it for alive.
+    pub lives: bool,
     /// How often it came back with less than it had confirmed: its storage lies.
     pub lies: u32,
 }
@@ -147,17 +149,13 @@ impl Leader {
         if self.is_under_min() { Err(ErrorCode::NOT_ENOUGH_REPLICAS) } else { Ok(()) }
     }
 
-    /// Whether a follower that lives, in sync or on its way to be, has all below an offset.
-    pub fn is_followed_up_to(&self, end: Offset) -> bool {
-        self.remotes.iter().any(|remote| remote.registered.is_some() && remote.has(end))
-    }
-
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
         self.remotes.iter().map(|remote| FollowerStatus {
             node: remote.node,
             fetch_offset: remote.fetch_offset,
             durable: remote.durable,
             in_sync: self.isr.contains(&remote.node),
+            lives: remote.registered.is_some(),
             lies: remote.lies,
         })
     }

@@ -8,6 +8,7 @@
 //! | from | what | to | answered by |
 //! |---|---|---|---|
 //! | follower | [`Fetch`]: log end, durable end, last epoch | leader | [`Answer`] |
+//! | who has lost something | [`RangeFetch`]: these offsets | any other replica | [`RangeAnswer`] |
 //! | leader | [`IsrWish`]: who should be in sync | controller | the new state, or a refusal |
 //! | controller | [`PartitionState`](crate::metadata::PartitionState) | all | |
 //!
@@ -31,10 +32,12 @@
 
 mod follower;
 mod leader;
+mod mender;
 mod remote;
 
 pub use follower::{Follower, FollowerSettings, Step};
 pub use leader::{Decided, FollowerStatus, Leader, LeaderSettings, Verdict};
+pub use mender::{Mender, Next, Unfit, check_range};
 
 use crate::error::ErrorCode;
 use crate::types::{LeaderEpoch, NodeId, Offset};
@@ -93,6 +96,36 @@ pub enum Content {
     Diverging { epoch: LeaderEpoch, end: Offset },
     /// The leader has nothing that could follow what the follower has.
     OutOfRange,
+    /// One of Kafka's error codes.
+    Refused(i16),
+}
+
+/// A request for offsets that a replica has lost to damage. Both sides are of one leader epoch, in
+/// which their logs are known to be a beginning of the leader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RangeFetch {
+    pub leader_epoch: LeaderEpoch,
+    /// Of this request, among those of a connection.
+    pub sequence: u64,
+    /// Where a batch begins that is lost, and where one begins that is not.
+    pub from: Offset,
+    pub until: Offset,
+}
+
+/// What another replica says to a [`RangeFetch`]. The batches travel beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RangeAnswer {
+    pub leader_epoch: LeaderEpoch,
+    pub sequence: u64,
+    pub content: RangeContent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RangeContent {
+    /// All batches below `until`; offsets that are in none have no records any more.
+    Batches { until: Offset },
+    /// It is lost there, too, or not held, up to there.
+    Lost { until: Offset },
     /// One of Kafka's error codes.
     Refused(i16),
 }

@@ -393,6 +393,20 @@ fn a_flush_is_reported_before_the_leader_has_said_anything() {
 }
 
 #[test]
+fn who_has_to_know_whether_the_logs_match_asks_once_more_for_an_answer() {
+    let mut replica = Replica::new(&[(1, 0)], 12);
+    assert_eq!(replica.fetch().high_watermark, Offset(2));
+    replica.follower.hurry();
+    let eager = replica.fetch();
+    assert_eq!(eager.high_watermark, Offset(-1), "any leader has news for that");
+    replica.follower.hurry();
+    assert_eq!(replica.follower.next_fetch(NOW, &replica.log), None, "once");
+    replica.hears(eager.sequence, batches(12, 0));
+    assert!(replica.follower.is_matched());
+    assert_eq!(replica.fetch().high_watermark, Offset(4));
+}
+
+#[test]
 fn a_follower_waits_longer_after_each_failure_and_as_the_throttle_says() {
     let mut replica = Replica::new(&[(1, 0)], 12);
     let mut pauses = Vec::new();

@@ -139,6 +139,12 @@ impl Harm {
         }
     }
 
+    /// The batches of a group, from its first frame to its end.
+    pub fn keys_within(&self, (at, end): (u64, u64)) -> Vec<Key> {
+        let group = self.groups.range(..at).next_back().filter(|(_, group)| group.end == end);
+        group.into_iter().flat_map(|(_, group)| &group.frames).map(|(_, _, key)| *key).collect()
+    }
+
     /// Something else than what was written stands there now, or may.
     pub fn harm(&mut self, at: u64, len: u64) {
         self.count += 1;

@@ -11,7 +11,7 @@ use weir_core::wire::metadata::MetadataRequest;
 use weir_core::wire::{Request, encode_request};
 
 /// Answers in a row that may say "try again" before that is a failure of the broker.
-const RETRIES_MAX: u32 = 2_000;
+const RETRIES_MAX: u32 = 20_000;
 
 /// What can be read from outside, and what is known of it.
 pub trait Audited {

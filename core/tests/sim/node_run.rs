@@ -171,6 +171,7 @@ impl NodeRun {
             peer_address: ("gw".into(), 9093),
             release: Default::default(),
             replica_limits: Default::default(),
+            unguarded: Default::default(),
             seed: self.world.rng.next_u64(),
         };
         log::debug!(

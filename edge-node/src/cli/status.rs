@@ -117,6 +117,13 @@ fn head(status: &Value) -> String {
     if number(&log["damaged_ranges"]) > 0 {
         let _ = writeln!(out, "DAMAGED: {} ranges of offsets are lost", log["damaged_ranges"]);
     }
+    if number(&status["repairs"]) + number(&status["refills"]) > 0 {
+        let _ = writeln!(
+            out,
+            "of damaged partitions, {} parts came back from other gateways, and {} were begun anew",
+            status["repairs"], status["refills"]
+        );
+    }
     let scrub = &log["scrub"];
     if number(&scrub["damages"]) + number(&scrub["unreadable"]) > 0 {
         let _ = writeln!(

@@ -121,6 +121,10 @@ fn kafka(page: &mut Page, status: &Status) {
         .is(status.node.produces_waiting);
     page.gauge("weir_fetches_waiting", "Fetch requests that wait for records or the disk.")
         .is(status.node.fetches_waiting);
+    page.counter("weir_replica_repairs_total", "Lost parts that came back from other gateways.")
+        .is(status.node.repairs);
+    page.counter("weir_replica_refills_total", "Damaged partitions that were begun anew.")
+        .is(status.node.refills);
     page.gauge("weir_fetch_sessions", "Incremental fetch sessions.").is(status.node.fetch_sessions);
 }
 
@@ -185,7 +189,7 @@ fn flash(page: &mut Page, status: &Status) {
         .is(log.write_failures);
     wear(page, log);
     pressure(page, log);
-    page.gauge("weir_flash_damaged_ranges", "Ranges of offsets lost to damage.")
+    page.gauge("weir_flash_damaged_ranges", "Ranges of offsets that are lost to damage now.")
         .is(log.damaged_ranges);
     scrub(page, log);
     cleaning(page, log);
@@ -246,6 +250,11 @@ fn cleaning(page: &mut Page, log: &Stats) {
         .is(log.slots_cleaned);
     page.counter("weir_flash_cleaned_bytes_total", "Bytes that cleaning copied.")
         .is(log.cleaned_bytes);
+    page.counter(
+        "weir_flash_repaired_bytes_total",
+        "Bytes written for what was lost and came back from other gateways.",
+    )
+    .is(log.repaired_bytes);
 }
 
 /// What the index takes in memory.

@@ -12,8 +12,14 @@ use bytes::Bytes;
 impl Node {
     /// Sends the fetch that is due, if the leader can be reached.
     pub(in crate::node) fn fetch_next(&mut self, now: Time, number: PartitionNumber) {
-        self.refill_if_damaged(now, number);
-        let Some(state) = log_state(&self.log, number) else { return };
+        self.mend(now, number);
+        let Some(mut state) = log_state(&self.log, number) else { return };
+        if self.settings.unguarded.unmatched_ranges && self.first_lost(number).is_some() {
+            return;
+        }
+        if !self.settings.unguarded.whole_while_damaged {
+            state.durable = self.reported_durable(number, state.durable);
+        }
         let Some(leader) = self.replicas.following(number).map(|it| it.leader) else { return };
         if !self.site.is_connected(leader) {
             return;

@@ -16,18 +16,21 @@
 mod following;
 mod fresh;
 mod leading;
+mod lending;
 mod repair;
 mod schedule;
 mod status;
 mod throttle;
 
-use super::Node;
 use super::produce::Acks;
+use super::site::RANGES_LEVEL;
+use super::{Node, Settings, Unguarded};
 use crate::error::ErrorCode;
 use crate::log::{Log, Ticket};
 use crate::metadata::PartitionState;
 use crate::replica::{
-    Decided, Fetch, Follower, FollowerSettings, IsrMember, Leader, LeaderSettings, LogState,
+    Decided, Fetch, Follower, FollowerSettings, FollowerStatus, IsrMember, Leader, LeaderSettings,
+    LogState,
 };
 use crate::types::{LeaderEpoch, Nanos, NodeId, Offset, PartitionNumber, Time};
 use alloc::boxed::Box;
@@ -54,6 +57,23 @@ pub(super) struct Replicas {
     /// Leaders that may wish for another in-sync set.
     wishing: BTreeSet<PartitionNumber>,
     look: Look,
+    /// What is done about damage, when it is looked at again, and how many requests there were.
+    menders: BTreeMap<PartitionNumber, repair::Mending>,
+    /// What is damaged and asked to be out of sync.
+    leaving: BTreeSet<PartitionNumber>,
+    mending: Schedule,
+    range_sequence: u64,
+    /// All that are connected know requests for ranges. Partitions that are compacted are fetched
+    /// whole.
+    knows_ranges: bool,
+    compacted: BTreeSet<PartitionNumber>,
+    /// Reads from the disk for those who have lost something.
+    lending: BTreeMap<Ticket, lending::Loan>,
+    /// Since the start: parts of partitions that were lost and came back from another gateway, and
+    /// partitions that were begun anew.
+    pub repairs: u64,
+    pub refills: u64,
+    unguarded: Unguarded,
     /// No controller is heard: clients are told that nobody leads here.
     pub cut_off: bool,
 }
@@ -61,7 +81,7 @@ pub(super) struct Replicas {
 /// When this gateway looks for damage.
 #[derive(Debug, Default)]
 struct Look {
-    next: Time,
+    last: Option<Time>,
     /// Somebody could not read.
     is_due: bool,
 }
@@ -95,6 +115,11 @@ struct Following {
 }
 
 impl Replicas {
+    pub fn new(settings: &Settings) -> Replicas {
+        let knows_ranges = settings.release.level >= RANGES_LEVEL;
+        Replicas { knows_ranges, unguarded: settings.unguarded, ..Replicas::default() }
+    }
+
     /// The leader of a partition, if clients may ask it.
     pub fn leader(&self, number: PartitionNumber) -> Result<&Leader, ErrorCode> {
         let leader = self.led(number).filter(|_| !self.cut_off);
@@ -154,11 +179,27 @@ impl Replicas {
         }
     }
 
-    /// Whether what is damaged here below `until` can be had from another gateway, now or as soon
-    /// as that is in sync.
+    /// Whether what is damaged here below `until` may be on another gateway: on one that is in
+    /// sync, or will be when it has caught up, or that can still be asked for it. A follower that
+    /// has not been heard of in this epoch may have everything.
     pub fn may_come_back(&self, number: PartitionNumber, until: Offset) -> bool {
-        let followed = |leader: &Leader| leader.is_followed_up_to(until);
+        let mending = self.menders.get(&number);
+        let waits = mending.is_none_or(|mending| !mending.gave_up);
+        let lost_it = |node| mending.is_some_and(|it| it.mender.is_known_without(node, until));
+        let may_have = |it: FollowerStatus| match (it.durable, self.mends_ranges(number)) {
+            (durable, false) => it.lives && durable.is_none_or(|durable| durable >= until),
+            (Some(_), true) if it.fetch_offset < until => false,
+            (_, true) => waits && !lost_it(it.node),
+        };
+        let guards = !self.unguarded.past_what_is_lost;
+        let followed = |leader: &Leader| guards && leader.followers().any(may_have);
         self.is_elsewhere(number) || self.leader(number).is_ok_and(followed)
+    }
+
+    /// Whether of this partition what is lost can be asked for by itself.
+    fn mends_ranges(&self, number: PartitionNumber) -> bool {
+        let known = self.knows_ranges || self.unguarded.ranges_at_any_level;
+        known && !self.unguarded.whole_partitions && !self.compacted.contains(&number)
     }
 
     /// Whether this gateway leads it and does not know yet how far earlier leaders have committed.
@@ -167,8 +208,9 @@ impl Replicas {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        let look = self.look.is_due.then_some(self.look.next);
-        self.schedule.first().map(|(time, _)| time).into_iter().chain(look).min()
+        let look = self.look.is_due.then(|| self.look.next());
+        let due = [&self.schedule, &self.mending].into_iter().filter_map(Schedule::first);
+        due.map(|(time, _)| time).chain(look).min()
     }
 
     /// Damage kept somebody from reading what another gateway has.
@@ -201,6 +243,10 @@ impl Replicas {
     pub fn forget(&mut self, number: PartitionNumber) {
         self.by_number.remove(&number);
         self.schedule.set(number, None);
+        self.menders.remove(&number);
+        self.leaving.remove(&number);
+        self.mending.set(number, None);
+        self.compacted.remove(&number);
         self.fresh.forget(number);
         self.wishing.remove(&number);
     }
@@ -268,6 +314,12 @@ impl Node {
             self.stop_holding(now, number);
             return self.empty(now, number);
         }
+        let of = self.image.partition_of(number);
+        let topic = of.and_then(|of| self.image.topic_by_id(of.topic));
+        match topic.is_some_and(|topic| topic.policy.cleanup.compact.is_some()) {
+            true => self.replicas.compacted.insert(number),
+            false => self.replicas.compacted.remove(&number),
+        };
         let before = self.replicas.high_watermark(number);
         match state.leader {
             Some(leader) if leader == me => self.lead(now, number, &state, before),
@@ -401,21 +453,29 @@ impl Node {
                 false => self.fetch_next(now, number),
             }
         }
+        for number in self.replicas.mending.take_due(now) {
+            self.mend(now, number);
+        }
         self.wish(now);
     }
 
     pub(super) fn on_replica_peer_up(&mut self, now: Time, node: NodeId) {
+        self.replicas.knows_ranges = self.level_of_those_here() >= RANGES_LEVEL;
         for number in self.replicas.followed_from(node) {
             self.fetch_next(now, number);
         }
     }
 
     pub(super) fn on_replica_peer_down(&mut self, now: Time, node: NodeId) {
+        self.replicas.knows_ranges = self.level_of_those_here() >= RANGES_LEVEL;
         for number in self.replicas.followed_from(node) {
             if let Some(following) = self.replicas.following(number) {
                 following.follower.failed(now);
             }
             self.replicas.schedule.set(number, None);
+        }
+        for mending in self.replicas.menders.values_mut() {
+            mending.mender.gone(now, node);
         }
         for replica in self.replicas.by_number.values_mut() {
             if let Role::Leads(leading) = &mut replica.role {

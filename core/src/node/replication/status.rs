@@ -30,8 +30,9 @@ pub struct ReplicaStatus {
     pub log_end: i64,
     pub durable_end: i64,
     pub high_watermark: i64,
-    /// Something of it is lost here.
+    /// Something of it is lost here, and where that begins.
     pub is_damaged: bool,
+    pub damaged_from: Option<i64>,
     /// What the metadata says of it here.
     pub state: PartitionState,
 }
@@ -63,7 +64,7 @@ impl Node {
         let held = self.image.states().filter(|(_, state)| state.is_replica(me));
         let status = held.map(|(number, state)| {
             let log = log_state(&self.log, number).unwrap_or_default();
-            let is_damaged = self.log.partition(number).is_some_and(|view| view.is_damaged);
+            let damaged_from = self.first_lost(number).map(|from| from.0);
             let (role, epoch) = self.replicas.role(number);
             ReplicaStatus {
                 number: number.0,
@@ -73,7 +74,8 @@ impl Node {
                 log_end: log.end.0,
                 durable_end: log.durable.0,
                 high_watermark: self.replicas.high_watermark(number).0,
-                is_damaged,
+                is_damaged: damaged_from.is_some(),
+                damaged_from,
                 state: state.clone(),
             }
         });

@@ -6,7 +6,7 @@
 //! | level | what is new |
 //! |---|---|
 //! | 1 | everything that the first release says and writes |
-//! | 2 | the level of the cluster, which is a record in the metadata |
+//! | 2 | the level of the cluster, which is a record in the metadata; requests for ranges |
 //!
 //! | what | is of which level |
 //! |---|---|
@@ -32,6 +32,9 @@ use crate::types::{Nanos, NodeId, Time};
 use alloc::vec::Vec;
 
 const LOOK_EVERY_MS: u64 = 500;
+
+/// From that level on a replica asks others for what it has lost, and answers.
+pub(in crate::node) const RANGES_LEVEL: u16 = 2;
 
 /// What a gateway's release knows. Simulations have older ones.
 #[derive(Clone, Copy, Debug)]
@@ -92,12 +95,14 @@ impl Node {
         let members = self.quorum_status(now)?.members;
         let members = members.all().chain(&members.demoted).map(|member| member.node);
         let registered = self.image.brokers().map(|broker| broker.node);
-        let peers = &self.site.peers;
-        let all_are_here =
-            members.chain(registered).all(|node| node == me || peers.contains_key(&node));
+        let is_here = |node: NodeId| node == me || self.site.is_connected(node);
+        members.chain(registered).all(is_here).then(|| self.level_of_those_here())
+    }
+
+    /// The level that this gateway and all that it is connected with know.
+    pub(in crate::node) fn level_of_those_here(&self) -> u16 {
         let own = self.settings.release.level;
-        let least = || peers.values().map(|hello| hello.version).fold(own, u16::min);
-        all_are_here.then(least)
+        self.site.peers.values().map(|hello| hello.version).fold(own, u16::min)
     }
 
     /// Nothing is proposed any more, and who is refused for that is welcome again.

@@ -39,6 +39,7 @@ use bytes::Bytes;
 pub(super) use asks::{After, Ask, Asker, Told};
 pub(super) use forward::{is_for_controller, to_peer};
 pub(super) use ledger::{Found, PARTITIONS};
+pub(super) use level::RANGES_LEVEL;
 pub use level::Release;
 pub use status::SiteStatus;
 

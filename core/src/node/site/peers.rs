@@ -72,6 +72,17 @@ impl Node {
                     self.on_replica_answer(now, from, said, records);
                 }
             }
+            Message::RangeFetch(bytes) => {
+                if let Some((number, fetch)) = said(from, &bytes) {
+                    self.on_range_fetch(now, from, number, fetch);
+                }
+            }
+            Message::Range(head, records) => {
+                if let Some(said) = said(from, &head) {
+                    let records = records.into_iter().next().unwrap_or_default();
+                    self.on_range_answer(now, from, said, records);
+                }
+            }
             Message::Request(frame) => self.on_forwarded(now, from, &frame),
             Message::Response(frame) => self.on_forwarded_answer(from, frame),
         }

@@ -94,6 +94,7 @@ impl World {
             peer_address: ("gw".into(), 9093),
             release: Release::default(),
             replica_limits: Default::default(),
+            unguarded: Default::default(),
             seed: 7,
         };
         change(&mut settings);

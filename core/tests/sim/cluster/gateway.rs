@@ -129,6 +129,7 @@ impl Gateway {
             peer_address: (format!("gw{}", self.id.0), 9093),
             release: Release { level: self.version, settle: SETTLE },
             replica_limits: plan.replica_limits(),
+            unguarded: plan.bug.unguarded(),
             seed: match plan.bug {
                 Bug::SameIncarnation => index as u64 + 1,
                 _ => rng.next_u64(),

@@ -293,3 +293,32 @@ fn followers_that_fetch_more_than_they_can_write_are_found() {
         plan.kills = true;
     });
 }
+
+#[test]
+fn a_replica_that_comes_back_before_it_is_whole_is_found() {
+    must_find("WholeWhileDamaged of a site", &["WholeInSync"], |seed| {
+        super::rot::random(seed, |plan| plan.bug = Bug::WholeWhileDamaged)
+    });
+}
+
+#[test]
+fn what_is_put_in_place_before_the_logs_are_known_to_agree_is_found() {
+    let checkers = [LOSS, &["LogMatching", "OrderKept"]].concat();
+    must_find("UnmatchedRanges of a site", &checkers, |seed| {
+        super::rot::deposed(seed, |plan| plan.bug = Bug::UnmatchedRanges)
+    });
+}
+
+#[test]
+fn a_leader_that_serves_past_what_others_have_is_found() {
+    must_find("PastWhatIsLost of a site", &["CommittedStays", "AckedIsDurable"], |seed| {
+        super::rot::restarted(seed, |plan| plan.bug = Bug::PastWhatIsLost)
+    });
+}
+
+#[test]
+fn a_partition_that_is_fetched_whole_for_a_range_is_found() {
+    must_find("WholePartitions of a site", &["RepairsTheRange"], |seed| {
+        super::rot::random(seed, |plan| plan.bug = Bug::WholePartitions)
+    });
+}

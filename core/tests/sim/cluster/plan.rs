@@ -3,6 +3,7 @@
 use crate::faults::Faults;
 use crate::plan;
 use weir_core::limits::ReplicaLimits;
+use weir_core::node::Unguarded;
 use weir_core::rng::Rng;
 
 /// As small beside what clients send as those of a gateway beside what a link brings.
@@ -54,6 +55,29 @@ pub enum Bug {
     TakenForNew,
     /// Followers ask for more however much waits for their flash.
     AskOnAndOn,
+    /// A replica that lacks something reports everything as durable.
+    WholeWhileDamaged,
+    /// What is lost is put in place before the logs are known to agree.
+    UnmatchedRanges,
+    /// What is lost is asked for, though the cluster has older gateways.
+    RangesTooEarly,
+    /// What is lost is fetched with all of its partition.
+    WholePartitions,
+    /// Who is alone in sync serves past what it has lost.
+    PastWhatIsLost,
+}
+
+impl Bug {
+    /// The guards of the node that are taken away.
+    pub fn unguarded(self) -> Unguarded {
+        Unguarded {
+            whole_while_damaged: self == Bug::WholeWhileDamaged,
+            unmatched_ranges: self == Bug::UnmatchedRanges,
+            ranges_at_any_level: self == Bug::RangesTooEarly,
+            whole_partitions: self == Bug::WholePartitions,
+            past_what_is_lost: self == Bug::PastWhatIsLost,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use super::gateway::{End, Gateway};
 use super::net::{Arrival, Net, Way};
 use super::operator::Operator;
 use super::plan::{Bug, Plan};
+use super::rot::Repairs;
 use super::truth::Truth;
 use crate::checks::{Bounded, Limits, Verdict};
 use crate::client::unframed;
@@ -72,6 +73,7 @@ pub struct Cluster {
     looked: u64,
     /// Faults may happen.
     pub faulty: bool,
+    pub repairs: Repairs,
     /// Nothing else may go wrong before all is whole again.
     pub fragile: bool,
     pub operator: Operator,
@@ -98,6 +100,7 @@ impl Cluster {
             crowd,
             truth,
             looked,
+            repairs: Repairs::default(),
             faulty,
             fragile,
             operator,
@@ -165,6 +168,7 @@ impl Cluster {
     /// A gateway's process ends; those who are connected with it hear of that sooner or later.
     pub fn end(&mut self, index: usize, end: End) {
         log::debug!("{:?} gateway {} ends: {end:?}", self.world.now, index + 1);
+        self.count_repairs(index);
         self.gateways[index].end(&mut self.world.rng, end);
         if end == End::Wipe {
             self.lost_stores.insert(index);
@@ -386,6 +390,8 @@ impl Cluster {
         let message = self.plan.bug.message(message);
         let to = to as usize - 1;
         self.truth.sent((from, to), &message)?;
+        self.truth.fetched(&self.gateways[from], &message)?;
+        self.may_be_sent(to, &message)?;
         let link = self.net.link((from, to));
         if link == 0 {
             return Ok(());
@@ -418,12 +424,14 @@ impl Cluster {
 /// A message as the driver hands it out: its records in one piece.
 fn received(message: Message) -> weir_core::peer::Message {
     use weir_core::peer::Message;
+    let one_piece = |records: Vec<Bytes>| {
+        let whole: Vec<u8> = records.iter().flatten().copied().collect();
+        let whole = (!whole.is_empty()).then(|| Bytes::from(whole));
+        whole.into_iter().collect()
+    };
     match message {
-        Message::Records(head, records) => {
-            let whole: Vec<u8> = records.iter().flatten().copied().collect();
-            let whole = (!whole.is_empty()).then(|| Bytes::from(whole));
-            Message::Records(head, whole.into_iter().collect())
-        }
+        Message::Records(head, records) => Message::Records(head, one_piece(records)),
+        Message::Range(head, records) => Message::Range(head, one_piece(records)),
         other => other,
     }
 }

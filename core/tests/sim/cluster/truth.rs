@@ -3,11 +3,12 @@
 use super::gateway::Gateway;
 use super::net::Way;
 use crate::checks::{Verdict, Violation};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use weir_core::batch::{self, Header};
 use weir_core::node::{ReplicaRole, ReplicaStatus, SiteStatus};
 use weir_core::peer::Message;
-use weir_core::replica::{Answer, Content};
+use weir_core::replica::{Answer, Content, Fetch, RangeAnswer};
 use weir_core::types::{NodeId, PartitionNumber, Time};
 
 /// At most one start of one gateway leads a partition in an epoch.
@@ -27,6 +28,9 @@ pub struct StrongIsr;
 
 /// What was committed is in the log of every later leader.
 pub struct NoCommittedRecordLostGlobally;
+
+/// A replica that is out of sync and lacks something never says that it has it.
+pub struct WholeInSync;
 
 /// The high watermark of a leader never goes back in its epoch, nor does what followers are told.
 pub struct MonotonicHighWatermark;
@@ -48,6 +52,7 @@ fails!(
     LogMatching,
     StrongIsr,
     NoCommittedRecordLostGlobally,
+    WholeInSync,
     MonotonicHighWatermark
 );
 
@@ -64,6 +69,8 @@ pub struct Truth {
     /// The high watermark that a follower was told last, of a partition in an epoch.
     told: BTreeMap<(Way, u32, i32), i64>,
     applied: BTreeMap<NodeId, u64>,
+    /// What gateways lacked when they were looked at last: from where on.
+    lacked: BTreeMap<(Who, u32), i64>,
 }
 
 /// A gateway, and which start of it.
@@ -88,6 +95,10 @@ impl Truth {
             }
         }
         for replica in node.replicas_status() {
+            match replica.damaged_from.filter(|_| !replica.state.is_in_sync(gateway.id)) {
+                Some(from) => self.lacked.insert((who, replica.number), from),
+                None => self.lacked.remove(&(who, replica.number)),
+            };
             if replica.role == ReplicaRole::Leads {
                 self.leads(who, &replica)?;
             }
@@ -175,8 +186,32 @@ impl Truth {
         Ok(())
     }
 
-    /// What a leader sends to a follower.
+    /// What a follower asks for. It may have been made before the damage was known, and sent after.
+    pub fn fetched(&self, gateway: &Gateway, message: &Message) -> Verdict {
+        let (Message::Fetch(bytes), Some(node)) = (message, &gateway.node) else { return Ok(()) };
+        let Ok((number, fetch)) = postcard::from_bytes::<(PartitionNumber, Fetch)>(bytes) else {
+            return Ok(());
+        };
+        let who = (gateway.id, gateway.boot);
+        let Some(lacked) = self.lacked.get(&(who, number.0)) else { return Ok(()) };
+        let is_this = |replica: &ReplicaStatus| replica.number == number.0;
+        let replica = node.replicas_status().into_iter().find(is_this);
+        let lacks = replica.filter(|it| !it.state.is_in_sync(gateway.id));
+        let Some(from) = lacks.and_then(|it| it.damaged_from) else { return Ok(()) };
+        if fetch.durable_offset.0 > from.max(*lacked) {
+            let says = fetch.durable_offset;
+            let what = format!("{who:?} lacks {from} of partition {number:?} and says {says}");
+            return WholeInSync::fails(what);
+        }
+        Ok(())
+    }
+
+    /// What a leader sends to a follower, and replicas to one that has lost something.
     pub fn sent(&mut self, way: Way, message: &Message) -> Verdict {
+        if let Message::Range(head, records) = message {
+            let head = postcard::from_bytes::<(PartitionNumber, RangeAnswer)>(head);
+            return head.map_or(Ok(()), |(number, _)| self.batches(number, records));
+        }
         let Message::Records(head, records) = message else { return Ok(()) };
         let Ok((number, answer)) = postcard::from_bytes::<(PartitionNumber, Answer)>(head) else {
             return Ok(());
@@ -191,6 +226,10 @@ impl Truth {
             let what = format!("{told:?} was told {before}, now {now}");
             return MonotonicHighWatermark::fails(what);
         }
+        self.batches(number, records)
+    }
+
+    fn batches(&mut self, number: PartitionNumber, records: &[Bytes]) -> Verdict {
         for records in records {
             let mut rest = records.clone();
             let mut before = None;

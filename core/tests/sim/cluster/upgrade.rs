@@ -11,6 +11,7 @@ use super::{net::Arrival, random};
 use crate::checks::{AlwaysStarts, Verdict, Violation};
 use crate::runner::{Tally, must_find, seeds};
 use weir_core::log::OpenError;
+use weir_core::peer::Message;
 use weir_core::peer::handshake::Hello;
 use weir_core::peer::{VERSION, VERSION_MIN};
 use weir_core::rng::Rng;
@@ -53,6 +54,15 @@ impl Cluster {
                 self.hang_up((index, other), 10_000);
             }
         }
+    }
+
+    /// Requests for ranges are of the second level.
+    pub fn may_be_sent(&self, to: usize, message: &Message) -> Verdict {
+        let ranges = matches!(message, Message::RangeFetch(_) | Message::Range(..));
+        if ranges && self.gateways[to].version < 2 {
+            return AllUnderstand::fails(format!("gateway {} is sent {message:?}", to + 1));
+        }
+        Ok(())
     }
 
     /// A gateway cannot go on with what is on its flash.
@@ -149,5 +159,24 @@ fn a_level_that_is_used_too_early_is_found() {
             plan.bug = Bug::TakenForNew;
             plan.upgrade = true;
         })
+    });
+}
+
+fn old(seed: u64, bug: Bug) -> Result<Tally, Violation> {
+    let mut cluster = super::rot::calm(seed, |plan| plan.bug = bug);
+    cluster.run_old()?;
+    Ok(Tally { harms: cluster.repairs.refills, ..cluster.tally() })
+}
+
+#[test]
+fn what_a_gateway_of_an_old_cluster_has_lost_is_fetched_with_all_of_its_partition() {
+    let total = seeds("what_a_gateway_of_an_old_cluster", 5, |seed| old(seed, Bug::None));
+    assert!(total.harms > 0, "nothing was ever begun anew, so nothing is proved");
+}
+
+#[test]
+fn what_an_old_release_does_not_know_and_is_sent_is_found() {
+    must_find("RangesTooEarly of a site", &["AllUnderstand"], |seed| {
+        old(seed, Bug::RangesTooEarly)
     });
 }
