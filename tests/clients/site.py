@@ -109,9 +109,9 @@ def consume():
 
 
 def read():
-    """Everything that is committed: partition, offset, value."""
+    """NAME=VALUE...: everything that is committed: partition, offset, value."""
     c = Consumer({**base, "group.id": "reader", "enable.auto.commit": False, "enable.partition.eof": True,
-                  "auto.offset.reset": "error"})
+                  "auto.offset.reset": "error", **dict(c.split("=") for c in more)})
     partitions = c.list_topics(topic, 30).topics[topic].partitions
     c.assign([TopicPartition(topic, p, 0) for p in partitions])
     left, end = set(partitions), time.time() + 90

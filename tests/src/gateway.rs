@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -212,6 +213,24 @@ impl Gateway {
     /// Everything that it has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Flips a bit of the first record in its log that has this text.
+    pub fn rot(&self, text: &str) {
+        let log =
+            File::options().read(true).write(true).open(self.data().join("flash.log")).unwrap();
+        let (mut piece, mut from) = (vec![0; 1 << 20], 0);
+        let at = loop {
+            let len = log.read_at(&mut piece, from).unwrap();
+            assert!(len >= text.len(), "{text:?} is not in the log");
+            let mut places = piece[..len].windows(text.len());
+            if let Some(at) = places.position(|place| place == text.as_bytes()) {
+                break from + at as u64;
+            }
+            from += (len - text.len() + 1) as u64;
+        };
+        log.write_all_at(&[text.as_bytes()[0] ^ 4], at).unwrap();
+        log.sync_all().unwrap();
     }
 
     /// Runs another command of the binary, such as `["topic", "list"]`, against this gateway.

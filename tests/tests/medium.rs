@@ -147,21 +147,11 @@ fn with_numbers(name: &str, count: u64) -> (Gateway, PathBuf) {
     (gateway, log)
 }
 
-/// Flips a bit in the padding of a number.
-fn rot(log: &Path, number: u64) {
-    let bytes = fs::read(log).unwrap();
-    let needle = format!("{number:08} xxx");
-    let at = bytes.windows(needle.len()).position(|w| w == needle.as_bytes()).unwrap();
-    let file = File::options().write(true).open(log).unwrap();
-    file.write_all_at(&[bytes[at + 500] ^ 4], at as u64 + 500).unwrap();
-    file.sync_all().unwrap();
-}
-
 #[test]
 fn damage_is_named_quarantined_and_stops_no_start() {
     let (mut gateway, log) = with_numbers("damage", 1_000);
     weir(&["log", "check"], &log).success();
-    rot(&log, 100);
+    gateway.rot("00000100 xxx");
     let found = weir(&["log", "check"], &log);
     assert_eq!(found.code, Some(1), "{found:?}");
     let words = ["slot ", "commit groups", "lost partition ", "offsets 100 to 100", "--repair"];
@@ -183,10 +173,10 @@ fn damage_is_named_quarantined_and_stops_no_start() {
 
 #[test]
 fn the_scrub_finds_rot_that_nobody_reads() {
-    let (gateway, log) = with_numbers("scrub", 1_000);
+    let (gateway, _) = with_numbers("scrub", 1_000);
     let mut gateway = gateway.set("flash.scrub_days=0.00001");
     gateway.start();
-    rot(&log, 50);
+    gateway.rot("00000050 xxx");
     let scrub = wait_for("the scrub finds it", Duration::from_secs(60), || {
         let scrub = gateway.status()["log"]["scrub"].clone();
         (scrub["damages"].as_u64() > Some(0)).then_some(scrub)

@@ -23,15 +23,20 @@ fn goes_on(producer: &Client, what: &str) {
     });
 }
 
-/// Ends the producer, and holds its ledger against what there is; gives what it has told.
-fn check(site: &Site, topic: &str, producer: Client) -> Vec<String> {
+/// Ends the producer, and holds its ledger against what there is.
+fn check(site: &Site, topic: &str, producer: Client) {
+    check_by(site, topic, producer, &[]);
+}
+
+/// The same by a reader with these settings.
+fn check_by(site: &Site, topic: &str, producer: Client, configs: &[&str]) {
     let told = producer.end(None, PATIENCE);
-    let reader = Client::of_site("reader", "read", &site.bootstrap(), &[topic]);
+    let args = [&[topic], configs].concat();
+    let reader = Client::of_site("reader", "read", &site.bootstrap(), &args);
     let (acked, log) = (ledger::acked(&told), ledger::log(&reader.end(None, PATIENCE)));
     assert!(acked.len() > 100, "{told:?}");
     ledger::nothing_acknowledged_is_lost(topic, &acked, &log).unwrap();
     ledger::order_is_kept(topic, &log, true).unwrap();
-    told
 }
 
 #[test]
@@ -111,6 +116,38 @@ fn a_wiped_gateway_comes_back_is_refilled_and_votes_again() {
     goes_on(&producer, "without another");
     site.make_whole(&[("t", 3)]);
     check(&site, "t", producer);
+}
+
+#[test]
+fn what_one_gateway_has_lost_comes_back_from_the_others_and_nothing_is_begun_anew() {
+    let mut site = Site::new("site-rot", 3).started();
+    site.create("t", 2, 3, 2);
+    let producer = producer(&site, "t", "enable.idempotence=true");
+    goes_on(&producer, "at first");
+    let early = ledger::acked(&producer.lines()).len();
+    goes_on(&producer, "some time");
+    goes_on(&producer, "some time more");
+    let acked = ledger::acked(&producer.lines());
+    site.kill(3);
+    goes_on(&producer, "without it");
+    // So far from each other that each is in a commit group of its own.
+    for record in acked[early..].iter().step_by(30).take(3) {
+        site.gateway(3).rot(&format!("t:{}\0", record.number));
+    }
+    site.start_all();
+    wait_for("what was lost is back", WHOLE, || {
+        let (_, metrics) = site.gateway(3).http("/metrics")?;
+        let is = |line: &str| metrics.lines().any(|it| it == line);
+        let repairs = metrics.contains("\nweir_replica_repairs_total ")
+            && !is("weir_replica_repairs_total 0")
+            && is("weir_flash_damaged_ranges 0");
+        assert!(is("weir_replica_refills_total 0"), "{metrics}");
+        repairs.then_some(())
+    });
+    site.make_whole(&[("t", 3)]);
+    let said = site.gateway(3).weir(&["status"]).success();
+    assert!(said.contains("parts came back") && !said.contains("DAMAGED"), "{said}");
+    check_by(&site, "t", producer, &["client.rack=rack3"]);
 }
 
 /// The leader has it, a follower does not answer, and the device's gateway dies: when that is back,
