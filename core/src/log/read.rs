@@ -429,7 +429,7 @@ impl Question {
                     let fits = bytes < spec.bytes_max
                         && extent.base_offset == until
                         && until < end
-                        && extent.at >= begin.at
+                        && chosen.last().is_some_and(|last| extent.at >= last.end())
                         && extent.end() - begin.at <= READ_BYTES_MAX;
                     let found = part.extent_at(until, settled).filter(|_| fits);
                     let Some((_, next)) = found.filter(|&(at, _)| at == number) else { break };
