@@ -28,17 +28,18 @@ pub(in crate::log) struct Parts {
 
 impl Recovery {
     /// Orders the places where checkpoints may be: the newest group that says so is right, unless
-    /// that checkpoint is damaged.
+    /// that checkpoint is damaged. A group that holds a root names the one before, which is older
+    /// wherever it stands.
     pub(in crate::log) fn find_roots(&mut self) {
-        let mut roots: Vec<(u64, Place)> = Vec::new();
+        let mut roots: Vec<(u64, bool, Place)> = Vec::new();
         for visited in self.visited.values() {
-            for group in &visited.groups {
-                roots.extend(group.header.checkpoint.map(|root| (group.header.group_seq, root)));
+            for header in visited.groups.iter().map(|group| &group.header) {
+                roots.extend(header.checkpoint.map(|root| (header.group_seq, false, root)));
             }
-            roots.extend(&visited.roots);
+            roots.extend(visited.roots.iter().map(|&(group_seq, root)| (group_seq, true, root)));
         }
         roots.sort_unstable();
-        self.roots = roots.into_iter().map(|(_, root)| root).collect();
+        self.roots = roots.into_iter().map(|(.., root)| root).collect();
     }
 
     pub(in crate::log) fn next_root(&mut self, disk: &mut Disk) -> Option<Outcome> {

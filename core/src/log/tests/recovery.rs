@@ -130,6 +130,22 @@ fn a_checkpoint_in_several_parts_is_found_and_a_bad_one_gives_way_to_the_one_bef
     }
 }
 
+/// Else what a start leaves is never free where each is cut when it has written a checkpoint.
+#[test]
+fn a_start_begins_with_the_newest_checkpoint_wherever_it_stands() {
+    let mut world = World::new();
+    let partition = world.add(1, Lane::Short);
+    world.append(partition, &["first"]).unwrap();
+    world.run();
+    for round in 0..3 * SLOTS {
+        checkpoint(&mut world);
+        let newest = world.log.checkpointer.as_of();
+        world.restart();
+        assert_eq!(world.log.checkpointer.as_of(), newest, "round {round}");
+        assert_eq!(world.values(partition, 0), ["first"]);
+    }
+}
+
 #[test]
 fn a_log_without_a_checkpoint_that_is_whole_is_put_together_from_its_footers() {
     let (mut world, a) = filled(32 << 10);
