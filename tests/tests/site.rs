@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 use weir_tests::ledger::{self, Client};
-use weir_tests::mqtt::{Mqtt, PUBCOMP, PUBREC};
+use weir_tests::mqtt::{Mqtt, PUBACK, PUBCOMP, PUBREC};
 use weir_tests::site::WHOLE;
 use weir_tests::{Site, wait_for};
 
@@ -198,6 +198,53 @@ fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicate
     site.thaw(frozen);
     site.make_whole(&[("sensors", 3)]);
     assert_eq!(read(&site).values().collect::<Vec<_>>(), ["1", "2", "3"]);
+}
+
+/// The only gateway that has it is away: its devices wait, and nobody else does.
+#[test]
+fn a_partition_whose_gateway_is_away_holds_up_only_devices_that_publish_to_it() {
+    let mut site = Site::new("site-away", 3).started();
+    site.create("away", 1, 1, 1);
+    let away = site.leader("away", 0).unwrap();
+    let own = away % 3 + 1;
+    let rule = "[[mqtt.rule]]\nfilter = \"away/#\"\ntopic = \"away\"\n";
+    site.kill(own);
+    site.gateway(own).reconfigure(|text| format!("{text}{rule}"));
+    site.make_whole(&[("away", 1)]);
+    let at = site.gateway(own).mqtt_address();
+    let device = |name: &str| Mqtt::connect_to(&at, false, name, true).unwrap().0;
+    let (mut first, mut second) = (device("first"), device("second"));
+    first.publish("away/x", b"0", 1, 1, false).unwrap();
+    first.expect(PUBACK, 1).unwrap();
+    second.publish("plant/pump", b"1", 1, 1, false).unwrap();
+    second.expect(PUBACK, 1).unwrap();
+    site.kill(away);
+    // More than may wait, and than sockets hold; it goes on when all else is done.
+    let flood = std::thread::spawn(move || {
+        for number in 1..=300 {
+            let payload = format!("{}{number:0>10}", "0".repeat(99_990));
+            first.publish("away/x", payload.as_bytes(), 0, 0, false).unwrap();
+        }
+        first.publish("away/x", b"301", 1, 2, false).unwrap();
+        first
+    });
+    wait_for("much waits for it", WHOLE, || {
+        let (_, metrics) = site.gateway(own).http("/metrics")?;
+        let waits = metrics.lines().find_map(|it| it.strip_prefix("weir_mqtt_queued_bytes "))?;
+        (waits.parse::<usize>().ok()? > 4 << 20).then_some(())
+    });
+    for id in 2..500 {
+        second.publish("plant/pump", id.to_string().as_bytes(), 1, id, false).unwrap();
+        second.expect(PUBACK, id).unwrap();
+    }
+    assert!(!flood.is_finished(), "nobody takes what it publishes");
+    site.make_whole(&[("away", 1), ("sensors", 3)]);
+    let mut first = flood.join().unwrap();
+    first.expect(PUBACK, 2).unwrap();
+    let reader = Client::of_site("reader", "read", &site.bootstrap(), &["away"]);
+    let log = ledger::log(&reader.end(None, PATIENCE));
+    let numbers = log.values().map(|value| value.parse::<u32>().unwrap());
+    assert_eq!(numbers.collect::<Vec<_>>(), (0..=301).collect::<Vec<_>>());
 }
 
 /// Three gateways with a topic on each, of which the third was killed and is out of sync.

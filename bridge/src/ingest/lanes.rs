@@ -21,7 +21,7 @@ pub(crate) const LOCAL: usize = 0;
 /// lost its power does not say so.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// An answer that takes longer than a leader may take (30 s) does not come.
+/// An answer that takes much longer than a leader waits for its followers does not come.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
 
 #[derive(Debug)]

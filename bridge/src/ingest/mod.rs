@@ -12,6 +12,7 @@
 mod lanes;
 pub(crate) mod murmur;
 mod partition;
+mod room;
 pub(crate) mod topics;
 
 use crate::client::without_size;
@@ -20,15 +21,14 @@ use bytes::Bytes;
 pub(crate) use lanes::LOCAL;
 use lanes::{Lane, Sent};
 use partition::Partition;
+pub(crate) use room::QUEUED_BYTES_MAX;
+use room::Room;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use weir_core::batch::ProducerStamp;
 use weir_core::error::ErrorCode;
 use weir_core::types::{NodeId, TopicId};
 use weir_core::wire::{ApiKey, Frame, decode_response, produce};
-
-/// Bytes that may wait for the log or for its answer. When there are more, sockets are not read.
-pub(crate) const QUEUED_BYTES_MAX: usize = 8 << 20;
 
 /// For how long new records are refused at once after the node said that its storage is full. Then
 /// one tries again.
@@ -37,6 +37,11 @@ const FULL_FOR: Duration = Duration::from_secs(1);
 /// Bytes of batches in one Produce request; one batch may be larger. A quarter of the largest
 /// frame.
 const REQUEST_BYTES: usize = weir_core::limits::FRAME_BYTES_MAX / 4;
+
+/// How long a leader waits for its followers before it answers. Answers come in order, so what one
+/// partition waits for keeps those of all others that it leads; what is sent again is appended
+/// once. A follower that has died is no longer waited for after a second or two.
+const ANSWERED_WITHIN_MS: i32 = 5_000;
 
 const PRODUCE_VERSION: i16 = 11;
 
@@ -160,7 +165,7 @@ pub(crate) struct Ingest {
     sought: Vec<TopicNumber>,
     correlation_id: i32,
     producer: ProducerStamp,
-    queued_bytes: usize,
+    room: Room,
     full_until: Option<Instant>,
 }
 
@@ -261,17 +266,9 @@ impl Ingest {
         for number in &numbers {
             self.list(*number);
         }
+        self.room.divide(self.partitions.iter().map(Partition::queued_bytes));
         self.topics[topic.0].partitions = numbers;
         self.topics[topic.0].state = State::Open;
-    }
-
-    /// Whether more may be pushed; if not, stop reading where it comes from.
-    pub fn has_room(&self) -> bool {
-        self.queued_bytes < QUEUED_BYTES_MAX
-    }
-
-    pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes
     }
 
     /// Whether the node said a moment ago that its storage is full.
@@ -299,7 +296,9 @@ impl Ingest {
     /// Appends a record to the open batch of its partition.
     pub fn push(&mut self, place: Place, record: &Record, ticket: Ticket, now: Instant) {
         let partition = &mut self.partitions[place.0];
-        self.queued_bytes += partition.push(record, ticket, now);
+        let before = partition.queued_bytes();
+        partition.push(record, ticket, now);
+        self.room.changed(before, partition.queued_bytes());
         lanes::list(partition, place.0, &mut self.lanes);
     }
 
@@ -346,9 +345,9 @@ impl Ingest {
         out.extend_from_slice(&self.correlation_id.to_be_bytes());
         out.extend_from_slice(&[0, 9]);
         out.extend_from_slice(b"weir-mqtt");
-        // No tagged fields; no transactional id; acks=all; a timeout of 30 s.
+        // No tagged fields; no transactional id; acks=all.
         out.extend_from_slice(&[0, 0, 0xff, 0xff]);
-        out.extend_from_slice(&30_000i32.to_be_bytes());
+        out.extend_from_slice(&ANSWERED_WITHIN_MS.to_be_bytes());
         let same_topic =
             |a: &usize, b: &usize| self.partitions[*a].topic == self.partitions[*b].topic;
         let topics: Vec<&[usize]> = taken.chunk_by(same_topic).collect();
@@ -426,8 +425,9 @@ impl Ingest {
         answer: &mut Answer,
     ) {
         let partition = &mut self.partitions[number];
+        let before = partition.queued_bytes();
         let answered = partition.answered(error, base_offset, now, done);
-        self.queued_bytes = self.queued_bytes.saturating_sub(answered.freed);
+        self.room.changed(before, partition.queued_bytes());
         answer.durable.extend(answered.durable);
         if answered.storage_full {
             self.full_until = Some(now + FULL_FOR);

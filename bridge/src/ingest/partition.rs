@@ -63,6 +63,8 @@ pub(super) struct Partition {
     pause: Duration,
     /// What the last batch had, as a guess for the next.
     batch_bytes: usize,
+    /// Of the batches in the queue.
+    sealed_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -125,8 +127,6 @@ impl Remedy {
 /// What [`Partition::answered`] leaves to the caller.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Answered {
-    /// Bytes that are no longer queued.
-    pub freed: usize,
     /// Since when the batch that is durable now was open, and how many records it has.
     pub durable: Option<(Instant, usize)>,
     /// The topic has to be opened again.
@@ -154,24 +154,31 @@ impl Partition {
             trouble: None,
             pause: PAUSE,
             batch_bytes: 0,
+            sealed_bytes: 0,
         }
     }
 
-    /// Appends a record to the open batch; returns how many bytes it took.
-    pub fn push(&mut self, record: &super::Record, ticket: Ticket, now: Instant) -> usize {
+    /// Appends a record to the open batch.
+    pub fn push(&mut self, record: &super::Record, ticket: Ticket, now: Instant) {
         if self.open.len() >= BATCH_BYTES {
             self.close();
         }
-        let before = if self.open.is_empty() {
+        if self.open.is_empty() {
             self.since = Some(now);
             self.open = Builder::with_capacity(self.batch_bytes);
-            0
-        } else {
-            self.open.len()
-        };
+        }
         self.open.push(record.timestamp, Some(record.key), record.value, record.headers);
         self.tickets.push(ticket);
-        self.open.len() - before
+    }
+
+    /// Bytes that wait to be sent or answered.
+    pub fn queued_bytes(&self) -> usize {
+        let open = if self.open.is_empty() { 0 } else { self.open.len() };
+        self.sealed_bytes + open
+    }
+
+    fn count_sealed(&mut self) {
+        self.sealed_bytes = self.queue.iter().map(|batch| batch.bytes.len()).sum();
     }
 
     /// Whether a batch can be sent now.
@@ -191,8 +198,10 @@ impl Partition {
         let open = std::mem::take(&mut self.open);
         self.batch_bytes = open.len().min(BATCH_BYTES + (BATCH_BYTES >> 2));
         let stamp = self.next_stamp(open.records_count());
+        let bytes: Bytes = open.build(stamp).into();
+        self.sealed_bytes += bytes.len();
         self.queue.push_back(Batch {
-            bytes: open.build(stamp).into(),
+            bytes,
             tickets: std::mem::take(&mut self.tickets),
             since: self.since.take().unwrap_or_else(Instant::now),
             uncertain: false,
@@ -253,7 +262,6 @@ impl Partition {
             if base_offset >= 0 {
                 self.end = base_offset + batch.tickets.len() as i64;
             }
-            answered.freed = batch.bytes.len();
             answered.durable = Some((batch.since, batch.tickets.len()));
             done.extend(batch.tickets.into_iter().map(|ticket| (ticket, Outcome::Durable)));
             self.pause = PAUSE;
@@ -270,6 +278,7 @@ impl Partition {
         if self.in_flight == 0 && self.trouble.is_some() {
             self.settle(now, done, &mut answered);
         }
+        self.count_sealed();
         answered
     }
 
@@ -290,7 +299,6 @@ impl Partition {
     fn settle(&mut self, now: Instant, done: &mut Vec<(Ticket, Outcome)>, answered: &mut Answered) {
         let Some(trouble) = &self.trouble else { return };
         let error = trouble.error;
-        let before: usize = self.queue.iter().map(|batch| batch.bytes.len()).sum();
         match Remedy::of(error) {
             Remedy::Retry => {}
             Remedy::Seek => answered.seek = true,
@@ -309,8 +317,6 @@ impl Partition {
                 self.renew();
             }
         }
-        let after: usize = self.queue.iter().map(|batch| batch.bytes.len()).sum();
-        answered.freed += before.saturating_sub(after);
         if self.queue.is_empty() {
             self.trouble = None;
             return;
@@ -413,6 +419,8 @@ impl Partition {
             self.queue.push_back(batch);
         }
         (other.trouble, other.in_flight) = (None, 0);
+        self.count_sealed();
+        other.count_sealed();
     }
 
     /// When a pause ends.

@@ -348,20 +348,6 @@ fn partitions_that_a_new_topic_lacks_give_their_records_to_those_it_has() {
 }
 
 #[test]
-fn room_ends_and_comes_back() {
-    let mut world = World::new();
-    let value = vec![b'1'; 1 << 20];
-    while world.ingest.has_room() {
-        let record =
-            Record { timestamp: 1, key: b"k", value: Some(&value), headers: &[("h", Some(b"v"))] };
-        world.ingest.push(world.place, &record, Ticket::Nobody, world.now);
-    }
-    assert!(world.ingest.queued_bytes() < QUEUED_BYTES_MAX + (2 << 20));
-    world.finish();
-    assert_eq!(world.ingest.queued_bytes(), 0);
-}
-
-#[test]
 fn another_leader_gets_what_the_first_one_refuses_once_and_in_order() {
     let mut world = World::known();
     for number in 1..5 {

@@ -1,6 +1,7 @@
 //! One MQTT connection as far as it is not a socket: what it waits for and what it is owed.
 
 use super::packet::{Connack, Version, Will, response};
+use crate::ingest::Place;
 use crate::slab::Key;
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -59,8 +60,8 @@ pub(crate) enum Phase {
 /// Why a packet is not taken yet. It stays in the buffer, and the socket is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocked {
-    /// Too much waits for the log.
-    Room,
+    /// Too much waits for this partition of the log.
+    Room(Place),
     /// The topic is not open yet.
     Topic,
     /// Too many publishes of this connection are not answered.

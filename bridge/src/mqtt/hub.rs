@@ -43,6 +43,8 @@ pub(crate) struct Hub {
     pub dirty: Vec<Key>,
     pub blocked: Vec<Key>,
     pub wills: VecDeque<DueWill>,
+    /// Those that are left wait at least until then.
+    pub wills_wait_until: Option<Instant>,
     pub sources: Sources,
     /// Kept from message to message, so that nothing is allocated for it.
     pub mapped: Mapped,
@@ -118,6 +120,7 @@ impl Hub {
             dirty: Vec::new(),
             blocked: Vec::new(),
             wills: VecDeque::new(),
+            wills_wait_until: None,
             sources: Sources::default(),
             mapped: Mapped::default(),
             ids: Ids::default(),
@@ -255,13 +258,12 @@ impl Hub {
 
     /// Lets those go on whose reason to wait is gone.
     pub fn unblock(&mut self) {
-        let has_room = self.ingest.queued_bytes() <= crate::ingest::QUEUED_BYTES_MAX / 2;
         let window = usize::from(self.settings.receive_maximum) / 2;
-        let Hub { blocked, connections, .. } = self;
+        let Hub { blocked, connections, ingest, .. } = self;
         blocked.retain(|key| {
             let Some(connection) = connections.get_mut(*key) else { return false };
             let goes_on = match connection.blocked {
-                Some(Blocked::Room) => has_room,
+                Some(Blocked::Room(place)) => ingest.has_room_again(place),
                 Some(Blocked::Window) => connection.pending_count() <= window,
                 Some(Blocked::Session) => matches!(connection.phase, Phase::Open),
                 _ => true,

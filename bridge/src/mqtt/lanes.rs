@@ -11,7 +11,6 @@ use futures_lite::future;
 use smol::Timer;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use weir_core::types::NodeId;
 
@@ -112,8 +111,6 @@ impl Net {
                 }
                 next = connection.replies.try_recv().ok();
             }
-            let queued = hub.ingest.queued_bytes() as u64;
-            hub.counters.queued_bytes.store(queued, Relaxed);
             drop(hub);
             self.settle();
         }

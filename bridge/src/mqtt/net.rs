@@ -123,6 +123,7 @@ impl Net {
         }
         hub.dirty = dirty;
         hub.counters.sessions.store(hub.stored_count as u64, Relaxed);
+        hub.counters.queued_bytes.store(hub.ingest.queued_bytes() as u64, Relaxed);
         let flush = !hub.dirty_sessions.is_empty();
         // The lane to this gateway is never without a task, so it is there that pauses end, those
         // of partitions on other lanes, too.

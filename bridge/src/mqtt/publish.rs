@@ -188,11 +188,12 @@ impl Hub {
         if !self.ingest.is_open(topic) {
             return Err(Blocked::Topic);
         }
-        if !self.ingest.has_room() {
-            return Err(Blocked::Room);
-        }
         let key = record_key(&self.mapped.key, message);
-        Ok(self.ingest.place(topic, key))
+        let place = self.ingest.place(topic, key);
+        if !self.ingest.has_room(place) {
+            return Err(Blocked::Room(place));
+        }
+        Ok(place)
     }
 
     /// Appends the record to the open batch of its partition.

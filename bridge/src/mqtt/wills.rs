@@ -10,6 +10,9 @@ use crate::slab::Key;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// How long wills wait that found no room.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// A will that has to be published now.
 #[derive(Debug)]
 pub(crate) struct DueWill {
@@ -19,14 +22,21 @@ pub(crate) struct DueWill {
 }
 
 impl Hub {
-    /// Publishes the wills that are due, as far as there is room and their topics are open.
+    /// Publishes the wills that are due, as far as there is room and their topics are open. Those
+    /// that have to wait are not looked at again for a moment: there may be many, and for long.
     pub fn publish_wills(&mut self, clock: Clock) {
-        while let Some(will) = self.wills.pop_front() {
+        if self.wills_wait_until.is_none_or(|until| until <= clock.now) {
+            self.publish_all_wills(clock);
+        }
+    }
+
+    fn publish_all_wills(&mut self, clock: Clock) {
+        for will in std::mem::take(&mut self.wills) {
             if !self.publish_will(&will, clock) {
-                self.wills.push_front(will);
-                return;
+                self.wills.push_back(will);
             }
         }
+        self.wills_wait_until = (!self.wills.is_empty()).then(|| clock.now + AGAIN);
     }
 
     /// Whether the will is done with.
@@ -82,9 +92,9 @@ impl Hub {
             log::info!("mqtt: a session has expired");
             self.forget(key);
         }
-        self.publish_wills(clock);
+        self.publish_all_wills(clock);
         self.begin_trim();
-        next
+        earlier(next, self.wills_wait_until)
     }
 
     fn silent(&mut self, key: Key, now: Instant) {

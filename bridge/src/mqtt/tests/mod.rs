@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod exactly_once;
+mod room;
 mod world;
 
 use crate::settings;

@@ -31,6 +31,8 @@ pub(super) struct World {
     pub steps_left: usize,
     /// The node has no space.
     pub full: bool,
+    /// Nobody leads this partition of any topic.
+    pub away: Option<i32>,
 }
 
 /// A device's end of a connection.
@@ -56,7 +58,8 @@ impl World {
         }
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(&settings, rules, counters, Ingest::new(NodeId(1), 7, 0));
-        let mut world = World { hub, logs, now, steps_left: usize::MAX, full: false };
+        let steps_left = usize::MAX;
+        let mut world = World { hub, logs, now, steps_left, full: false, away: None };
         let sessions = world.hub.sessions_topic;
         assert!(!world.hub.ingest.is_open(sessions));
         world.open_topics();
@@ -105,6 +108,9 @@ impl World {
             device.kept.drain(..used);
             let blocked = self.is_blocked(device);
             self.open_topics();
+            for (topic, _) in self.hub.ingest.take_sought() {
+                self.hub.ingest.found(topic, &[], self.now);
+            }
             let clock = self.clock();
             self.hub.flush_sessions(clock);
             self.hub.ingest.resume(self.now);
@@ -146,7 +152,9 @@ impl World {
                 let log = self.logs.entry((topic.name.clone(), part.index)).or_default();
                 let base_offset = log.len() as i64;
                 let mut error_code = ErrorCode::NONE;
-                if self.full {
+                if self.away == Some(part.index) {
+                    error_code = ErrorCode::NOT_LEADER_OR_FOLLOWER;
+                } else if self.full {
                     error_code = ErrorCode::KAFKA_STORAGE_ERROR;
                 } else {
                     append(log, &part.records.pieces()[0]);
