@@ -6,6 +6,7 @@
 //! `tc netem` and `iptables` do. A slow link is a token bucket, which most kernels have, behind a
 //! queue that is too short for bursts, so that it loses packets, too.
 
+use crate::tools;
 use std::ffi::OsString;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,6 +102,23 @@ impl Network {
         let Some(spaces) = &self.spaces else { return Vec::new() };
         let space = format!("{}-{number}", spaces.prefix);
         ["ip", "netns", "exec", &space].map(OsString::from).to_vec()
+    }
+
+    /// Bytes that were sent from where this gateway is to a port elsewhere, and not received there.
+    pub fn unsent_bytes(&self, from: usize, port: u16) -> u64 {
+        let program = [self.enter(from), vec!["cat".into(), "/proc/net/tcp".into()]].concat();
+        let table = tools::run(Command::new(&program[0]).args(&program[1..])).success();
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let unsent = |line: &str| {
+            let mut fields = line.split_whitespace().skip(2);
+            let (_, to) = fields.next()?.split_once(':')?;
+            // FIN-WAIT-1, LAST-ACK and CLOSING: the end itself counts as one more.
+            let ends = matches!(fields.next()?, "04" | "09" | "0B");
+            let (unsent, _) = fields.next()?.split_once(':')?;
+            let unsent = hex(unsent)?.saturating_sub(u64::from(ends));
+            (hex(to)? == u64::from(port)).then_some(unsent)
+        };
+        table.lines().filter_map(unsent).sum()
     }
 
     /// What `from` says does not reach `to` any more.

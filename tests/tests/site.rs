@@ -5,6 +5,7 @@
 use std::time::Duration;
 use weir_tests::ledger::{self, Client};
 use weir_tests::mqtt::{Mqtt, PUBACK, PUBCOMP, PUBREC};
+use weir_tests::network::End;
 use weir_tests::site::WHOLE;
 use weir_tests::{Site, wait_for};
 
@@ -150,54 +151,106 @@ fn what_one_gateway_has_lost_comes_back_from_the_others_and_nothing_is_begun_ane
     check_by(&site, "t", producer, &["client.rack=rack3"]);
 }
 
+/// A device and its session on one gateway, and what it publishes with QoS 2: all goes to a
+/// partition that another one leads.
+struct Pump {
+    device: Mqtt,
+    own: usize,
+    leader: usize,
+}
+
+impl Pump {
+    /// Has published 1 and 2.
+    fn new(site: &mut Site) -> Pump {
+        let at = site.gateway(1).mqtt_address();
+        let device = Mqtt::connect_to(&at, false, "a", false).unwrap().0;
+        let mut first = Pump { device, own: 1, leader: 1 };
+        first.publish(1, false);
+        first.end(1);
+        site.make_whole(&[("sensors", 3)]);
+        let ((partition, _), _) = sensors(site).pop_first().unwrap();
+        let leader = site.leader("sensors", partition as usize).unwrap();
+        let own = leader % 3 + 1;
+        let at = site.gateway(own).mqtt_address();
+        let device = Mqtt::connect_to(&at, false, "pump", false).unwrap().0;
+        let mut pump = Pump { device, own, leader };
+        pump.publish(2, false);
+        pump.end(2);
+        pump
+    }
+
+    fn publish(&mut self, id: u16, dup: bool) {
+        self.device.publish("plant/pump", id.to_string().as_bytes(), 2, id, dup).unwrap();
+    }
+
+    fn end(&mut self, id: u16) {
+        self.device.expect(PUBREC, id).unwrap();
+        self.device.release(id).unwrap();
+        self.device.expect(PUBCOMP, id).unwrap();
+    }
+
+    /// Its gateway was killed: starts it, and connects again.
+    fn comes_back(&mut self, site: &mut Site) {
+        site.gateway(self.own).launch();
+        site.gateway(self.own).try_serve(WHOLE).unwrap();
+        let at = site.gateway(self.own).mqtt_address();
+        let (device, present) = wait_for("MQTT is served again", WHOLE, || {
+            Mqtt::connect_to(&at, false, "pump", false).ok()
+        });
+        assert!(present, "the session outlives the gateway");
+        self.device = device;
+    }
+}
+
+fn sensors(site: &Site) -> ledger::Log {
+    let reader = Client::of_site("reader", "read", &site.bootstrap(), &["sensors"]);
+    ledger::log(&reader.end(None, PATIENCE))
+}
+
 /// The leader has it, a follower does not answer, and the device's gateway dies: when that is back,
 /// it knows what it has sent.
 #[test]
 fn a_qos_2_publish_is_stored_once_though_its_gateway_dies_before_it_is_replicated() {
     let mut site = Site::new("site-qos2", 3).started();
-    let read = |site: &Site| {
-        let reader = Client::of_site("reader", "read", &site.bootstrap(), &["sensors"]);
-        ledger::log(&reader.end(None, PATIENCE))
-    };
-    let publish = |device: &mut Mqtt, id: u16, dup| {
-        device.publish("plant/pump", id.to_string().as_bytes(), 2, id, dup).unwrap();
-    };
-    let end = |device: &mut Mqtt, id| {
-        device.expect(PUBREC, id).unwrap();
-        device.release(id).unwrap();
-        device.expect(PUBCOMP, id).unwrap();
-    };
-    // All that has this MQTT topic goes to one partition: whose leader is it?
-    let (mut first, _) =
-        Mqtt::connect_to(&site.gateway(1).mqtt_address(), false, "a", false).unwrap();
-    publish(&mut first, 1, false);
-    end(&mut first, 1);
-    site.make_whole(&[("sensors", 3)]);
-    let ((partition, _), _) = read(&site).pop_first().unwrap();
-    let leader = site.leader("sensors", partition as usize).unwrap();
-    let (own, frozen) = (leader % 3 + 1, (leader + 1) % 3 + 1);
-    let at = site.gateway(own).mqtt_address();
-    let (mut device, _) = Mqtt::connect_to(&at, false, "pump", false).unwrap();
-    publish(&mut device, 2, false);
-    end(&mut device, 2);
+    let mut pump = Pump::new(&mut site);
+    let frozen = (pump.leader + 1) % 3 + 1;
     site.freeze(frozen);
-    publish(&mut device, 3, false);
+    pump.publish(3, false);
     wait_for("the leader has it", WHOLE, || {
-        let (_, metrics) = site.gateway(leader).http("/metrics")?;
+        let (_, metrics) = site.gateway(pump.leader).http("/metrics")?;
         metrics.contains("\nweir_produces_waiting 1\n").then_some(())
     });
-    site.kill(own);
-    site.gateway(own).launch();
-    site.gateway(own).try_serve(WHOLE).unwrap();
-    let (mut device, present) = wait_for("MQTT is served again", WHOLE, || {
-        Mqtt::connect_to(&at, false, "pump", false).ok()
-    });
-    assert!(present, "the session outlives the gateway");
-    publish(&mut device, 3, true);
-    end(&mut device, 3);
+    site.kill(pump.own);
+    pump.comes_back(&mut site);
+    pump.publish(3, true);
+    pump.end(3);
     site.thaw(frozen);
     site.make_whole(&[("sensors", 3)]);
-    assert_eq!(read(&site).values().collect::<Vec<_>>(), ["1", "2", "3"]);
+    assert_eq!(sensors(&site).values().collect::<Vec<_>>(), ["1", "2", "3"]);
+}
+
+/// What has not reached the leader when the device's gateway dies does not reach it later.
+#[test]
+fn a_qos_2_publish_that_is_under_way_when_its_gateway_dies_is_stored_once() {
+    let mut site = Site::new("site-late", 3).started();
+    if !site.network.is_real() {
+        return;
+    }
+    let mut pump = Pump::new(&mut site);
+    let port = site.gateway(pump.leader).kafka_port;
+    site.network.cut(End::Gateway(pump.own), End::Gateway(pump.leader));
+    pump.publish(3, false);
+    wait_for("it is under way", WHOLE, || {
+        (site.network.unsent_bytes(pump.own, port) > 0).then_some(())
+    });
+    site.kill(pump.own);
+    assert_eq!(site.network.unsent_bytes(pump.own, port), 0, "a dead gateway goes on sending");
+    site.network.heal();
+    pump.comes_back(&mut site);
+    pump.publish(3, true);
+    pump.end(3);
+    site.make_whole(&[("sensors", 3)]);
+    assert_eq!(sensors(&site).values().collect::<Vec<_>>(), ["1", "2", "3"]);
 }
 
 /// The only gateway that has it is away: its devices wait, and nobody else does.

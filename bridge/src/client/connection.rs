@@ -15,6 +15,7 @@ use async_net::TcpStream;
 use bytes::Bytes;
 use futures_lite::io::BufReader;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use rustix::net::sockopt;
 use weir_core::error::ErrorCode;
 use weir_core::limits::{FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use weir_core::wire::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
@@ -185,11 +186,16 @@ impl Connection {
 }
 
 /// A TCP connection whose user writes and reads the frames. It ends with the task.
+///
+/// However it ends, what was not sent is dropped (a linger of 0): else the kernel of a process that
+/// was killed would go on trying for minutes, and what arrives late is taken for new.
 pub(super) async fn open_frames(
     address: &str,
     timeout: Duration,
 ) -> Result<(MemoryConnection, smol::Task<()>)> {
     let stream = connect(address, timeout).await?;
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))
+        .map_err(|e| Error::new(ErrorKind::Network, format!("connecting to {address}: {e}")))?;
     let (requests, outgoing) = async_channel::bounded::<Bytes>(REQUESTS_IN_FLIGHT_MAX);
     // Replies are bounded by the requests in flight.
     let (incoming, replies) = async_channel::unbounded();

@@ -12,6 +12,7 @@ use super::partition::Partition;
 use super::{Ingest, TopicNumber};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use weir_core::limits::REQUESTS_IN_FLIGHT_MAX;
 use weir_core::types::NodeId;
 
 /// The lane to this gateway.
@@ -47,6 +48,11 @@ impl Lane {
     pub fn new(node: NodeId) -> Lane {
         Lane { node, listed: Vec::new(), requests: VecDeque::new(), deserted: false }
     }
+
+    /// Whoever leads would not read one more, and what is not read may be taken late.
+    pub fn is_full(&self) -> bool {
+        self.requests.len() >= REQUESTS_IN_FLIGHT_MAX
+    }
 }
 
 /// Puts a partition on the list of its lane if it has something to send.
@@ -70,7 +76,8 @@ impl Ingest {
 
     /// Whether a lane has a request to send now.
     pub fn has_request(&self, lane: usize) -> bool {
-        self.lanes[lane].listed.iter().any(|number| self.partitions[*number].is_ready())
+        !self.lanes[lane].is_full()
+            && self.lanes[lane].listed.iter().any(|number| self.partitions[*number].is_ready())
     }
 
     /// The connection of a lane is gone: everything in flight there is sent again.

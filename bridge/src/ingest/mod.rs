@@ -311,6 +311,9 @@ impl Ingest {
     /// The next Produce request of a lane, without its size. It holds one batch of each partition
     /// that is ready.
     pub fn request(&mut self, lane: usize, now: Instant) -> Option<Bytes> {
+        if self.lanes[lane].is_full() {
+            return None;
+        }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         let mut listed = std::mem::take(&mut self.lanes[lane].listed);
         listed.retain(|number| {

@@ -21,6 +21,16 @@
 //! reads what came since the last PUBREL of each session that was connected at the cut. A session
 //! of one connection (clean, no expiry) ends with the gateway and needs none of this.
 //!
+//! The start looks at what the leader of a partition has, and that may be another gateway. What
+//! was on its way there when this one was killed must not arrive later: the record would be in the
+//! log, its identifier not open, and the publish that the device repeats be stored again. So the
+//! connection is reset by the end of the process, and its kernel sends nothing more; no more
+//! requests are under way than a leader reads at once; and a leader that was frozen leads nothing
+//! when it goes on. What remains is a leader that has so little memory for requests that it leaves
+//! the last ones unread while this gateway dies, starts and looks: what it reads then is stored
+//! twice. To close that, it would have to refuse what an earlier life of a gateway has sent, once
+//! it was asked by the next.
+//!
 //! Why each gateway of a site has a topic of its own for them, and shares none (2026-11): a session
 //! belongs to the gateway that the device connected to, and only that one writes, trims and reads
 //! its records; so no two gateways can disagree about it, and none waits for another to hand it
