@@ -32,6 +32,9 @@ struct Flushed {
     ranges: Vec<(u64, u64)>,
     keys: Vec<Key>,
     cuts: Vec<PartitionNumber>,
+    /// Batches in whose place others were appended, that were hit, or near it.
+    hit_before: Vec<Key>,
+    near_before: Vec<Key>,
     groups: usize,
     hit: bool,
     /// Written when the machine stopped, and not flushed: the next start makes durable what it
@@ -91,8 +94,9 @@ impl Harm {
             match bytes[frame] {
                 // Of what stood there before nothing counts any more: it was truncated.
                 1 => {
-                    self.hit.remove(&(number, base as i64));
-                    self.near.remove(&(number, base as i64));
+                    let key = (number, base as i64);
+                    self.open.hit_before.extend(self.hit.take(&key));
+                    self.open.near_before.extend(self.near.take(&key));
                 }
                 2 => group.cuts.push(number),
                 _ => {}
@@ -127,7 +131,14 @@ impl Harm {
 
     /// A flush failed: nothing is claimed.
     pub fn not_flushed(&mut self) {
-        self.open = Flushed::default();
+        let open = std::mem::take(&mut self.open);
+        self.is_undone(&open);
+    }
+
+    /// What was appended there may not count, and neither what truncated the partition before.
+    fn is_undone(&mut self, flushed: &Flushed) {
+        self.hit.extend(&flushed.hit_before);
+        self.near.extend(&flushed.near_before);
     }
 
     /// A write went elsewhere. Where it opened a slot, the slot looks unused: all that is in it is
@@ -177,6 +188,7 @@ impl Harm {
     /// start.
     pub fn stopped(&mut self) {
         let open = std::mem::take(&mut self.open);
+        self.is_undone(&open);
         self.flushed.push_back(Flushed { left_behind: true, ..open });
         self.starting = true;
         self.note_tail();
@@ -188,6 +200,8 @@ impl Harm {
         for flushed in hit.filter(|flushed| flushed.hit) {
             self.tail.extend(&flushed.keys);
             self.uncut.extend(&flushed.cuts);
+            self.hit.extend(&flushed.hit_before);
+            self.near.extend(&flushed.near_before);
         }
     }
 
