@@ -116,6 +116,7 @@ impl LogRun {
         }
         let view = log.partition(number).expect("it is known");
         let (base, durable) = (view.log_end, view.durable_end);
+        let truncations = view.truncations;
         let partition = self.partitions.get_mut(&number).expect("it is known");
         let sequence = match self.plan.bug {
             Bug::ForgetSequences => Ok(Sequence::Append),
@@ -151,7 +152,9 @@ impl LogRun {
                 let index = log.stats().index;
                 // What waits may take a run each.
                 let index_short = (index.runs + waiting as u64) * 2 >= index.runs_max;
-                if free > self.plan.slots / 4 + 10 + slots && !index_short {
+                // A truncation that was asked for while slots were short waits in the meta lane, and
+                // nothing is appended before it is on flash: also when slots are free again.
+                if free > self.plan.slots / 4 + 10 + slots && !index_short && truncations == 0 {
                     return Bounded::fails(format!("full with {free} free slots"));
                 }
                 self.refused += 1;
