@@ -212,7 +212,7 @@ impl DamageIsNamed {
                     return Self::fails(what);
                 }
             }
-            history.damage(*from, *until);
+            history.name_damaged(*from, *until);
         }
         Ok(())
     }

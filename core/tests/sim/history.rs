@@ -238,6 +238,14 @@ impl History {
         from < until
     }
 
+    /// The log says that what stands from `from` up to `until` cannot be read. What nobody was told
+    /// of is there or not, like the rest: another copy of it may be read later.
+    pub fn name_damaged(&mut self, from: i64, until: i64) {
+        let placed = self.placed.range(from..until).map(|(base, placed)| (*base, placed.id));
+        self.damaged.extend(placed.filter(|(_, id)| !self.dropped.contains(id)));
+        self.damage(from, until);
+    }
+
     /// Gives up what was acknowledged or served from `from` up to `until`: it is damaged.
     pub fn damage(&mut self, from: i64, until: i64) {
         let known = self.acked.range(from..until).chain(self.served.range(from..until));
