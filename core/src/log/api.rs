@@ -337,6 +337,8 @@ pub struct Unguarded {
     pub no_epoch_cuts: bool,
     /// A truncation opens a slot of its partition's lane, however few are free.
     pub truncate_from_reserve: bool,
+    /// Without a checkpoint, what is missing at a partition's begin is never lost, but trimmed.
+    pub no_lost_begins: bool,
 }
 
 /// Counters and levels for status, console and metrics.

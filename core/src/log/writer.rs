@@ -424,15 +424,14 @@ impl Log {
                         open.index.set_log_start(number, partition.log_start_durable);
                     }
                 }
-                // Until it is durable, what stood there before is served.
-                Kind::Replace => open.index.add(frame.header.partition, spot),
-                _ => {
+                kind => {
                     open.index.add(frame.header.partition, spot);
                     let Some(partition) = self.partitions.get_mut(&frame.header.partition) else {
                         continue;
                     };
                     open.index.set_log_start(frame.header.partition, partition.log_start_durable);
-                    if partition.add_to_run(open.slot, &spot) {
+                    // Until a replacement is durable, what stood there before is served.
+                    if kind != Kind::Replace && partition.add_to_run(open.slot, &spot) {
                         self.space.add_run(open.slot);
                     }
                 }

@@ -174,6 +174,29 @@ fn what_a_lost_truncation_hides_is_found() {
     must_find("KeepStale", checkers, |seed| uncut(seed, Bug::KeepStale));
 }
 
+/// A log whose checkpoints are all damaged, on a medium that rots.
+fn without_checkpoints(seed: u64, bug: Bug) -> Result<Tally, Violation> {
+    random(seed, |plan| {
+        plan.bug = bug;
+        (plan.no_checkpoints, plan.truncates, plan.replaces) = (true, false, false);
+        // Footers say nothing of producers' sequences, nor of what was trimmed before.
+        (plan.resend_at_start, plan.retention) = (false, false);
+        plan.slots = 200;
+        plan.faults.rot = 20;
+    })
+}
+
+#[test]
+fn what_is_lost_where_a_partition_begins_is_named_without_a_checkpoint() {
+    seeds("what_is_lost_at_a_begin", 100, |seed| without_checkpoints(seed, Bug::None));
+}
+
+#[test]
+fn what_is_lost_and_taken_for_trimmed_is_found() {
+    let lost = |seed| without_checkpoints(seed, Bug::TrimWhatIsLost);
+    must_find("TrimWhatIsLost", &["CommittedStays"], lost);
+}
+
 #[test]
 fn a_medium_that_lies_costs_only_what_it_hits() {
     seeds("a_medium_that_lies", 100, |seed| random(seed, |_| {}));

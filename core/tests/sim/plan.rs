@@ -103,6 +103,8 @@ pub enum Bug {
     KeepStale,
     /// Truncations take the last slots of a log that is full.
     TruncateFromReserve,
+    /// Without a checkpoint, what is lost at a partition's begin is taken for trimmed.
+    TrimWhatIsLost,
 }
 
 impl Plan {
@@ -180,6 +182,7 @@ impl Plan {
             no_group_order: self.bug == Bug::HideByHoles,
             no_epoch_cuts: self.bug == Bug::KeepStale,
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
+            no_lost_begins: self.bug == Bug::TrimWhatIsLost,
         }
     }
 

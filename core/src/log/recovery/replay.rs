@@ -312,6 +312,9 @@ impl Replay {
                 if !self.unguarded.no_truncation_by_footers {
                     drop_stale_tail(partition, &mut pieces);
                 }
+                if self.unguarded.no_lost_begins {
+                    trim_to_first(partition, &pieces);
+                }
                 settle(number, partition, pieces);
             }
             partition.written_end = partition.log_end;
@@ -387,20 +390,25 @@ fn drop_stale_tail(partition: &mut Partition, pieces: &mut BTreeMap<Offset, Piec
     }
 }
 
-/// Makes runs of the pieces, and damage of what is between them.
-fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<Offset, Piece>) {
+/// A bug that the simulation must find: what is missing before the first piece was trimmed.
+fn trim_to_first(partition: &mut Partition, pieces: &BTreeMap<Offset, Piece>) {
     let log_start = partition.log_start;
-    let mut pieces = pieces.into_iter().filter(|(_, piece)| piece.end > log_start);
-    let mut next = pieces.next();
-    // A log start that stood in a slot that is free by now is not known: the partition begins
-    // where there is something.
-    if let Some((base, _)) = next
-        && base > partition.log_start
-    {
+    let mut there = pieces.iter().filter(|(_, piece)| piece.end > log_start);
+    if let Some((&base, _)) = there.next().filter(|(base, _)| **base > log_start) {
         partition.set_log_start(base);
     }
-    let mut end = partition.log_start;
-    while let Some((base_offset, piece)) = next {
+}
+
+/// Makes runs of the pieces, and damage of what is between them and before the first.
+///
+/// A footer knows the log start of all that it holds, as it was when that was written or moved. One
+/// that came later, and stood in a slot that is free by now, is not known: then what was trimmed
+/// counts as lost. That is the smaller evil: a replica asks others for what it has lost and goes on
+/// without what nobody has, but what it takes for trimmed nobody misses.
+fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<Offset, Piece>) {
+    let log_start = partition.log_start;
+    let mut end = log_start;
+    for (base_offset, piece) in pieces.into_iter().filter(|(_, piece)| piece.end > log_start) {
         if base_offset > end {
             partition.lose(number, end, base_offset);
         }
@@ -409,7 +417,6 @@ fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<O
         partition.bytes += u64::from(bytes);
         partition.max_timestamp = partition.max_timestamp.max(max_timestamp);
         partition.runs.push_back(Run { slot, bytes, base_offset, max_timestamp });
-        next = pieces.next();
     }
     if end < partition.log_end {
         partition.lose(number, end, partition.log_end);
