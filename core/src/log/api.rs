@@ -339,6 +339,8 @@ pub struct Unguarded {
     pub truncate_from_reserve: bool,
     /// Without a checkpoint, what is missing at a partition's begin is never lost, but trimmed.
     pub no_lost_begins: bool,
+    /// A group counts wherever in its slot it stands.
+    pub no_places: bool,
 }
 
 /// Counters and levels for status, console and metrics.

@@ -163,6 +163,12 @@ fn what_stands_in_a_slot_whose_header_was_torn_twice_is_found() {
     run(3_029).expect("the campaign passes");
 }
 
+/// A write went astray, and the footer that a start made of what it found named wrong places.
+#[test]
+fn what_stands_behind_a_group_that_went_astray_is_found() {
+    run(3_693).expect("the campaign passes");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();

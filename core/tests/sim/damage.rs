@@ -197,6 +197,25 @@ fn what_is_lost_and_taken_for_trimmed_is_found() {
     must_find("TrimWhatIsLost", &["CommittedStays"], lost);
 }
 
+/// Writes that land a page beside their place, and starts that look at what they left.
+fn astray(seed: u64, bug: Bug) -> Result<Tally, Violation> {
+    random(seed, |plan| {
+        plan.bug = bug;
+        plan.boots = 12;
+        plan.faults = Faults { misdirected: 30, ..Faults::default() };
+    })
+}
+
+#[test]
+fn what_was_written_beside_its_place_hides_nothing_else() {
+    seeds("what_was_written_beside_its_place", 100, |seed| astray(seed, Bug::None));
+}
+
+#[test]
+fn a_group_that_counts_at_a_strange_place_is_found() {
+    must_find("CountStrays", &["DamageIsNamed"], |seed| astray(seed, Bug::CountStrays));
+}
+
 #[test]
 fn a_medium_that_lies_costs_only_what_it_hits() {
     seeds("a_medium_that_lies", 100, |seed| random(seed, |_| {}));

@@ -105,6 +105,8 @@ pub enum Bug {
     TruncateFromReserve,
     /// Without a checkpoint, what is lost at a partition's begin is taken for trimmed.
     TrimWhatIsLost,
+    /// Groups that a write has put elsewhere in their slot count there.
+    CountStrays,
 }
 
 impl Plan {
@@ -183,6 +185,7 @@ impl Plan {
             no_epoch_cuts: self.bug == Bug::KeepStale,
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
             no_lost_begins: self.bug == Bug::TrimWhatIsLost,
+            no_places: self.bug == Bug::CountStrays,
         }
     }
 

@@ -61,6 +61,27 @@ impl Verdict {
     }
 }
 
+/// Of the groups found in a slot, in the order of their places, those that stand where they were
+/// written: each behind the one before. A write that went astray by a page leaves a group among
+/// others that are newer, or older. It is whole, but its own place is not, and a footer has groups
+/// in one order only; so it counts as lost, and nothing of it is looked for.
+pub(crate) fn in_place(groups: &[Candidate]) -> Vec<Candidate> {
+    let seq = |group: &Candidate| group.header.group_seq;
+    let (mut forward, mut backward): (Vec<Candidate>, Vec<Candidate>) = (Vec::new(), Vec::new());
+    for group in groups {
+        if forward.last().is_none_or(|before| seq(before) < seq(group)) {
+            forward.push(*group);
+        }
+    }
+    for group in groups.iter().rev() {
+        if backward.last().is_none_or(|behind| seq(group) < seq(behind)) {
+            backward.push(*group);
+        }
+    }
+    backward.reverse();
+    if backward.len() > forward.len() { backward } else { forward }
+}
+
 /// Judges the groups found; the checkpoint stands for everything up to `covered`.
 pub(crate) fn judge(mut found: Vec<Candidate>, covered: u64, unguarded: Unguarded) -> Verdict {
     let mut verdict = Verdict { last_seq: covered, ..Verdict::default() };

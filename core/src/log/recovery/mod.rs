@@ -405,7 +405,10 @@ impl Recovery {
                 group.header.group_seq > covered
                     || entry.is_some_and(|entry| Some(entry.seg_seq) == visited.seg_seq)
             };
-            found.extend(visited.groups.iter().filter(counts));
+            match self.unguarded.no_places {
+                true => found.extend(visited.groups.iter().filter(counts)),
+                false => found.extend(accept::in_place(&visited.groups).iter().filter(counts)),
+            }
         }
         self.verdict = accept::judge(found, covered, self.unguarded);
         // What stood at the very end and cannot be read is not a torn tail.

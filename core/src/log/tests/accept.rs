@@ -4,7 +4,7 @@
 
 use crate::log::Unguarded;
 use crate::log::layout::group::GroupHeader;
-use crate::log::recovery::accept::{Candidate, Verdict, judge};
+use crate::log::recovery::accept::{Candidate, Verdict, in_place, judge};
 use alloc::vec::Vec;
 
 /// A group of the first epoch; each names the one before and knows that it is flushed.
@@ -160,4 +160,21 @@ fn a_damaged_group_was_acknowledged_if_it_was_flushed_and_no_later_epoch_gave_it
     assert!(was(group(3)) && was(group(5)) && was(later(10)));
     assert!(!was(group(6)), "given up when the second epoch began");
     assert!(!was(later(12)), "not flushed");
+}
+
+#[test]
+fn a_group_that_went_astray_in_its_slot_does_not_count() {
+    for (found, expected) in [
+        (&[1, 2, 4, 5, 3][..], &[1, 2, 4, 5][..]),
+        (&[3, 4, 1, 5], &[3, 4, 5]),
+        // It was put before its place.
+        (&[1, 9, 4, 5, 6], &[1, 4, 5, 6]),
+        (&[9, 1, 2], &[1, 2]),
+        (&[1, 2, 3], &[1, 2, 3]),
+        (&[], &[]),
+    ] {
+        let groups: Vec<Candidate> = found.iter().map(|&seq| group(seq)).collect();
+        let counts: Vec<u64> = in_place(&groups).iter().map(|g| g.header.group_seq).collect();
+        assert_eq!(counts, expected, "{found:?}");
+    }
 }
