@@ -116,15 +116,19 @@ impl Recovery {
                 }
                 items.push(((stretch.group_seq, seg_seq, stretch.from), stretch));
             };
-            for (from, until) in salvage::places(slot, visited, &groups, &self.verdict) {
+            let whole = (slot, self.geometry.slot_bytes);
+            for (from, until) in salvage::places(whole, visited, &groups, &self.verdict) {
                 let before = groups.iter().rev().find(|group| group.at < from);
                 let behind = groups.iter().find(|group| group.at >= until);
                 let seq = |group: Option<&Candidate>| group.map_or(0, |g| g.header.group_seq);
                 let covered = behind.is_some_and(|g| g.header.group_seq <= self.replay.covered);
                 let later = seq(before) >= self.replay.covered;
                 let later = (later || covered).then_some(later);
-                let (group_seq, what) = (seq(behind.or(before)), What::Gap { later });
-                add(Stretch { group_seq, slot, from, until, what });
+                let group_seq = seq(behind.or(before));
+                let ages = salvage::ages(visited, (from, until), later, self.replay.covered);
+                for (from, until, later) in ages {
+                    add(Stretch { group_seq, slot, from, until, what: What::Gap { later } });
+                }
             }
             groups.iter().for_each(|group| add(Stretch::group(group)));
         }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 /// The damaged places of a slot, each from, and up to and without. `accepted` are its groups that
 /// count.
 pub(crate) fn places(
-    slot: u32,
+    (slot, slot_bytes): (u32, u32),
     visited: &Visited,
     accepted: &[Candidate],
     verdict: &Verdict,
@@ -40,8 +40,9 @@ pub(crate) fn places(
             && verdict.was_acknowledged(&group.header)
     };
     let harmed = visited.harmed.iter().filter(counts);
-    let harmed = harmed.map(|group| group.at + group.header.padded_bytes() as u32).max();
-    let tail = visited.data_end.or(harmed).unwrap_or(end);
+    let harmed = harmed.map(|group| group.at.saturating_add(group.header.padded_bytes() as u32));
+    // What a damaged header says of its length may be anything.
+    let tail = visited.data_end.or(harmed.max()).unwrap_or(end).min(slot_bytes);
     if tail > end {
         places.push((end, tail));
     }
@@ -54,6 +55,30 @@ pub(crate) fn places(
         places = places.into_iter().flat_map(cut).filter(|(from, until)| from < until).collect();
     }
     places
+}
+
+/// Divides a damaged place where it is not known whether it was written after the checkpoint: of a
+/// group whose header says that it is older, nothing counts. One that says that it is later may not
+/// be believed so far.
+pub(crate) fn ages(
+    visited: &Visited,
+    (from, until): (u32, u32),
+    later: Option<bool>,
+    covered: u64,
+) -> Vec<(u32, u32, Option<bool>)> {
+    let mut ages = Vec::new();
+    let (mut begin, mut harmed) = (from, visited.harmed.iter());
+    let is_older = |group: &&Candidate| later.is_none() && group.header.group_seq <= covered;
+    while let Some(group) = harmed.find(|group| is_older(group) && group.at >= begin) {
+        let end = group.at.saturating_add(group.header.padded_bytes() as u32).min(until);
+        if group.at < end {
+            ages.extend([(begin, group.at, later), (group.at, end, Some(false))]);
+            begin = end;
+        }
+    }
+    ages.push((begin, until, later));
+    ages.retain(|(from, until, _)| from < until);
+    ages
 }
 
 /// A damaged place that was read.

@@ -5,6 +5,7 @@ use super::*;
 use crate::log::inspect::{self, Item};
 use crate::log::layout::frame::Kind;
 use crate::log::layout::group::GROUP_HEADER_BYTES;
+use crate::log::recovery::accept::Candidate;
 
 /// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
 pub fn filled(checkpoint_bytes: u64) -> (World, PartitionNumber) {
@@ -101,6 +102,62 @@ fn what_was_truncated_before_the_checkpoint_stays_away_when_its_group_is_damaged
         world.run();
     }
     assert_eq!((world.end(a), world.values(a, 115)[0].as_str()), (Offset(117), "goes on"));
+}
+
+#[test]
+fn what_was_truncated_before_the_checkpoint_stays_away_when_newer_groups_share_its_slot() {
+    let mut world = World::with(u64::MAX, 0);
+    let (a, b) = (world.add(1, Lane::Short), world.add(2, Lane::Short));
+    for value in ["a", "b", "c"] {
+        world.append(a, &[value]).unwrap();
+        world.run();
+    }
+    world.log.truncate(world.now, a, Offset(1));
+    world.run();
+    world.log.checkpoint(world.now);
+    world.run();
+    for value in ["x", "y"] {
+        world.append(b, &[value]).unwrap();
+        world.run();
+    }
+    // All that stands there of the partition and behind it, up to what came after the checkpoint:
+    // by its place alone, nobody could tell when that was written.
+    let groups = world.groups();
+    let of_b = |group: &Candidate| world.frames(group).iter().any(|(f, _)| f.partition == b);
+    let short: Vec<Candidate> =
+        groups.into_iter().filter(|group| group.header.lane == Lane::Short as u8).collect();
+    let first_of_b = short.iter().position(of_b).unwrap();
+    for group in &short[2..=first_of_b] {
+        world.harm(group);
+    }
+    world.restart();
+    assert_eq!((world.end(a), world.log.stats().damaged_ranges), (Offset(1), 0));
+    assert_eq!(world.values(b, 0), ["x", "y"]);
+}
+
+/// The length that a damaged header states is not believed.
+#[test]
+fn a_group_that_says_it_is_longer_than_its_slot_is_looked_into_up_to_the_end() {
+    let mut world = World::with(u64::MAX, 0);
+    let a = world.add(1, Lane::Short);
+    for value in ["a", "b", "c"] {
+        world.append(a, &[value]).unwrap();
+        world.run();
+    }
+    let group = world.groups_with(Kind::Batch)[1];
+    for later in &world.groups_with(Kind::Batch)[2..] {
+        let at = world.place(later.header.slot, later.at);
+        world.flash[at] ^= 1;
+    }
+    let at = world.place(group.header.slot, group.at);
+    world.flash[at + 8] ^= 0x80;
+    // The groups of another lane say that those were flushed.
+    let b = world.add(2, Lane::Long);
+    world.append(b, &["x"]).unwrap();
+    world.run();
+    world.restart();
+    assert_eq!(world.log.stats().damaged_groups, 2);
+    assert_eq!(world.values(a, 0), ["a", "b", "c"]);
 }
 
 #[test]
