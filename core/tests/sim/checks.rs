@@ -202,10 +202,8 @@ impl DamageIsNamed {
     ) -> Verdict {
         let history = &mut partition.history;
         for (from, until) in &audit.damaged {
-            let start = (*from).max(history.log_start_max);
-            if start >= *until {
-                continue;
-            }
+            // What was trimmed once may be there, where the partition has begun anew before it.
+            let start = (*from).max(history.log_start_max).min(*until);
             for (base, id) in history.acked.range(start..*until) {
                 if !harm.is_hit(number, *base) && !harm.is_torn(number, *base) {
                     let what = format!("{id:?} at {base} of {number:?} is damaged and was not hit");
