@@ -434,6 +434,7 @@ impl Recovery {
     /// footer that outlived it would make damage of a torn tail.
     pub(in crate::log) fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
+        self.indexes.iter_mut().for_each(|(_, index)| self.replay.say_log_starts(index));
         self.step = Step::Settle;
         disk.flush(Purpose::Start(0));
     }

@@ -303,6 +303,15 @@ impl Replay {
         partition.log_end = partition.log_end.min(from);
     }
 
+    /// A footer that is made anew says where its partitions begin, like that of a running log.
+    pub(crate) fn say_log_starts(&self, index: &mut SlotIndex) {
+        for (number, part) in &mut index.parts {
+            if let Some(partition) = self.partitions.get(number) {
+                part.log_start = partition.log_start;
+            }
+        }
+    }
+
     /// Everything that was found is durable.
     pub(crate) fn finish(&mut self) {
         let mut pieces = self.pieces.take();

@@ -264,7 +264,22 @@ fn a_hole_at_which_a_partition_was_truncated_stays_its_end() {
 }
 
 #[test]
-fn a_partition_begins_where_there_is_something_when_its_log_start_is_not_known() {
+fn what_is_lost_before_the_first_record_is_told_from_what_was_trimmed() {
+    let (mut world, a) = ten();
+    world.restart();
+    world.append(a, &["behind"]).unwrap();
+    world.run();
+    world.restart();
+    let first = slot_of(&world, "0 fff");
+    wipe(&mut world, first);
+    by_footers(&mut world);
+    assert_eq!(world.log.partition(a).unwrap().log_start, Offset(0));
+    assert_eq!(read_all(&mut world, a), (vec![10], vec![(0, 10)]));
+}
+
+/// The slot that said so is free by now, and a start has made the footers of the others.
+#[test]
+fn a_footer_that_is_made_anew_says_where_its_partitions_begin() {
     let (mut world, a) = ten();
     world.log.trim(world.now, a, Offset(10));
     world.run();
