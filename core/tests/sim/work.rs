@@ -152,9 +152,10 @@ impl LogRun {
                 let index = log.stats().index;
                 // What waits may take a run each.
                 let index_short = (index.runs + waiting as u64) * 2 >= index.runs_max;
-                // A truncation that was asked for while slots were short waits in the meta lane, and
-                // nothing is appended before it is on flash: also when slots are free again.
-                if free > self.plan.slots / 4 + 10 + slots && !index_short && truncations == 0 {
+                // A truncation that was asked for while slots were short waits in the meta lane,
+                // and nothing is appended before it is on flash: also when slots are free again.
+                let waits = truncations > 0;
+                if free > self.plan.slots / 4 + 10 + slots && !index_short && !waits {
                     return Bounded::fails(format!("full with {free} free slots"));
                 }
                 self.refused += 1;
