@@ -228,6 +228,12 @@ impl Cluster {
 
     pub fn reach(&mut self, index: usize, what: What) -> Verdict {
         let now = self.world.now;
+        // A process that is gone, or does not know yet who it is, ends no handshake.
+        if let What::Peer { from, arrival: Arrival::Up, .. } = &what
+            && [*from, index].iter().any(|end| self.gateways[*end].hello.is_none())
+        {
+            return Ok(());
+        }
         let gateway = &mut self.gateways[index];
         if !gateway.is_up() {
             return Ok(());
