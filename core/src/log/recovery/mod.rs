@@ -23,9 +23,9 @@ mod carry;
 mod checkpoint_search;
 mod fitness;
 mod replay;
-mod salvage;
+pub(in crate::log) mod salvage;
 mod start;
-mod visit;
+pub(in crate::log) mod visit;
 
 use crate::log::checkpoint::Durable;
 use crate::log::disk::{Disk, Purpose};

@@ -5,6 +5,7 @@
 use crate::log::Unguarded;
 use crate::log::layout::group::GroupHeader;
 use crate::log::recovery::accept::{Candidate, Verdict, in_place, judge};
+use crate::log::recovery::{salvage, visit::Visited};
 use alloc::vec::Vec;
 
 /// A group of the first epoch; each names the one before and knows that it is flushed.
@@ -177,4 +178,16 @@ fn a_group_that_went_astray_in_its_slot_does_not_count() {
         let counts: Vec<u64> = in_place(&groups).iter().map(|g| g.header.group_seq).collect();
         assert_eq!(counts, expected, "{found:?}");
     }
+}
+
+#[test]
+fn a_damaged_place_is_divided_by_what_its_groups_say_of_their_age() {
+    let visited = Visited { harmed: (1..=5).map(group).collect(), ..Visited::default() };
+    let (begin, middle, end) = (2 * 4096, 3 * 4096, 4 * 4096);
+    let ages = |later, covered| salvage::ages(&visited, (begin, end), later, covered);
+    let older = Some(false);
+    assert_eq!(ages(None, 1), [(begin, end, None)], "the only older one stands before it");
+    assert_eq!(ages(None, 2), [(begin, middle, older), (middle, end, None)]);
+    assert_eq!(ages(None, 9), [(begin, middle, older), (middle, end, older)]);
+    assert_eq!(ages(Some(true), 9), [(begin, end, Some(true))], "it is known");
 }
