@@ -252,6 +252,8 @@ impl Log {
             self.keeper.look_again();
         }
         partition.policy = policy;
+        // A start takes that of the first slot that it finds something in.
+        partition.lane = self.writer.lane_of(number, partition);
     }
 
     /// Forgets every partition but these: their topics were deleted.

@@ -5,8 +5,8 @@
 //!
 //! 1. *Disowned.* Each boot epoch says in every group which group was the last that counted when it
 //!    began (`epoch_base`). Groups of earlier epochs above that do not count.
-//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, D, was flushed, and so
-//!    was everything below it. Every group up to D counts; one that is not there is damage to
+//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, or the last group of a
+//!    slot that has a footer, D, was flushed, and so was everything below it. Every group up to D counts; one that is not there is damage to
 //!    acknowledged data.
 //! 3. *Torn tail.* Above D, groups count as long as there is no gap in their sequence: what follows
 //!    a gap was in the same commit as what is missing, and nothing of it was acknowledged.
@@ -56,8 +56,14 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Whether a damaged group was acknowledged, by what its header says.
     pub(crate) fn was_acknowledged(&self, header: &GroupHeader) -> bool {
+        header.group_seq <= self.durable_seq && !self.was_given_up(header)
+    }
+
+    /// Whether a later start did not find a damaged group, or not all before it, by what its header
+    /// says.
+    pub(crate) fn was_given_up(&self, header: &GroupHeader) -> bool {
         let mut later = self.bases.range(header.boot_epoch.saturating_add(1)..);
-        header.group_seq <= self.durable_seq && later.all(|(_, &base)| header.group_seq <= base)
+        later.any(|(_, &base)| header.group_seq > base)
     }
 }
 
@@ -82,8 +88,14 @@ pub(crate) fn in_place(groups: &[Candidate]) -> Vec<Candidate> {
     if backward.len() > forward.len() { backward } else { forward }
 }
 
-/// Judges the groups found; the checkpoint stands for everything up to `covered`.
-pub(crate) fn judge(mut found: Vec<Candidate>, covered: u64, unguarded: Unguarded) -> Verdict {
+/// Judges the groups found; the checkpoint stands for everything up to `covered`, footers know what
+/// was flushed up to `sealed`.
+pub(crate) fn judge(
+    mut found: Vec<Candidate>,
+    covered: u64,
+    sealed: u64,
+    unguarded: Unguarded,
+) -> Verdict {
     let mut verdict = Verdict { last_seq: covered, ..Verdict::default() };
     let owned = if unguarded.no_boot_epoch {
         found.sort_by_key(|group| (group.header.group_seq, group.header.seg_seq));
@@ -92,7 +104,7 @@ pub(crate) fn judge(mut found: Vec<Candidate>, covered: u64, unguarded: Unguarde
     } else {
         drop_disowned(&mut found, &mut verdict)
     };
-    let owned = drop_torn(owned, covered, &mut verdict);
+    let owned = drop_torn(owned, (covered, sealed), &mut verdict);
     verdict.accepted = if unguarded.no_chain { owned } else { drop_unchained(owned, &mut verdict) };
     verdict.last_seq = verdict.accepted.last().map_or(covered, |group| group.header.group_seq);
     verdict.last_seq = verdict.last_seq.max(covered);
@@ -118,12 +130,17 @@ fn drop_disowned(found: &mut [Candidate], verdict: &mut Verdict) -> Vec<Candidat
 }
 
 /// Rules 2 and 3.
-fn drop_torn(owned: Vec<Candidate>, covered: u64, verdict: &mut Verdict) -> Vec<Candidate> {
+fn drop_torn(
+    owned: Vec<Candidate>,
+    (covered, sealed): (u64, u64),
+    verdict: &mut Verdict,
+) -> Vec<Candidate> {
     // Between the base of an epoch and its first group there never was a group that counts.
     let firsts: BTreeMap<u64, u64> =
         owned.iter().map(|group| (group.header.epoch_base, group.header.epoch_first)).collect();
     let after = |seq: u64| firsts.get(&seq).copied().unwrap_or(seq + 1);
-    let durable = owned.iter().map(|group| group.header.durable_seq).fold(covered, u64::max);
+    let durable = owned.iter().map(|group| group.header.durable_seq);
+    let durable = durable.fold(covered.max(sealed), u64::max);
     verdict.durable_seq = durable;
     let mut expected = after(covered);
     let mut counts = Vec::with_capacity(owned.len());

@@ -11,6 +11,7 @@
 use super::accept::Candidate;
 use super::by_footers::ByFooters;
 use super::salvage;
+use super::visit::Visited;
 use super::{Outcome, Recovery, Step};
 use crate::log::disk::{Disk, Purpose};
 use crate::log::layout::footer::SlotIndex;
@@ -97,7 +98,9 @@ impl Recovery {
             indexes: BTreeMap::new(),
             chunks: Default::default(),
         };
-        for (&slot, visited) in &mut self.visited {
+        let firsts = self.first_groups();
+        let mut all = core::mem::take(&mut self.visited);
+        for (&slot, visited) in &mut all {
             let Some(seg_seq) = visited.seg_seq else { continue };
             if let Some(index) = visited.stands_alone.take() {
                 applying.by_footers.add(slot, index, &self.unguarded);
@@ -106,35 +109,85 @@ impl Recovery {
             let groups =
                 visited.groups.iter().filter(|group| self.accepted.contains(&group.place()));
             let groups: Vec<Candidate> = groups.copied().collect();
-            let Some(lane) = groups.first().map(|group| group.header.lane) else { continue };
-            applying.indexes.insert(slot, SlotIndex::new(lane, seg_seq));
-            let remembered = &visited.outlines;
-            let mut add = |stretch: Stretch| {
-                if !remembered.contains_key(&stretch.from) {
+            let lane = groups.first().map(|group| group.header.lane);
+            let Some(lane) = lane.or(self.lane_of_harmed(slot, visited)) else { continue };
+            let after = firsts.range((lane, seg_seq + 1)..=(lane, u64::MAX)).next();
+            let next = after.map_or(self.verdict.last_seq + 1, |(_, &group_seq)| group_seq);
+            let stretches = self.stretches((slot, seg_seq), visited, &groups, next);
+            if stretches.is_empty() {
+                continue;
+            }
+            let index = applying.indexes.entry(slot).or_insert(SlotIndex::new(lane, seg_seq));
+            if groups.is_empty() {
+                index.last_seq = next - 1;
+            }
+            for stretch in stretches {
+                if !visited.outlines.contains_key(&stretch.from) {
                     let end = applying.ends.entry(slot).or_default();
                     *end = stretch.until.max(*end);
                 }
                 items.push(((stretch.group_seq, seg_seq, stretch.from), stretch));
-            };
-            let whole = (slot, self.geometry.slot_bytes);
-            for (from, until) in salvage::places(whole, visited, &groups, &self.verdict) {
-                let before = groups.iter().rev().find(|group| group.at < from);
-                let behind = groups.iter().find(|group| group.at >= until);
-                let seq = |group: Option<&Candidate>| group.map_or(0, |g| g.header.group_seq);
-                let covered = behind.is_some_and(|g| g.header.group_seq <= self.replay.covered);
-                let later = seq(before) >= self.replay.covered;
-                let later = (later || covered).then_some(later);
-                let group_seq = seq(behind.or(before));
-                let ages = salvage::ages(visited, (from, until), later, self.replay.covered);
-                for (from, until, later) in ages {
-                    add(Stretch { group_seq, slot, from, until, what: What::Gap { later } });
-                }
             }
-            groups.iter().for_each(|group| add(Stretch::group(group)));
         }
+        self.visited = all;
         items.sort_by_key(|&(order, _)| order);
         applying.items = items.into_iter().map(|(_, item)| item).collect();
         self.apply(disk, applying)
+    }
+
+    /// The first group of each use of a slot, by its lane, where it is known.
+    fn first_groups(&self) -> BTreeMap<(u8, u64), u64> {
+        let alone = self.visited.values().filter_map(|visited| visited.stands_alone.as_ref());
+        let alone = alone.map(|index| (index.lane, index.seg_seq, index.first_seq));
+        let accepted = self.verdict.accepted.iter().map(|group| &group.header);
+        let accepted = accepted.map(|group| (group.lane, group.seg_seq, group.group_seq));
+        let mut firsts = BTreeMap::new();
+        for (lane, seg_seq, group_seq) in alone.filter(|&(.., first)| first > 0).chain(accepted) {
+            let first = firsts.entry((lane, seg_seq)).or_insert(group_seq);
+            *first = group_seq.min(*first);
+        }
+        firsts
+    }
+
+    /// The lane of a slot in which no group counts, if it is sure that what counted would be known
+    /// from what was given up. The start that gave it up has made a footer that says so; without
+    /// that, and without a checkpoint, only what the last life of the log wrote is sure.
+    fn lane_of_harmed(&self, slot: u32, visited: &Visited) -> Option<u8> {
+        let header = self.headers.get(&slot)?;
+        let newest = || self.headers.values().all(|one| one.boot_epoch <= header.boot_epoch);
+        let sure = self.image.is_some() || visited.data_end.is_some() || newest();
+        sure.then_some(header.lane)
+    }
+
+    /// What there is to apply of a slot whose groups that count are these: they, and the damaged
+    /// places between. Where no group counts, that was written before `next`, with which the next
+    /// slot of the lane begins.
+    fn stretches(
+        &self,
+        (slot, seg_seq): (u32, u64),
+        visited: &Visited,
+        groups: &[Candidate],
+        next: u64,
+    ) -> Vec<Stretch> {
+        let mut stretches: Vec<Stretch> = groups.iter().map(Stretch::group).collect();
+        // The checkpoint does not know of this use of the slot.
+        let is_new = self.image.as_ref().is_none_or(|image| seg_seq >= image.next_seg_seq);
+        let covered = self.replay.covered;
+        let seq = |group: &Candidate| group.header.group_seq;
+        let whole = (slot, self.geometry.slot_bytes);
+        for (from, until) in salvage::places(whole, visited, groups, &self.verdict) {
+            let before = groups.iter().rev().find(|group| group.at < from);
+            let behind = groups.iter().find(|group| group.at >= until);
+            let earlier = behind.is_some_and(|group| seq(group) <= covered);
+            let later = is_new || before.is_some_and(|group| seq(group) >= covered);
+            let later = (later || earlier).then_some(later);
+            let group_seq = behind.or(before).map_or(next, seq);
+            for (from, until, later) in salvage::ages(visited, (from, until), later, covered) {
+                let what = What::Gap { later };
+                stretches.push(Stretch { group_seq, slot, from, until, what });
+            }
+        }
+        stretches
     }
 
     /// Applies until something has to be read.
@@ -163,7 +216,9 @@ impl Recovery {
             self.apply_stretch(&stretch, &bytes, index);
         }
         self.indexes.extend(applying.by_footers.apply_before(u64::MAX, &mut self.replay));
-        self.indexes.extend(applying.indexes);
+        // Where no group counts and no frame is whole, there is nothing.
+        let found = |index: &SlotIndex| index.first_seq > 0 || !index.parts.is_empty();
+        self.indexes.extend(applying.indexes.into_iter().filter(|(_, index)| found(index)));
         self.seal(disk);
         None
     }
@@ -176,7 +231,7 @@ impl Recovery {
     fn apply_stretch(&mut self, stretch: &Stretch, bytes: &Bytes, index: &mut SlotIndex) {
         let store = &self.geometry.store;
         let Stretch { slot, from: at, .. } = *stretch;
-        let later = match stretch.what {
+        let (later, group_seq) = match stretch.what {
             What::Group(header) if header.holds(bytes, group_seed(store)) => {
                 let group = bytes.slice(..header.bytes as usize);
                 let outlines = outlines(&group, frame_seed(store, header.seg_seq));
@@ -190,12 +245,15 @@ impl Recovery {
             What::Group(header) => {
                 log::error!("slot {slot}: a group at {at} cannot be read a second time");
                 self.verdict.missing += 1;
-                Some(header.group_seq > self.replay.covered)
+                (Some(header.group_seq > self.replay.covered), header.group_seq)
             }
-            What::Gap { later } => later,
+            What::Gap { later } => (later, index.last_seq),
         };
-        let place = salvage::Found { store, slot, at, later };
+        let place = salvage::Found { store, slot, at, group_seq, later };
         salvage::apply(&place, bytes, &mut self.replay, index);
+        if let What::Group(header) = stretch.what {
+            index.add_group(&header, stretch.until);
+        }
     }
 
     pub(in crate::log) fn applied(

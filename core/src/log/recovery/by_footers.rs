@@ -25,8 +25,8 @@ pub(in crate::log) struct ByFooters {
 struct Standing {
     index: SlotIndex,
     group: usize,
-    /// Of each partition the next extent, and the bytes of all its frames.
-    parts: BTreeMap<PartitionNumber, (usize, u64)>,
+    /// Of each partition, in their order, the next extent, and the bytes of all its frames.
+    parts: Vec<(usize, u64)>,
 }
 
 impl ByFooters {
@@ -35,10 +35,10 @@ impl ByFooters {
             index.groups = Groups::default();
             index.groups.push(0, index.last_seq);
         }
-        let mut parts = BTreeMap::new();
+        let mut parts = Vec::with_capacity(index.parts.len());
         for (&number, part) in &index.parts {
             let frames = part.extents.iter().map(|extent| u64::from(extent.bytes)).sum();
-            parts.insert(number, (0, frames));
+            parts.push((0, frames));
             for cut in part.extents.iter().filter(|extent| extent.is_cut()) {
                 self.cuts.insert((cut.max_timestamp as u64, number, cut.base_offset));
             }
@@ -63,10 +63,8 @@ impl ByFooters {
                 self.cuts.remove(&(seq, number, from));
                 replay.cut_pieces(number, from);
             }
-            if next.is_none() {
-                return done;
-            }
-            let Some(((seq, slot), mut standing)) = self.slots.pop_first() else { return done };
+            let standing = next.and_then(|_| self.slots.pop_first());
+            let Some(((seq, slot), mut standing)) = standing else { return done };
             match standing.apply(slot, seq, replay) {
                 Some(next) => drop(self.slots.insert((next, slot), standing)),
                 None => done.push((slot, standing.index)),
@@ -80,8 +78,7 @@ impl Standing {
     fn apply(&mut self, slot: u32, group_seq: u64, replay: &mut Replay) -> Option<u64> {
         let home = Home { lane: Lane::checked(self.index.lane), slot, group_seq };
         let (_, until) = self.index.groups.get(self.group)?;
-        for (&number, part) in &self.index.parts {
-            let Some((next, frames)) = self.parts.get_mut(&number) else { continue };
+        for ((&number, part), (next, frames)) in self.index.parts.iter().zip(&mut self.parts) {
             while let Some(extent) = part.extents.get(*next).filter(|extent| extent.at < until) {
                 *next += 1;
                 if !extent.is_cut() {

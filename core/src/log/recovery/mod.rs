@@ -33,7 +33,7 @@ use crate::log::layout::checkpoint::Image;
 use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
 use crate::log::layout::slot::SlotHeader;
-use crate::log::layout::{BLOCK, Geometry, superblock};
+use crate::log::layout::{BLOCK, Geometry, pad, superblock};
 use crate::log::{IoResult, OpenError, Settings, Start, Unguarded};
 use accept::{Candidate, Verdict};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -392,8 +392,10 @@ impl Recovery {
     fn judge(&mut self, disk: &mut Disk) -> Option<Outcome> {
         // Without a checkpoint, footers stand for their slots: which groups those hold is not
         // known, so below the highest of them none is missed.
-        let alone = self.visited.values().filter_map(|visited| visited.stands_alone.as_ref());
-        let alone = alone.map(|index| index.last_seq).max().unwrap_or(0);
+        let last = |visited: &Visited| visited.sealed_seq;
+        let alone = self.visited.values().filter(|visited| visited.stands_alone.is_some());
+        let alone = alone.map(last).max().unwrap_or(0);
+        let sealed = self.visited.values().map(last).max().unwrap_or(0);
         let covered = self.image.as_ref().map_or(alone, |image| image.as_of);
         let mut found: Vec<Candidate> = Vec::new();
         for (&slot, visited) in &self.visited {
@@ -410,7 +412,7 @@ impl Recovery {
                 false => found.extend(accept::in_place(&visited.groups).iter().filter(counts)),
             }
         }
-        self.verdict = accept::judge(found, covered, self.unguarded);
+        self.verdict = accept::judge(found, covered, sealed, self.unguarded);
         // What stood at the very end and cannot be read is not a torn tail.
         let unread = self.visited.values().filter(|visited| visited.unread);
         let unread = unread.filter(|visited| visited.seg_seq.is_some()).count() as u64;
@@ -422,8 +424,8 @@ impl Recovery {
             *entry = (*entry).max((group.header.seg_seq, group.header.slot));
         }
         self.replay.unguarded = self.unguarded;
-        let newest = newest.into_values().filter_map(|(_, slot)| self.begin_carry(slot));
-        self.carried = newest.collect();
+        let newest = newest.into_values();
+        self.carried = newest.filter_map(|(_, slot)| self.begin_carry(slot)).collect();
         if let Some(image) = &mut self.image {
             self.replay.begin(image, &self.headers);
         }
@@ -434,7 +436,11 @@ impl Recovery {
     /// footer that outlived it would make damage of a torn tail.
     pub(in crate::log) fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
-        self.indexes.iter_mut().for_each(|(_, index)| self.replay.say_log_starts(index));
+        for (_, index) in &mut self.indexes {
+            self.replay.say_log_starts(index);
+            // Behind the last whole group there may be what was taken out of damaged ones.
+            index.data_end = pad(index.used() as usize) as u32;
+        }
         self.step = Step::Settle;
         disk.flush(Purpose::Start(0));
     }

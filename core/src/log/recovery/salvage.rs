@@ -43,6 +43,9 @@ pub(crate) fn places(
     let harmed = harmed.map(|group| group.at.saturating_add(group.header.padded_bytes() as u32));
     // What a damaged header says of its length may be anything.
     let tail = visited.data_end.or(harmed.max()).unwrap_or(end).min(slot_bytes);
+    // What stands behind a group that was given up is of the same life of the log.
+    let given_up = |group: &&Candidate| group.at >= end && verdict.was_given_up(&group.header);
+    let tail = visited.harmed.iter().find(given_up).map_or(tail, |group| group.at.min(tail));
     if tail > end {
         places.push((end, tail));
     }
@@ -87,6 +90,8 @@ pub(crate) struct Found<'a> {
     pub store: &'a [u8; 16],
     pub slot: u32,
     pub at: u32,
+    /// The group that stood there, or one that was written before it.
+    pub group_seq: u64,
     /// Whether everything there was written after the checkpoint, or before it, if that is known.
     pub later: Option<bool>,
 }
@@ -111,7 +116,7 @@ pub(crate) fn apply(found: &Found<'_>, bytes: &Bytes, replay: &mut Replay, index
         };
         let body = bytes.slice(at + FRAME_HEADER_BYTES..at + header.frame_bytes());
         if let Some(outline) = Outline::new(header, at as u32, &body) {
-            let home = replay::Home { lane, slot: found.slot, group_seq: index.last_seq };
+            let home = replay::Home { lane, slot: found.slot, group_seq: found.group_seq };
             let counts = found.later.unwrap_or_else(|| replay.may_follow(&header));
             replay.frame(&home, &outline, found.at, index, counts);
         }

@@ -202,7 +202,8 @@ fn writer_of(recovery: &Recovery) -> Writer {
             lane.tail = tail;
         }
     }
-    for index in indexes {
+    // Where no group counts, there is none to go on from.
+    for index in indexes.filter(|index| index.first_seq > 0) {
         let tail = &mut writer.lanes[usize::from(index.lane)].tail;
         if index.last_seq > tail.group_seq {
             *tail = tail_of(index);

@@ -17,6 +17,8 @@ pub(crate) struct Visited {
     /// Which use of the slot; `None` when there is nothing in it.
     pub seg_seq: Option<u64>,
     pub has_footer: bool,
+    /// The last group that it knows: a footer is written when that is flushed.
+    pub sealed_seq: u64,
     /// Of which use a footer is there, when the header is lost; else 0.
     pub footer_seq: u64,
     /// The footer, when the groups were not read.
@@ -106,6 +108,7 @@ impl Visit {
                     }
                     Tail::Footer(index) if self.found.seg_seq.is_some() => {
                         self.found.has_footer = true;
+                        self.found.sealed_seq = index.last_seq;
                         if !self.unguarded.no_sealing {
                             self.last_seq = index.last_seq;
                         }

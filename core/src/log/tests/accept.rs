@@ -47,7 +47,7 @@ fn later(group_seq: u64) -> Candidate {
 
 /// What counts of these, and the rest of the verdict.
 fn judged(groups: &[Candidate], covered: u64) -> (Vec<u64>, Verdict) {
-    let verdict = judge(groups.to_vec(), covered, Unguarded::default());
+    let verdict = judge(groups.to_vec(), covered, 0, Unguarded::default());
     let accepted = verdict.accepted.iter().map(|group| group.header.group_seq);
     (accepted.collect(), verdict)
 }

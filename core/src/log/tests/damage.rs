@@ -158,6 +158,71 @@ fn a_group_that_says_it_is_longer_than_its_slot_is_looked_into_up_to_the_end() {
     world.restart();
     assert_eq!(world.log.stats().damaged_groups, 2);
     assert_eq!(world.values(a, 0), ["a", "b", "c"]);
+    // The footer that the start has made does not end before what was behind the last whole group.
+    world.restart();
+    assert_eq!(world.values(a, 0), ["a", "b", "c"]);
+}
+
+/// Two partitions in one group, the only one of its slot, and one that says that it was flushed.
+fn one_group() -> (World, PartitionNumber, PartitionNumber) {
+    let mut world = World::with(u64::MAX, 0);
+    let (a, b) = (world.add(1, Lane::Short), world.add(2, Lane::Short));
+    world.append(a, &[&value(1)]).unwrap();
+    world.append(b, &[&value(2)]).unwrap();
+    world.append(b, &[&value(3)]).unwrap();
+    world.run();
+    let c = world.add(3, Lane::Long);
+    world.append(c, &["x"]).unwrap();
+    world.run();
+    (world, a, b)
+}
+
+#[test]
+fn what_is_whole_of_a_slot_without_a_whole_group_is_served_and_the_rest_is_named() {
+    let (mut world, a, b) = one_group();
+    let at = find(&world, 2);
+    world.flash[at + 300] ^= 4;
+    for start in 0..3 {
+        world.restart();
+        assert_eq!(world.log.stats().damaged_groups, 1, "start {start}");
+        assert_eq!((world.end(a), world.end(b)), (Offset(1), Offset(2)), "start {start}");
+        assert_eq!(world.values(a, 0), [value(1)], "start {start}");
+        assert_eq!(read_all(&mut world, b), (vec![1], vec![(0, 1)]), "start {start}");
+    }
+    world.append(b, &["goes on"]).unwrap();
+    world.run();
+    world.restart();
+    assert_eq!(world.values(b, 1), [value(3).as_str(), "goes on"]);
+}
+
+#[test]
+fn a_group_that_a_start_can_read_only_once_costs_no_more_than_what_is_gone() {
+    let (mut world, a, b) = one_group();
+    let (flash, place) = (world.flash.clone(), find(&world, 2) + 300);
+    let (mut reads, covers) =
+        (0, move |at: u64, len: u32| (at as usize..at as usize + len as usize).contains(&place));
+    // The footer's place and the walk are whole; what is applied is not.
+    world.meddle = Box::new(move |io| match io {
+        Io::Read { at, len, .. } if covers(*at, *len) => {
+            reads += 1;
+            let end = flash.len().min(*at as usize + *len as usize);
+            let mut bytes = flash[*at as usize..end].to_vec();
+            bytes.resize(*len as usize, 0);
+            bytes[place - *at as usize] ^= if reads == 3 { 4 } else { 0 };
+            Some(IoResult::Read(bytes.into()))
+        }
+        _ => None,
+    });
+    world.restart();
+    world.meddle = Box::new(|_| None);
+    assert_eq!(world.log.stats().damaged_groups, 1);
+    assert_eq!(world.values(a, 0), [value(1)]);
+    assert_eq!(read_all(&mut world, b), (vec![1], vec![(0, 1)]));
+    // The footer that was made knows the group, which is whole again.
+    world.restart();
+    assert_eq!(world.log.stats().damaged_groups, 0);
+    assert_eq!(world.values(a, 0), [value(1)]);
+    assert_eq!(world.values(b, 0), [value(2), value(3)]);
 }
 
 #[test]

@@ -247,6 +247,20 @@ fn what_was_truncated_is_known_by_its_epoch_when_the_slot_that_said_so_is_used_a
 }
 
 #[test]
+fn a_hole_whose_epoch_nobody_knows_is_no_stale_tail() {
+    let (mut world, a) = ten();
+    world.append(a, &["last"]).unwrap();
+    world.run();
+    let (batch, _) = batch_frame(a, 10, "");
+    let hole = FrameHeader { kind: Kind::Replace, leader_epoch: LeaderEpoch(-1), ..batch };
+    world.write_next(Lane::Short, &[(hole, Bytes::new())]);
+    by_footers(&mut world);
+    assert_eq!((world.end(a), world.log.stats().damaged_ranges), (Offset(11), 0));
+    assert!(world.ask(spec(a, Offset(10))).unwrap().is_empty());
+    assert_eq!(world.ask(spec(a, Offset(9))).unwrap().len(), 1);
+}
+
+#[test]
 fn a_hole_at_which_a_partition_was_truncated_stays_its_end() {
     let (mut world, a) = ten();
     let hole = Replacement::Hole { base_offset: Offset(8), last_offset_delta: 0 };

@@ -6,8 +6,8 @@ use super::damage::{filled, read_all};
 use super::*;
 use crate::log::layout::checkpoint::{self as format, PartPlace};
 use crate::log::layout::footer::SlotIndex;
-use crate::log::layout::frame::Kind;
-use crate::log::layout::group::Place;
+use crate::log::layout::frame::{FRAME_HEADER_BYTES, Kind};
+use crate::log::layout::group::{GROUP_HEADER_BYTES, Place};
 use crate::log::recovery::accept::Candidate;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -218,19 +218,55 @@ fn footers_and_groups_may_be_longer_than_one_read() {
         world.append(big, &[value]).unwrap();
         world.run();
     }
-    for number in 1..=4500 {
+    for number in 1..=6000 {
         let partition = world.add(number, Lane::Short);
         world.append(partition, &["a record"]).unwrap();
     }
     world.run();
     for _ in 0..3 {
         world.restart();
-        for number in 1..=4500 {
+        for number in 1..=6000 {
             assert_eq!(world.end(PartitionNumber(number)), Offset(1));
         }
         same(&world.values(big, 0), &values, "long groups");
-        assert_eq!(world.values(PartitionNumber(4500), 0), ["a record"]);
+        assert_eq!(world.values(PartitionNumber(6000), 0), ["a record"]);
         assert_eq!(world.log.stats().damaged_groups, 0);
+    }
+}
+
+#[test]
+fn a_slot_that_damage_has_left_no_room_for_a_footer_is_looked_into_by_each_start() {
+    let mut world = World::shaped(1 << 20, 12, u64::MAX, 0);
+    let a = world.add(1, Lane::Short);
+    for number in 0..12_000 {
+        world.append(a, &[&format!("{number:05}")]).unwrap();
+        if number % 500 == 499 {
+            world.run();
+        }
+    }
+    // What was one extent is one for every other batch.
+    let first = world.groups()[0].header.slot;
+    let groups = world.groups().into_iter().filter(|group| group.header.slot == first);
+    let groups: Vec<_> = groups.collect();
+    let mut hit = 0;
+    for group in &groups {
+        let mut at = world.place(first, group.at) + GROUP_HEADER_BYTES;
+        for (number, (header, body)) in world.frames(group).iter().enumerate() {
+            at += FRAME_HEADER_BYTES + body.len();
+            if number % 2 == 0 && header.kind == Kind::Batch {
+                world.flash[at - 1] ^= 1;
+                hit += 1;
+            }
+        }
+    }
+    assert!(hit > 4_000, "{hit}");
+    let footer = world.place(first, 1 << 20) - 1;
+    world.flash[footer] ^= 1;
+    for start in 0..2 {
+        world.restart();
+        let (there, damaged) = read_all(&mut world, a);
+        let lost: i64 = damaged.iter().map(|(from, until)| until - from).sum();
+        assert_eq!((there.len(), lost), (12_000 - hit, hit as i64), "start {start}");
     }
 }
 
@@ -283,37 +319,48 @@ fn reads_of_a_start(world: &mut World) -> Vec<(u64, u32)> {
     seen.take()
 }
 
+/// What becomes of a read.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    /// It fails, but each block of it can be read.
+    Fails,
+    /// Its first block cannot be read.
+    Unreadable,
+    /// After so many bytes.
+    Early(usize),
+}
+
 #[test]
 fn any_read_of_a_start_may_fail_or_end_early_and_costs_only_what_it_was_to_get() {
+    let ways = [Ends::Fails, Ends::Unreadable, Ends::Early(300), Ends::Early(0)];
     for checkpoint_bytes in [u64::MAX, 32 << 10] {
         let (mut world, a) = filled(checkpoint_bytes);
         let whole = world.flash.clone();
         let mut reads = reads_of_a_start(&mut world);
         reads.dedup();
-        for ((bad, bad_len), short) in reads.into_iter().flat_map(|read| [(read, 0), (read, 300)]) {
+        for ((bad, bad_len), how) in reads.into_iter().flat_map(|read| ways.map(|how| (read, how)))
+        {
             world.flash.clone_from(&whole);
-            world.meddle = Box::new(move |io| match io {
-                Io::Read { at, len, .. } if (*at, *len) == (bad, bad_len) && short == 0 => {
-                    Some(IoResult::Failed)
-                }
-                _ => None,
-            });
-            if short > 0 {
-                let bytes = Bytes::copy_from_slice(&whole[bad as usize..][..short]);
-                world.meddle = Box::new(move |io| match io {
-                    Io::Read { at, len, .. } if (*at, *len) == (bad, bad_len) => {
-                        Some(IoResult::Read(bytes.clone()))
-                    }
+            let begin = Bytes::copy_from_slice(&whole[bad as usize..][..300]);
+            world.meddle = Box::new(move |io| {
+                let Io::Read { at, len, .. } = io else { return None };
+                let same = (*at, *len) == (bad, bad_len);
+                let over = *at < bad + u64::from(layout::BLOCK) && *at + u64::from(*len) > bad;
+                match how {
+                    Ends::Fails if same => Some(IoResult::Failed),
+                    Ends::Unreadable if over => Some(IoResult::Failed),
+                    Ends::Early(bytes) if same => Some(IoResult::Read(begin.slice(..bytes))),
                     _ => None,
-                });
-            }
+                }
+            });
             world.restart();
             world.meddle = Box::new(|_| None);
             let (there, damaged) = read_all(&mut world, a);
             let lost: i64 = damaged.iter().map(|(from, until)| until - from).sum();
             let start = world.log.partition(a).unwrap().log_start.0;
             let end = world.end(a).0;
-            let what = format!("read of {bad_len} at {bad}, {checkpoint_bytes}: {damaged:?}");
+            let what =
+                format!("{how:?}: read of {bad_len} at {bad}, {checkpoint_bytes}: {damaged:?}");
             assert_eq!(there.len() as i64 + lost, end - start, "{what}");
             let stats = world.log.stats();
             let said = stats.damaged_groups > 0 || stats.damaged_ranges > 0;
