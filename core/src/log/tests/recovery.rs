@@ -235,12 +235,12 @@ fn footers_and_groups_may_be_longer_than_one_read() {
 }
 
 #[test]
-fn a_slot_that_damage_has_left_no_room_for_a_footer_is_looked_into_by_each_start() {
+fn a_slot_that_damage_has_left_no_room_for_a_footer_is_looked_into_again() {
     let mut world = World::shaped(1 << 20, 12, u64::MAX, 0);
     let a = world.add(1, Lane::Short);
     for number in 0..12_000 {
         world.append(a, &[&format!("{number:05}")]).unwrap();
-        if number % 500 == 499 {
+        if number % 30 == 29 {
             world.run();
         }
     }
@@ -259,14 +259,18 @@ fn a_slot_that_damage_has_left_no_room_for_a_footer_is_looked_into_by_each_start
             }
         }
     }
-    assert!(hit > 4_000, "{hit}");
-    let footer = world.place(first, 1 << 20) - 1;
-    world.flash[footer] ^= 1;
+    assert!(hit > 3_000, "{hit}");
+    let end = world.place(first, 1 << 20);
+    world.flash[end - 1] ^= 1;
+    let bad = world.flash[end - 100..end].to_vec();
     for start in 0..2 {
         world.restart();
+        assert_eq!(world.flash[end - 100..end], bad, "no footer is written");
         let (there, damaged) = read_all(&mut world, a);
         let lost: i64 = damaged.iter().map(|(from, until)| until - from).sum();
-        assert_eq!((there.len(), lost), (12_000 - hit, hit as i64), "start {start}");
+        // Who reads without a footer finds the groups that are whole.
+        assert_eq!(there.len() as i64 + lost, 12_000, "start {start}");
+        assert!((12_000 - 3 * hit..=12_000 - hit).contains(&there.len()), "start {start}");
     }
 }
 
