@@ -319,7 +319,7 @@ impl Replay {
             if let Some(pieces) = &mut pieces {
                 let mut pieces = pieces.remove(&number).unwrap_or_default();
                 if !self.unguarded.no_truncation_by_footers {
-                    drop_stale_tail(partition, &mut pieces);
+                    drop_stale(partition, &mut pieces);
                 }
                 if self.unguarded.no_lost_begins {
                     trim_to_first(partition, &pieces);
@@ -385,15 +385,19 @@ fn skip_to(number: PartitionNumber, partition: &mut Partition, base: Offset, in_
     }
 }
 
-/// Leader epochs never decrease along a partition's offsets: at its end, a piece of a lower epoch
-/// behind one of a higher one is what was truncated before that was appended, in a slot that is
-/// free by now.
-fn drop_stale_tail(partition: &mut Partition, pieces: &mut BTreeMap<Offset, Piece>) {
-    let highest = pieces.values().filter_map(|piece| piece.epoch).max();
-    let is_stale = |piece: &Piece| piece.epoch.is_some() && piece.epoch < highest;
-    while pieces.last_key_value().is_some_and(|(_, piece)| is_stale(piece)) {
-        pieces.pop_last();
-        let end = pieces.last_key_value().map_or(Offset::ZERO, |(_, piece)| piece.end);
+/// Leader epochs never decrease along a partition's offsets: a piece of a lower epoch behind one of
+/// a higher one is what was truncated before that was appended, in a slot that is free by now. At
+/// the end of the partition there is nothing then; before it, what should stand there is lost.
+fn drop_stale(partition: &mut Partition, pieces: &mut BTreeMap<Offset, Piece>) {
+    let mut highest = None;
+    let last = pieces.last_key_value().map(|(&base, _)| base);
+    pieces.retain(|_, piece| {
+        highest = highest.max(piece.epoch);
+        piece.epoch.is_none() || piece.epoch == highest
+    });
+    let end = pieces.last_key_value().map(|(&base, piece)| (base, piece.end));
+    if end.map(|(base, _)| base) != last {
+        let end = end.map_or(Offset::ZERO, |(_, end)| end);
         partition.log_end = end.max(partition.log_start);
         partition.epochs.retain(|&(_, start)| start < end);
     }
@@ -429,5 +433,36 @@ fn settle(number: PartitionNumber, partition: &mut Partition, pieces: BTreeMap<O
     }
     if end < partition.log_end {
         partition.lose(number, end, partition.log_end);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn what_is_of_a_lower_epoch_than_what_stands_before_it_is_stale() {
+        let mut partition = Partition::new(Lane::Short, Offset::ZERO);
+        let mut pieces = BTreeMap::new();
+        for (base, end, epoch) in
+            [(0, 5, Some(1)), (5, 6, Some(2)), (6, 7, Some(1)), (7, 8, Some(2)), (8, 9, None)]
+        {
+            let epoch = epoch.map(LeaderEpoch);
+            let end = Offset(end);
+            let piece = Piece { end, slot: 1, bytes: 100, max_timestamp: 0, epoch };
+            pieces.insert(Offset(base), piece);
+            partition.log_end = end;
+        }
+        let tail = Piece { end: Offset(12), epoch: Some(LeaderEpoch(1)), ..pieces[&Offset(5)] };
+        for stale in [None, Some(tail)] {
+            let mut pieces = pieces.clone();
+            pieces.extend(stale.map(|piece| (Offset(9), piece)));
+            partition.log_end = pieces.last_key_value().unwrap().1.end;
+            drop_stale(&mut partition, &mut pieces);
+            let left: Vec<i64> = pieces.keys().map(|base| base.0).collect();
+            assert_eq!((left, partition.log_end), (vec![0, 5, 7, 8], Offset(9)));
+        }
     }
 }

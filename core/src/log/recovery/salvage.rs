@@ -2,7 +2,8 @@
 //!
 //! Only bytes that lie where acknowledged groups stood are looked at: before a group of the same
 //! slot that counts, before the end that the footer states, or at a header of the right epoch whose
-//! group was acknowledged. What a cut tore or a later start disowned stands in no such place.
+//! group was acknowledged. What a cut tore or a later start disowned stands in no such place, nor
+//! does what follows a group whose header says that it was given up.
 //! Frames verify with the slot's `seg_seq` only, so nothing of an earlier use is taken.
 
 use super::accept::{Candidate, Verdict};
