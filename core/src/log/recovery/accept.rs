@@ -5,9 +5,9 @@
 //!
 //! 1. *Disowned.* Each boot epoch says in every group which group was the last that counted when it
 //!    began (`epoch_base`). Groups of earlier epochs above that do not count.
-//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, or the last group of a
-//!    slot that has a footer, D, was flushed, and so was everything below it. Every group up to D counts; one that is not there is damage to
-//!    acknowledged data.
+//! 2. *Acknowledged or not.* The highest `durable_seq` that any group names, or the last group that
+//!    a footer knows, D, was flushed, and so was everything below it. Every group up to D counts;
+//!    one that is not there is damage to acknowledged data.
 //! 3. *Torn tail.* Above D, groups count as long as there is no gap in their sequence: what follows
 //!    a gap was in the same commit as what is missing, and nothing of it was acknowledged.
 //! 4. *Chain.* Each group names its lane's group before. What stands between a group and the one it

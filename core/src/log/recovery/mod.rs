@@ -33,7 +33,7 @@ use crate::log::layout::checkpoint::Image;
 use crate::log::layout::footer::SlotIndex;
 use crate::log::layout::group::{GROUP_HEADER_BYTES, GroupHeader, Place};
 use crate::log::layout::slot::SlotHeader;
-use crate::log::layout::{BLOCK, Geometry, pad, superblock};
+use crate::log::layout::{BLOCK, Geometry, superblock};
 use crate::log::{IoResult, OpenError, Settings, Start, Unguarded};
 use accept::{Candidate, Verdict};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -392,10 +392,9 @@ impl Recovery {
     fn judge(&mut self, disk: &mut Disk) -> Option<Outcome> {
         // Without a checkpoint, footers stand for their slots: which groups those hold is not
         // known, so below the highest of them none is missed.
-        let last = |visited: &Visited| visited.sealed_seq;
         let alone = self.visited.values().filter(|visited| visited.stands_alone.is_some());
-        let alone = alone.map(last).max().unwrap_or(0);
-        let sealed = self.visited.values().map(last).max().unwrap_or(0);
+        let alone = alone.filter_map(|visited| visited.sealed_seq).max().unwrap_or(0);
+        let sealed = self.visited.values().filter_map(|visited| visited.sealed_seq).max();
         let covered = self.image.as_ref().map_or(alone, |image| image.as_of);
         let mut found: Vec<Candidate> = Vec::new();
         for (&slot, visited) in &self.visited {
@@ -412,7 +411,7 @@ impl Recovery {
                 false => found.extend(accept::in_place(&visited.groups).iter().filter(counts)),
             }
         }
-        self.verdict = accept::judge(found, covered, sealed, self.unguarded);
+        self.verdict = accept::judge(found, covered, sealed.unwrap_or(0), self.unguarded);
         // What stood at the very end and cannot be read is not a torn tail.
         let unread = self.visited.values().filter(|visited| visited.unread);
         let unread = unread.filter(|visited| visited.seg_seq.is_some()).count() as u64;
@@ -436,11 +435,7 @@ impl Recovery {
     /// footer that outlived it would make damage of a torn tail.
     pub(in crate::log) fn seal(&mut self, disk: &mut Disk) {
         self.replay.finish();
-        for (_, index) in &mut self.indexes {
-            self.replay.say_log_starts(index);
-            // Behind the last whole group there may be what was taken out of damaged ones.
-            index.data_end = pad(index.used() as usize) as u32;
-        }
+        self.indexes.iter_mut().for_each(|(_, index)| self.replay.complete(index));
         self.step = Step::Settle;
         disk.flush(Purpose::Start(0));
     }
@@ -470,7 +465,7 @@ impl Recovery {
         let mut operations = 1;
         let torn: Vec<(u32, SlotIndex)> = self.torn_slots().collect();
         for (slot, index) in self.indexes.iter().chain(&torn) {
-            if self.visited.get(slot).is_some_and(|visited| visited.has_footer) {
+            if self.visited.get(slot).is_some_and(|visited| visited.sealed_seq.is_some()) {
                 continue;
             }
             let footer = index.encode(&self.geometry.store, *slot);

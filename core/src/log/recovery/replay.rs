@@ -9,6 +9,7 @@ use crate::log::layout::extent::Extent;
 use crate::log::layout::footer::{Part, SlotIndex, Spot};
 use crate::log::layout::frame::{FrameHeader, Kind};
 use crate::log::layout::group::GroupHeader;
+use crate::log::layout::pad;
 use crate::log::layout::slot::SlotHeader;
 use crate::log::partition::Partition;
 use crate::log::runs::Run;
@@ -303,13 +304,15 @@ impl Replay {
         partition.log_end = partition.log_end.min(from);
     }
 
-    /// A footer that is made anew says where its partitions begin, like that of a running log.
-    pub(crate) fn say_log_starts(&self, index: &mut SlotIndex) {
+    /// A footer that is made anew says where its partitions begin, like that of a running log. It
+    /// ends behind what was taken out of damaged groups, which may stand behind the last whole one.
+    pub(crate) fn complete(&self, index: &mut SlotIndex) {
         for (number, part) in &mut index.parts {
             if let Some(partition) = self.partitions.get(number) {
                 part.log_start = partition.log_start;
             }
         }
+        index.data_end = pad(index.used() as usize) as u32;
     }
 
     /// Everything that was found is durable.

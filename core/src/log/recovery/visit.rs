@@ -16,9 +16,8 @@ use bytes::Bytes;
 pub(crate) struct Visited {
     /// Which use of the slot; `None` when there is nothing in it.
     pub seg_seq: Option<u64>,
-    pub has_footer: bool,
-    /// The last group that it knows: a footer is written when that is flushed.
-    pub sealed_seq: u64,
+    /// The last group that its footer knows, if it has one: that is written when this is flushed.
+    pub sealed_seq: Option<u64>,
     /// Of which use a footer is there, when the header is lost; else 0.
     pub footer_seq: u64,
     /// The footer, when the groups were not read.
@@ -107,8 +106,7 @@ impl Visit {
                         return None;
                     }
                     Tail::Footer(index) if self.found.seg_seq.is_some() => {
-                        self.found.has_footer = true;
-                        self.found.sealed_seq = index.last_seq;
+                        self.found.sealed_seq = Some(index.last_seq);
                         if !self.unguarded.no_sealing {
                             self.last_seq = index.last_seq;
                         }
