@@ -169,6 +169,12 @@ fn what_stands_behind_a_group_that_went_astray_is_found() {
     run(3_693).expect("the campaign passes");
 }
 
+/// What a start had taken out of a damaged group was given up by the one after the next.
+#[test]
+fn what_was_taken_out_of_a_damaged_group_stays() {
+    run(5_312).expect("the campaign passes");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let mut traces = std::collections::BTreeSet::new();

@@ -55,6 +55,8 @@ pub(in crate::log) struct Applying {
     /// Where the items of a slot end that have to be read.
     ends: BTreeMap<u32, u32>,
     indexes: BTreeMap<u32, SlotIndex>,
+    /// The highest damaged group of a slot that was acknowledged.
+    harmed: BTreeMap<u32, u64>,
     chunks: [Chunk; 4],
 }
 
@@ -96,6 +98,7 @@ impl Recovery {
             by_footers: ByFooters::default(),
             ends: BTreeMap::new(),
             indexes: BTreeMap::new(),
+            harmed: BTreeMap::new(),
             chunks: Default::default(),
         };
         let firsts = self.first_groups();
@@ -121,6 +124,10 @@ impl Recovery {
             if groups.is_empty() {
                 index.last_seq = next - 1;
             }
+            let harmed = visited.harmed.iter().map(|group| &group.header);
+            let harmed = harmed.filter(|header| self.verdict.was_acknowledged(header));
+            let highest = harmed.map(|header| header.group_seq).max();
+            applying.harmed.extend(highest.map(|group_seq| (slot, group_seq)));
             for stretch in stretches {
                 if !visited.outlines.contains_key(&stretch.from) {
                     let end = applying.ends.entry(slot).or_default();
@@ -216,6 +223,15 @@ impl Recovery {
             self.apply_stretch(&stretch, &bytes, index);
         }
         self.indexes.extend(applying.by_footers.apply_before(u64::MAX, &mut self.replay));
+        // What was taken out of groups behind the last whole one counts from now on, and the next
+        // life of the log does not give it up.
+        for (slot, group_seq) in applying.harmed {
+            if let Some(index) = applying.indexes.get_mut(&slot)
+                && index.used() > index.data_end
+            {
+                index.last_seq = index.last_seq.max(group_seq);
+            }
+        }
         // Where no group counts and no frame is whole, there is nothing.
         let found = |index: &SlotIndex| index.first_seq > 0 || !index.parts.is_empty();
         self.indexes.extend(applying.indexes.into_iter().filter(|(_, index)| found(index)));
