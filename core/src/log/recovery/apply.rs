@@ -113,7 +113,8 @@ impl Recovery {
                 visited.groups.iter().filter(|group| self.accepted.contains(&group.place()));
             let groups: Vec<Candidate> = groups.copied().collect();
             let lane = groups.first().map(|group| group.header.lane);
-            let Some(lane) = lane.or(self.lane_of_harmed(slot, visited)) else { continue };
+            let lane = lane.or_else(|| self.lane_of_harmed(slot, visited));
+            let Some(lane) = lane else { continue };
             let after = firsts.range((lane, seg_seq + 1)..=(lane, u64::MAX)).next();
             let next = after.map_or(self.verdict.last_seq + 1, |(_, &group_seq)| group_seq);
             let stretches = self.stretches((slot, seg_seq), visited, &groups, next);
