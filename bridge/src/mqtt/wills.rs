@@ -121,8 +121,9 @@ impl Hub {
         }
     }
 
-    /// Begins to trim the sessions' topic when most of it is history. Until cleaning compacts it,
-    /// this keeps it short: all sessions are written again, then what lies below is deleted.
+    /// Begins to trim the sessions' topic when most of it is history: all sessions are written
+    /// again, then what lies below is deleted. Compaction alone would not bound it: of each session
+    /// that is over it leaves a tombstone, for a day, and without a trusted clock for ever.
     fn begin_trim(&mut self) {
         const WRITTEN_MIN: usize = 10_000;
         let many = self.written_count >= WRITTEN_MIN.max(4 * self.stored_count);
