@@ -3,7 +3,9 @@
 //!
 //! Every config that Kafka's tools and MirrorMaker 2 set is taken, kept and shown. A config without
 //! effect on a gateway says so in its documentation; refusing it would only break those who copy
-//! topics.
+//! topics. So it is with a `max.message.bytes` above what a gateway takes: MirrorMaker 2 copies it
+//! from the source, and could not create the topic. The answer to a batch that is too large names
+//! both bounds.
 
 use crate::batch::Codec;
 use crate::limits;

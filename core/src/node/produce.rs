@@ -12,6 +12,7 @@ use super::replication::Replicas;
 use super::{Clock, Node};
 use crate::batch::{self, BatchError, Codec, Header, Sequence};
 use crate::error::ErrorCode;
+use crate::limits;
 use crate::log::{Append, AppendError, Log};
 use crate::metadata::{Image, Topic, is_internal};
 use crate::types::{Offset, PartitionNumber, Time};
@@ -21,6 +22,7 @@ use crate::wire::produce::{
 };
 use crate::wire::{ApiKey, Records};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
@@ -374,7 +376,15 @@ impl Leader<'_> {
     ) -> Result<(Header, Bytes), Refused> {
         let policy = &topic.policy;
         if batch.len() > policy.max_message_bytes {
-            return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
+            let message = format!(
+                "The record batch size in the append to {}-{index} is {} bytes which exceeds the \
+                 maximum of {}: max.message.bytes, of which a gateway takes {} at most.",
+                topic.name,
+                batch.len(),
+                policy.max_message_bytes,
+                limits::MESSAGE_BYTES_MAX
+            );
+            return refuse(ErrorCode::MESSAGE_TOO_LARGE, &message);
         }
         if header.is_transactional() {
             return refuse(ErrorCode::INVALID_TXN_STATE, "Transactions are not supported yet.");

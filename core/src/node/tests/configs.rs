@@ -82,6 +82,23 @@ fn altered_configs_hold_at_once_and_after_a_restart() {
 }
 
 #[test]
+fn a_larger_bound_than_a_gateway_has_is_kept_and_what_is_larger_is_told_the_gateways() {
+    let mut world = World::new();
+    world.create_topic("t", 1, &[("max.message.bytes", "10485760")]);
+    assert_eq!(alter(&mut world, "max.message.bytes", 0, Some("20971520")), ErrorCode::NONE);
+    for _ in 0..2 {
+        let said = describe(&mut world, 2, "t", "max.message.bytes");
+        assert_eq!(said, (Some("20971520".into()), 1, ErrorCode::NONE));
+        let said = world.produce("t", batch(&[&"x".repeat(2 << 20)]));
+        assert_eq!(said.error_code, ErrorCode::MESSAGE_TOO_LARGE);
+        let why = said.error_message.unwrap();
+        assert!(why.contains("append to t-0") && why.contains("maximum of 2097152:"), "{why}");
+        assert_eq!(world.produce("t", batch(&["a"])).error_code, ErrorCode::NONE);
+        world = world.restarted();
+    }
+}
+
+#[test]
 fn the_old_way_of_altering_replaces_all_configs() {
     let mut world = World::new();
     world.create_topic("t", 1, &[("retention.ms", "5"), ("retention.bytes", "6")]);
