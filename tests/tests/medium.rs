@@ -154,7 +154,7 @@ fn damage_is_named_quarantined_and_stops_no_start() {
     gateway.rot("00000100 xxx");
     let found = weir(&["log", "check"], &log);
     assert_eq!(found.code, Some(1), "{found:?}");
-    let words = ["slot ", "commit groups", "lost partition ", "offsets 100 to 100", "--repair"];
+    let words = ["commit groups ", "lost partition ", "offsets 100 to 100", "/api/v1", "--repair"];
     for word in words {
         assert!(format!("{}{}", found.stdout, found.stderr).contains(word), "{word}: {found:?}");
     }

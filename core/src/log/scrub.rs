@@ -70,6 +70,10 @@ pub struct Damage {
     pub at: u32,
     pub bytes: u32,
     pub what: Part,
+    /// The first and the last commit group (`group_seq`) that it may be in, as the footer lists
+    /// them. Without a footer all that were written between the whole ones around it: those of
+    /// other lanes stand elsewhere.
+    pub groups: Option<(u64, u64)>,
     /// The device could not read it.
     pub unreadable: bool,
     /// Partition, first offset that is lost, and the first that is not.
@@ -92,10 +96,14 @@ impl core::fmt::Display for Damage {
             Part::Header => "its header",
             Part::Groups => "commit groups",
             Part::Footer => "its footer",
-            Part::Checkpoint => "a checkpoint",
+            Part::Checkpoint => "a checkpoint in commit groups",
         };
         let how = if self.unreadable { "cannot be read" } else { "is damaged" };
-        write!(f, "slot {}, byte {}: {what}, {} bytes, {how}", self.slot, self.at, self.bytes)?;
+        write!(f, "slot {}, byte {}: {what}", self.slot, self.at)?;
+        if let Some((first, last)) = self.groups {
+            write!(f, " {first} to {last}")?;
+        }
+        write!(f, ", {} bytes, {how}", self.bytes)?;
         let mut lost = String::new();
         for (partition, from, until) in &self.lost {
             write!(lost, "; partition {partition}, offsets {from} to {}", until - 1)?;

@@ -226,6 +226,7 @@ impl Verify {
             at,
             bytes,
             what,
+            groups: (what == Part::Groups).then(|| self.groups_in(at, at + bytes, last_seq)),
             unreadable: self.unreadable,
             lost,
         };
@@ -250,6 +251,25 @@ impl Verify {
             }
         }
         damages
+    }
+
+    /// The first and the last group that may be in damaged bytes; `last_seq` is the slot's last.
+    fn groups_in(&self, from: u32, until: u32, last_seq: u64) -> (u64, u64) {
+        let (first, behind) = match &self.footer {
+            Some(footer) => {
+                let groups = &footer.groups;
+                let seq = |at| Some(groups.get(groups.begun(at).checked_sub(1)?)?.0);
+                (seq(from), seq(until - 1).map(|last| last + 1))
+            }
+            None => {
+                let whole = &self.found.groups;
+                let index = whole.begun(from);
+                let before = index.checked_sub(1).and_then(|index| whole.get(index));
+                (before.map(|(seq, _)| seq + 1), whole.get(index).map(|(seq, _)| seq))
+            }
+        };
+        // Groups are counted from 1.
+        (first.unwrap_or(1), behind.map_or(last_seq, |behind| behind - 1))
     }
 
     /// What the footer says that stands in damaged bytes, less what is whole there.

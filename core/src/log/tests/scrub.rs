@@ -3,8 +3,10 @@
 
 use super::damage::{filled, find, read_all};
 use super::*;
-use crate::log::inspect::{self, Checked};
+use crate::log::inspect::{self, Checked, Item};
 use crate::types::Nanos;
+use alloc::format;
+use alloc::string::ToString;
 
 const SLOT: usize = SLOT_BYTES as usize;
 
@@ -47,6 +49,26 @@ fn check(world: &World) -> Vec<Damage> {
     found
 }
 
+/// The group in which a batch of partition 1 stands.
+fn group_of(world: &World, offset: i64) -> u64 {
+    let (mut group, mut found) = (0, None);
+    let mut read = |at: u64, len: u32| Some(world.read(at, len));
+    inspect::walk(world.flash.len() as u64, &mut read, |item| {
+        match item {
+            Item::Group { group_seq, .. } => group = group_seq,
+            Item::Frame { kind: "batch", partition: 1, base_offset, .. }
+                if base_offset == offset =>
+            {
+                found = Some(group);
+            }
+            _ => {}
+        }
+        found.is_none()
+    })
+    .unwrap();
+    found.unwrap()
+}
+
 #[test]
 fn a_whole_log_is_found_whole() {
     let (mut world, _) = filled(64 << 10);
@@ -62,6 +84,7 @@ fn a_whole_log_is_found_whole() {
 fn a_rotten_batch_is_found_without_being_asked_for_and_is_definite_from_then_on() {
     let (mut world, a) = filled(64 << 10);
     world.restart();
+    let groups = [5, 60, 61].map(|offset| group_of(&world, offset));
     for number in [5, 60, 61] {
         let at = find(&world, number);
         world.flash[at + 300] ^= 4;
@@ -70,6 +93,10 @@ fn a_rotten_batch_is_found_without_being_asked_for_and_is_definite_from_then_on(
     let found = scrub(&mut world);
     let lost: Vec<_> = found.iter().flat_map(|damage| damage.lost.clone()).collect();
     assert_eq!(lost, [(1, 5, 6), (1, 60, 62)]);
+    let named: Vec<_> = found.iter().filter_map(|damage| damage.groups).collect();
+    assert_eq!(named, [(groups[0], groups[0]), (groups[1], groups[2])]);
+    let words = format!("commit groups {} to {}", groups[1], groups[2]);
+    assert!(found[1].to_string().contains(&words), "{words}: {}", found[1]);
     assert_eq!(checked, found, "a check finds the same");
     assert_eq!(world.log.stats().scrub.lost_offsets, 3);
 
@@ -119,12 +146,15 @@ fn a_header_that_a_cut_tore_with_the_first_commit_of_its_slot_is_no_damage() {
 fn a_batch_that_rots_in_a_slot_without_a_footer_is_told_from_those_that_did_not() {
     let (mut world, a) = filled(64 << 10);
     world.restart();
+    let around = [8, 10].map(|offset| group_of(&world, offset));
     let at = find(&world, 9);
     world.flash[at] ^= 1;
     world.flash[slot(1) - 40] ^= 1;
     let found = scrub(&mut world);
     let lost: Vec<_> = found.iter().flat_map(|damage| damage.lost.clone()).collect();
     assert_eq!(lost, [(1, 9, 10)]);
+    let named: Vec<_> = found.iter().filter_map(|damage| damage.groups).collect();
+    assert_eq!(named, [(around[0] + 1, around[1] - 1)], "from the whole ones around it");
     world.restart();
     assert_eq!(check(&world), []);
     assert_eq!(read_all(&mut world, a).1, [(9, 10)]);

@@ -115,6 +115,10 @@ fn text(findings: &Findings) -> String {
     for (partition, from, until) in &findings.lost {
         out += &format!("{word}: partition {partition}, offsets {from} to {}\n", until - 1);
     }
+    if !findings.lost.is_empty() {
+        out += "which topic has a partition of that number, the running gateway says under \
+                /api/v1/status: topics, partitions, number\n";
+    }
     out
 }
 
