@@ -392,7 +392,7 @@ pub struct Stats {
     pub rewritten_bytes: u64,
     pub repaired_bytes: u64,
     pub compaction: CompactionStats,
-    /// Times that the wall clock jumped ahead and retention was kept from following.
+    /// Times that the wall clock jumped, ahead or back; retention does not delete for it.
     pub clock_jumps: u64,
     /// How short the disk budget is, and how many free slots its next states begin at.
     pub pressure: Pressure,

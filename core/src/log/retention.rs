@@ -15,10 +15,12 @@
 //!
 //! The clock. A Raspberry Pi has no battery clock, and a wall clock that jumps ahead would expire
 //! everything at once. So retention keeps a clock of its own: it begins at the newest record on
-//! flash, never is ahead of the wall clock, and runs at most [`CATCH_UP`] times as fast as the
-//! monotonic clock. A gateway that was off for a month catches up in half a day; a clock that is
-//! wrong by a year for a minute costs at most an hour of the oldest records, and is said aloud
-//! meanwhile.
+//! flash, never is ahead of the wall clock, runs at most [`CATCH_UP`] times as fast as the
+//! monotonic clock, and stands still while the wall clock is not trusted. A gateway that was off
+//! for a month catches up in half a day; a clock that is wrong by a year for a minute costs at most
+//! an hour of the oldest records. A jump back is followed at once: it keeps records longer. Jumps
+//! either way are said aloud and counted. Whether the clock jumped while the gateway was off,
+//! nobody knows: that it is ahead of the records then is said, and not counted.
 
 use super::layout::frame::Kind;
 use super::partition::Partition;
@@ -30,15 +32,14 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// How much faster than time itself retention's clock may run.
-const CATCH_UP: u64 = 60;
-/// What the wall clock may be ahead before it is called a jump, in milliseconds.
+const CATCH_UP: i64 = 60;
+/// What the wall clock may be away from where it should be before it is called a jump, in
+/// milliseconds.
 const JUMP_MS: i64 = 10 * 60 * 1000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {
-    /// Retention's clock, and when it was set.
-    clock: Option<(i64, Time)>,
-    jumped: bool,
+    reading: Option<Reading>,
     /// What was expired by last: the clock, or `None` when it was not trusted.
     went_by: Option<i64>,
     /// A policy has changed.
@@ -49,22 +50,62 @@ pub(crate) struct Keeper {
     short_at: u64,
 }
 
+/// What the clocks showed last.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    at: Time,
+    /// Retention's.
+    clock: i64,
+    /// The wall's; where it should be, while it is not trusted.
+    wall: i64,
+}
+
+impl Reading {
+    fn elapsed_ms(&self, now: Time) -> i64 {
+        i64::try_from(now.since(self.at).0 / 1_000_000).unwrap_or(i64::MAX)
+    }
+}
+
 impl Keeper {
-    /// The time that retention goes by; `newest` is the newest record's on flash. True once a jump.
+    /// The time that retention goes by, and whether the wall clock jumped; `newest` is the newest
+    /// record's on flash.
     fn advance(&mut self, now: Time, wall: WallTime, newest: i64) -> (i64, bool) {
-        let clock = match self.clock {
-            None if newest >= 0 => newest.min(wall.0),
-            None => wall.0,
-            Some((clock, set)) => {
-                let step_ms = now.since(set).0 / 1_000_000 * CATCH_UP;
-                clock.saturating_add(i64::try_from(step_ms).unwrap_or(i64::MAX)).min(wall.0)
+        let WallTime(wall) = wall;
+        let (clock, leap_ms) = match self.reading {
+            None if newest >= 0 => (newest.min(wall), 0),
+            None => (wall, 0),
+            Some(last) => {
+                let elapsed_ms = last.elapsed_ms(now);
+                let step_ms = elapsed_ms.saturating_mul(CATCH_UP);
+                let due = last.wall.saturating_add(elapsed_ms);
+                (last.clock.saturating_add(step_ms).min(wall), wall.saturating_sub(due))
             }
         };
-        let ahead = wall.0.saturating_sub(clock) > JUMP_MS;
-        let jumped = ahead && !self.jumped;
-        self.jumped = ahead;
-        self.clock = Some((clock, now));
-        (clock, jumped)
+        let behind_ms = wall.saturating_sub(clock);
+        if leap_ms < -JUMP_MS {
+            log::warn!(
+                "the wall clock went back by {} minutes: records expire by what it shows now, \
+                 later rather than too early; if it is wrong, set it (NTP)",
+                leap_ms.saturating_neg() / 60_000
+            );
+        } else if leap_ms > JUMP_MS || self.reading.is_none() && behind_ms > JUMP_MS {
+            log::warn!(
+                "the wall clock is {} minutes ahead of the log: until that has caught up, records \
+                 expire at most {CATCH_UP} times as fast as time goes by; if the clock is wrong, \
+                 set it (NTP) soon",
+                behind_ms / 60_000
+            );
+        }
+        self.reading = Some(Reading { at: now, clock, wall });
+        (clock, leap_ms.saturating_abs() > JUMP_MS)
+    }
+
+    /// The wall clock is not trusted: time that passes meanwhile is not caught up on at once.
+    fn stand_still(&mut self, now: Time) {
+        if let Some(last) = &mut self.reading {
+            last.wall = last.wall.saturating_add(last.elapsed_ms(now));
+            last.at = now;
+        }
     }
 }
 
@@ -72,12 +113,12 @@ impl Keeper {
     /// Asks for a look at what policies let go, without waiting for the owner's next one; but not
     /// before its first, which tells the time.
     pub(crate) fn look_again(&mut self) {
-        self.wanted = self.clock.is_some();
+        self.wanted = self.reading.is_some();
     }
 
     /// Retention's clock as it was set last.
     pub(crate) fn clock(&self) -> Option<i64> {
-        self.clock.map(|(clock, _)| clock)
+        self.reading.map(|last| last.clock)
     }
 }
 
@@ -89,16 +130,13 @@ impl Log {
         let newest = self.partitions.values().map(|partition| partition.max_timestamp).max();
         let clock = wall.map(|wall| {
             let (clock, jumped) = self.keeper.advance(now, wall, newest.unwrap_or(-1));
-            if jumped {
-                self.stats.clock_jumps += 1;
-                log::warn!(
-                    "the wall clock is {} minutes ahead of the log: retention follows slowly",
-                    wall.0.saturating_sub(clock) / 60_000
-                );
-            }
+            self.stats.clock_jumps += u64::from(jumped);
             self.cleaner.observe(self.disk.written_bytes, clock);
             clock
         });
+        if clock.is_none() {
+            self.keeper.stand_still(now);
+        }
         self.keeper.went_by = clock;
         self.apply_policies(now);
     }

@@ -130,6 +130,90 @@ fn retention_by_time_waits_for_a_trusted_clock_and_follows_a_jump_slowly() {
     assert_eq!(expire(&mut world, Some(year)), 200, "time goes on, 60 times as fast");
 }
 
+/// A moment: the seconds since the one before, what the wall clock shows in seconds, or `None`
+/// while it is not trusted, the jumps that are counted by then, and the log start.
+type Moment = (u64, Option<i64>, u64, i64);
+
+const HOUR: i64 = 3_600;
+
+/// Writes 1,000 records, one a second, 150 to a slot, and looks what retention by time keeps.
+fn check_clock(retention_seconds: i64, moments: &[Moment]) {
+    let mut world = World::with(u64::MAX, 0);
+    let a = PartitionNumber(1);
+    let retention = Retention { ms: retention_seconds * 1_000, ..Retention::FOR_EVER };
+    world.log.set_partition(a, Policy::new(retention, Cleanup::DELETE));
+    for _ in 0..20 {
+        world.append(a, &["s".repeat(300).as_str(); 50]).unwrap();
+        world.run();
+    }
+    for moment in moments {
+        let &(seconds, wall, jumps, log_start) = moment;
+        world.now = world.now.plus_ms(seconds * 1_000);
+        world.log.expire(world.now, wall.map(|wall| WallTime(wall * 1_000)));
+        world.run();
+        let seen = (world.log.stats().clock_jumps, start(&world, a));
+        assert_eq!(seen, (jumps, log_start), "{moment:?} of {moments:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_back_keeps_records_longer() {
+    check_clock(
+        500,
+        &[
+            (0, Some(1_000), 0, 450),
+            (10, Some(1_010), 0, 450),
+            (10, Some(1_020 - HOUR), 1, 450),
+            (600, Some(1_620 - HOUR), 1, 450),
+            (HOUR as u64, Some(1_620), 1, 1_000),
+        ],
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_back_and_then_ahead_deletes_nothing_at_once() {
+    let far = 1_000 * HOUR;
+    check_clock(
+        2_400,
+        &[
+            (0, Some(1_000), 0, 0),
+            (10, Some(1_010 - HOUR), 1, 0),
+            (10, Some(1_020 + far), 2, 0),
+            (10, Some(1_030 + far), 2, 0),
+            (10, Some(1_040), 3, 0),
+            (1_700, Some(2_740), 3, 300),
+        ],
+    );
+    // It is back so far that it is not trusted, for an hour.
+    check_clock(
+        2_400,
+        &[
+            (0, Some(1_000), 0, 0),
+            (10, None, 0, 0),
+            (HOUR as u64, None, 0, 0),
+            (10, Some(1_020 + HOUR + far), 1, 0),
+            (10, Some(1_030 + HOUR), 2, 0),
+            (10, Some(1_040 + HOUR), 2, 300),
+        ],
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_and_then_back_deletes_nothing_at_once() {
+    let far = 1_000 * HOUR;
+    check_clock(
+        2_400,
+        &[
+            (0, Some(1_000), 0, 0),
+            (10, Some(1_010 + far), 1, 0),
+            (10, Some(1_020 + far), 1, 0),
+            (10, Some(1_030), 2, 0),
+            (10, Some(1_040), 2, 0),
+            (1_700, Some(2_740), 2, 300),
+        ],
+    );
+}
+
 #[test]
 fn a_full_disk_refuses_data_but_not_meta_and_pressure_expires_what_yields() {
     let mut world = World::with(128 << 10, 0);
