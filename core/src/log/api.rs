@@ -349,7 +349,7 @@ pub struct Stats {
     pub slot_bytes: u64,
     pub slots: u32,
     pub slots_free: u32,
-    /// Bytes of record batches that were appended.
+    /// Bytes of record batches that were appended since the start.
     pub payload_bytes: u64,
     /// Bytes that were written for them and for everything else, zeroing left out.
     pub written_bytes: u64,
@@ -383,7 +383,7 @@ pub struct Stats {
     pub index: super::IndexStats,
     /// Bytes of record batches that count, but for an estimate where a slot is in part expired.
     pub live_bytes: u64,
-    /// What is written for a byte that is appended.
+    /// What is written for a byte that is appended, over the life of the medium.
     pub write_amplification: f64,
     pub slots_cleaned: u64,
     /// Bytes of frames that cleaning and starts moved, that key compaction wrote, and that took the

@@ -410,8 +410,6 @@ impl Log {
         stats.zeroed_bytes = self.disk.zeroed_bytes;
         stats.live_bytes = self.partitions.values().map(|partition| partition.bytes).sum();
         stats.damaged_ranges = self.partitions.values().map(Partition::damaged_ranges).sum();
-        let payload = stats.payload_bytes.max(1) as f64;
-        stats.write_amplification = stats.written_bytes as f64 / payload;
         stats.index = self.index_stats();
         stats.window_ns = self.window.length().0;
         self.pressure_stats(&mut stats);

@@ -50,6 +50,13 @@ pub struct Life {
     pub flushes: u64,
 }
 
+impl Life {
+    /// Bytes written for each byte of record batches, zeroing left out.
+    pub fn write_amplification(&self) -> f64 {
+        self.written_bytes as f64 / self.payload_bytes.max(1) as f64
+    }
+}
+
 impl Card {
     /// Commits a second that the card takes, small ones beside so many payload bytes a second.
     pub fn flushes_per_second(&self, life: &Life, payload_per_second: u64) -> u32 {
@@ -150,6 +157,7 @@ impl Log {
         stats.programmed_bytes = self.disk.programmed_bytes;
         stats.cap_per_second = self.window.cap().map(|cap| cap.per_second);
         stats.life = self.life();
+        stats.write_amplification = stats.life.write_amplification();
         stats.card = self.wear.card;
         let rate = self.wear.programmed.per_second;
         stats.programmed_bytes_per_second = rate;

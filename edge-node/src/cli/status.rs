@@ -89,8 +89,6 @@ fn head(status: &Value) -> String {
     let log = &status["log"];
     let bytes = number(&log["slots"]) * number(&log["slot_bytes"]);
     let free = number(&log["slots_free"]) * number(&log["slot_bytes"]);
-    let payload = number(&log["payload_bytes"]);
-    let written = number(&log["written_bytes"]);
     let seconds = number(&status["uptime_seconds"]);
     let mut out = format!(
         "weir {}, node {}: {}, up {}:{:02}:{:02}, {} resident\n",
@@ -104,12 +102,12 @@ fn head(status: &Value) -> String {
     );
     let _ = writeln!(
         out,
-        "flash: {} of {} free; {} flushes, the last took {:.1} ms; {:.2} bytes written for each",
+        "flash: {} of {} free; since the start {} written in {} flushes, the last took {:.1} ms",
         format_bytes(free),
         format_bytes(bytes),
+        format_bytes(number(&log["written_bytes"])),
         format_count(number(&log["flushes"])),
         number(&log["flush_ns_last"]) as f64 / 1e6,
-        written as f64 / payload.max(1) as f64,
     );
     out += &wear(log);
     out += &index(log);
@@ -136,6 +134,14 @@ fn head(status: &Value) -> String {
     if status["clock_trusted"] == Value::Bool(false) {
         out += "the wall clock is not trusted: nothing expires by time\n";
     }
+    let jumps = number(&log["clock_jumps"]);
+    if jumps > 0 {
+        let _ = writeln!(
+            out,
+            "since the start the wall clock jumped {jumps} times, and nothing expired at once for \
+             it; the log says when, and by how much. If the clock is wrong, set it (NTP)"
+        );
+    }
     let mqtt = &status["mqtt"];
     let _ = writeln!(
         out,
@@ -154,15 +160,21 @@ fn head(status: &Value) -> String {
     out
 }
 
-/// What the medium has cost so far, how long it lasts, and what the flush cap costs.
+/// What the medium has cost over its life, how long it lasts, and what the flush cap costs.
 fn wear(log: &Value) -> String {
     let life = &log["life"];
     let mut out = format!(
-        "card: {} programmed for {} of records in {} flushes",
+        "card: over its life {} programmed, {} written for {} of records in {} flushes",
         format_bytes(number(&life["programmed_bytes"])),
+        format_bytes(number(&life["written_bytes"])),
         format_bytes(number(&life["payload_bytes"])),
         format_count(number(&life["flushes"])),
     );
+    if let (Some(amplification), 1..) =
+        (log["write_amplification"].as_f64(), number(&life["payload_bytes"]))
+    {
+        let _ = write!(out, ", {amplification:.2} bytes for each");
+    }
     if let Some(days) = log["forecast_days"].as_u64() {
         let wanted = number(&log["card"]["wanted_seconds"]) as f64 / YEAR_SECONDS as f64;
         // Beyond that the card dies of something else.
@@ -325,4 +337,32 @@ fn mirrors(mirror: &Value) -> Option<String> {
         }
     }
     Some(table.render(false) + &errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_said_since_the_start_and_over_the_life() {
+        let mut log = weir_core::log::Stats { written_bytes: 9 << 20, ..Default::default() };
+        (log.payload_bytes, log.flushes) = (1 << 20, 7);
+        (log.life.written_bytes, log.life.payload_bytes) = (30 << 20, 20 << 20);
+        log.life.programmed_bytes = 1 << 30;
+        log.write_amplification = log.life.write_amplification();
+        let said = |log: &weir_core::log::Stats| head(&serde_json::json!({ "log": log }));
+        let text = said(&log);
+        for words in [
+            "since the start 9 MiB written in 7 flushes",
+            "over its life 1 GiB programmed, 30 MiB written for 20 MiB of records",
+            "1.50 bytes for each",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(!text.contains("jumped"), "{text}");
+        log.clock_jumps = 2;
+        assert!(said(&log).contains("jumped 2 times"), "{}", said(&log));
+        (log.life.written_bytes, log.life.payload_bytes) = (8_192, 0);
+        assert!(!said(&log).contains("for each"), "there is nothing to compare with");
+    }
 }

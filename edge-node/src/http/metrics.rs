@@ -11,7 +11,7 @@ pub fn render(status: &Status) -> String {
     kafka(&mut page, status);
     topics(&mut page, status);
     groups(&mut page, status);
-    flash(&mut page, status);
+    flash(&mut page, &status.node.log);
     mqtt(&mut page, status);
     mirror(&mut page, status);
     page.0
@@ -168,15 +168,14 @@ fn groups(page: &mut Page, status: &Status) {
     }
 }
 
-fn flash(page: &mut Page, status: &Status) {
-    let log = &status.node.log;
+fn flash(page: &mut Page, log: &Stats) {
     let slot_bytes = log.slot_bytes;
     page.gauge("weir_flash_bytes", "Size of the flash log.").is(slot_bytes * u64::from(log.slots));
     page.gauge("weir_flash_free_bytes", "Bytes in free slots of the flash log.")
         .is(slot_bytes * u64::from(log.slots_free));
-    page.counter("weir_flash_payload_bytes_total", "Bytes of record batches appended.")
+    page.counter("weir_flash_payload_bytes_total", "Bytes of record batches since the start.")
         .is(log.payload_bytes);
-    page.counter("weir_flash_written_bytes_total", "Bytes written, without zeroing.")
+    page.counter("weir_flash_written_bytes_total", "Bytes written since the start, not zeroing.")
         .is(log.written_bytes);
     page.counter("weir_flash_zeroed_bytes_total", "Bytes of slots zeroed.").is(log.zeroed_bytes);
     page.gauge("weir_flash_pending_bytes", "Bytes in memory that wait for the next commits.")
@@ -195,6 +194,11 @@ fn flash(page: &mut Page, status: &Status) {
     cleaning(page, log);
     index(page, log);
     compaction(page, log);
+    page.counter(
+        "weir_clock_jumps_total",
+        "Times that the wall clock jumped by over 10 minutes, ahead or back.",
+    )
+    .is(log.clock_jumps);
     page.counter("weir_flash_torn_groups_total", "Unacknowledged groups that a cut tore.")
         .is(log.torn_groups_dropped);
 }
@@ -213,9 +217,11 @@ fn wear(page: &mut Page, log: &Stats) {
         .is(life.written_bytes);
     page.counter("weir_flash_life_flushes_total", "Flushes over the card's life.").is(life.flushes);
     page.counter("weir_flash_life_seconds_total", "Time that the log was open.").is(life.seconds);
-    let amplification = life.written_bytes as f64 / life.payload_bytes.max(1) as f64;
-    page.gauge("weir_flash_write_amplification", "Bytes written for each byte of record batches.")
-        .is(amplification);
+    page.gauge(
+        "weir_flash_write_amplification",
+        "Bytes written for each byte of record batches, over the card's life.",
+    )
+    .is(log.write_amplification);
     if let Some(cap) = log.cap_per_second {
         page.gauge("weir_flash_flush_cap", "Flushes a second that are allowed at present.").is(cap);
     }
@@ -369,4 +375,27 @@ fn mirror(page: &mut Page, status: &Status) {
     each("weir_mirror_bytes_total", "Bytes sent over the link.", "counter", |r| r.bytes as i64);
     each("weir_mirror_gaps_total", "Gap markers written.", "counter", |r| r.gaps as i64);
     each("weir_mirror_failures_total", "Times the link failed.", "counter", |r| r.failures as i64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_amplification_is_over_the_life_and_jumps_of_the_clock_are_counted() {
+        let mut log = Stats { written_bytes: 900, payload_bytes: 100, ..Stats::default() };
+        log.life.written_bytes = 3_000;
+        (log.write_amplification, log.clock_jumps) = (1.5, 2);
+        let mut page = Page::default();
+        flash(&mut page, &log);
+        for line in [
+            "weir_flash_written_bytes_total 900",
+            "weir_flash_life_written_bytes_total 3000",
+            "weir_flash_write_amplification 1.5",
+            "# TYPE weir_clock_jumps_total counter",
+            "weir_clock_jumps_total 2",
+        ] {
+            assert!(page.0.lines().any(|said| said == line), "{line}: {}", page.0);
+        }
+    }
 }

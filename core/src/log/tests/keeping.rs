@@ -325,6 +325,20 @@ fn a_disk_budget_that_is_filled_at_once_keeps_what_retention_by_bytes_keeps() {
 }
 
 #[test]
+fn write_amplification_is_that_of_the_whole_life() {
+    let mut world = World::new();
+    let a = world.add(1, Lane::Short);
+    let life = Life { written_bytes: 3 << 20, payload_bytes: 1 << 20, ..Life::default() };
+    world.log.set_upkeep(world.now, Upkeep { card: None, life, scrub: None });
+    fill(&mut world, a, 10);
+    let Stats { written_bytes, payload_bytes, life, write_amplification, .. } = world.log.stats();
+    assert!(written_bytes > payload_bytes && payload_bytes > 30_000);
+    assert_eq!(life.payload_bytes, (1 << 20) + payload_bytes);
+    let whole = ((3 << 20) + written_bytes) as f64 / life.payload_bytes as f64;
+    assert_eq!(write_amplification, whole);
+}
+
+#[test]
 fn what_a_forgotten_partition_held_is_not_carried_over() {
     let mut world = World::new();
     let (a, b) = (world.add(1, Lane::Short), world.add(2, Lane::Short));
