@@ -112,6 +112,29 @@ fn head(status: &Value) -> String {
     out += &wear(log);
     out += &index(log);
     out += &pressure(log);
+    out += &alarms(status);
+    let mqtt = &status["mqtt"];
+    let _ = writeln!(
+        out,
+        "clients: {} Kafka, {} MQTT",
+        status["kafka_connections"],
+        number(&mqtt["connections"]),
+    );
+    for source in items(&mqtt["sources"]) {
+        let state = match word(&source["error"]) {
+            error if error.is_empty() => "connected".to_string(),
+            error => error,
+        };
+        let count = format_count(number(&source["messages"]));
+        let _ = writeln!(out, "source {}: {state}, {count} messages", word(&source["name"]));
+    }
+    out
+}
+
+/// What somebody should look at: damage, and the clock.
+fn alarms(status: &Value) -> String {
+    let log = &status["log"];
+    let mut out = String::new();
     if number(&log["damaged_ranges"]) > 0 {
         let _ = writeln!(out, "DAMAGED: {} ranges of offsets are lost", log["damaged_ranges"]);
     }
@@ -138,24 +161,9 @@ fn head(status: &Value) -> String {
     if jumps > 0 {
         let _ = writeln!(
             out,
-            "since the start the wall clock jumped {jumps} times, and nothing expired at once for \
-             it; the log says when, and by how much. If the clock is wrong, set it (NTP)"
+            "jumps of the wall clock since the start: {jumps}. Nothing expired at once for them; \
+             the log says when and how far. If the clock is wrong, set it (NTP)"
         );
-    }
-    let mqtt = &status["mqtt"];
-    let _ = writeln!(
-        out,
-        "clients: {} Kafka, {} MQTT",
-        status["kafka_connections"],
-        number(&mqtt["connections"]),
-    );
-    for source in items(&mqtt["sources"]) {
-        let state = match word(&source["error"]) {
-            error if error.is_empty() => "connected".to_string(),
-            error => error,
-        };
-        let count = format_count(number(&source["messages"]));
-        let _ = writeln!(out, "source {}: {state}, {count} messages", word(&source["name"]));
     }
     out
 }
@@ -359,9 +367,13 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(!text.contains("jumped"), "{text}");
+        assert!(!text.contains("jumps"), "{text}");
         log.clock_jumps = 2;
-        assert!(said(&log).contains("jumped 2 times"), "{}", said(&log));
+        assert!(
+            said(&log).contains("jumps of the wall clock since the start: 2."),
+            "{}",
+            said(&log)
+        );
         (log.life.written_bytes, log.life.payload_bytes) = (8_192, 0);
         assert!(!said(&log).contains("for each"), "there is nothing to compare with");
     }
