@@ -255,21 +255,23 @@ impl Verify {
 
     /// The first and the last group that may be in damaged bytes; `last_seq` is the slot's last.
     fn groups_in(&self, from: u32, until: u32, last_seq: u64) -> (u64, u64) {
-        let (first, behind) = match &self.footer {
+        let (first, last) = match &self.footer {
             Some(footer) => {
                 let groups = &footer.groups;
                 let seq = |at| Some(groups.get(groups.begun(at).checked_sub(1)?)?.0);
-                (seq(from), seq(until - 1).map(|last| last + 1))
+                (seq(from), seq(until - 1))
             }
             None => {
                 let whole = &self.found.groups;
-                let index = whole.begun(from);
-                let before = index.checked_sub(1).and_then(|index| whole.get(index));
-                (before.map(|(seq, _)| seq + 1), whole.get(index).map(|(seq, _)| seq))
+                let next = whole.begun(from);
+                let before = next.checked_sub(1).and_then(|index| whole.get(index));
+                let first = before.map(|(seq, _)| seq.saturating_add(1));
+                (first, whole.get(next).map(|(seq, _)| seq.saturating_sub(1)))
             }
         };
         // Groups are counted from 1.
-        (first.unwrap_or(1), behind.map_or(last_seq, |behind| behind - 1))
+        let first = first.unwrap_or(1);
+        (first, last.unwrap_or(last_seq).max(first))
     }
 
     /// What the footer says that stands in damaged bytes, less what is whole there.
