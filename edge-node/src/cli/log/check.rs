@@ -115,7 +115,8 @@ fn text(findings: &Findings) -> String {
     for (partition, from, until) in &findings.lost {
         out += &format!("{word}: partition {partition}, offsets {from} to {}\n", until - 1);
     }
-    if !findings.lost.is_empty() {
+    let names_partitions = findings.damages.iter().any(|damage| !damage.lost.is_empty());
+    if names_partitions || !findings.lost.is_empty() {
         out += "which topic has a partition of that number, the running gateway says under \
                 /api/v1/status: topics, partitions, number\n";
     }
