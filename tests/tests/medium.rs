@@ -14,6 +14,9 @@ use weir_tests::tools::{Output, command, run};
 use weir_tests::{Gateway, folder, release_binary, wait_for};
 
 const SLOT_BYTES: u64 = 4 << 20;
+/// What refusals say of the log.
+const UNTOUCHED: &str = "left untouched";
+const CUT_SHORT: [&str; 4] = ["cut short", UNTOUCHED, "restore it from a copy", "truncate -s"];
 
 /// Publishes numbers with so many bytes of padding until one is not acknowledged, or `until` is
 /// reached; gives the first that was not.
@@ -202,21 +205,22 @@ fn bad_stores_are_refused_with_a_sentence_and_left_as_they_are() {
     let mut differ = whole.clone();
     differ[..4096].copy_from_slice(&other[..4096]);
     for (content, words) in [
-        (newer, &["format 9", "newer weir"][..]),
-        (swapped, &["put together wrongly", "slot 0", "slot 1"]),
-        (whole[..len - 4096].to_vec(), &["cut short", "copy"]),
-        (other, &["identity.toml", "left untouched"]),
-        (vec![0; len], &["holds nothing"]),
+        (newer, &["format 9", UNTOUCHED, "run the newer weir", "--data DIR"][..]),
+        (swapped, &["put together wrongly", "slot 0", "slot 1", UNTOUCHED, "copy the log again"]),
+        (whole[..len - 4096].to_vec(), &CUT_SHORT),
+        (other, &["identity.toml", UNTOUCHED, "Put the right one there", "delete identity.toml"]),
+        (vec![0; len], &["holds nothing", "Delete it and start again"]),
     ] {
         fs::write(&log, &content).unwrap();
         refused(&gateway, &log, words);
     }
     fs::remove_file(gateway.data().join("identity.toml")).unwrap();
     fs::write(&log, &differ).unwrap();
-    refused(&gateway, &log, &["superblocks differ"]);
+    let words = ["superblocks differ", UNTOUCHED, "restore it from a copy", "--data DIR"];
+    refused(&gateway, &log, &words);
     fs::write(&log, &whole[..6 * slot]).unwrap();
     fs::remove_file(gateway.data().join("life.toml")).unwrap();
-    refused(&gateway, &log, &["cut short"]);
+    refused(&gateway, &log, &CUT_SHORT);
     drop(donor);
 }
 

@@ -23,16 +23,16 @@ pub fn refusal(error: &OpenError, path: &Path) -> String {
              own by --data DIR"
         ),
         OpenError::NewerFormat { found, known } => format!(
-            "{path} has format {found}, and this weir knows formats up to {known}: run the newer \
-             weir that wrote it, or another folder by --data DIR"
+            "{path} has format {found}, and this weir knows formats up to {known}. It was left \
+             untouched; run the newer weir that wrote it, or choose another folder by --data DIR"
         ),
         OpenError::NewerMetadata { known } => format!(
             "{path} is of a cluster whose gateways all have a newer release than this weir, which \
              knows level {known}: run the newer weir, or another folder by --data DIR"
         ),
         OpenError::SuperblocksDiffer => format!(
-            "{path} is put together of two logs: its superblocks differ. Restore it from a copy, \
-             or start anew in another folder by --data DIR"
+            "{path} is put together of two logs: its superblocks differ. It was left untouched; \
+             restore it from a copy, or begin anew in another folder by --data DIR"
         ),
         OpenError::MediumTooShort { bytes, needed } if device => format!(
             "{path} has {}, but its superblock speaks of {}: it is a copy of a larger medium, or \
