@@ -35,17 +35,15 @@ pub fn damage(writes: &[(u64, &Bytes)], rng: &mut Rng, mut put: impl FnMut(u64, 
     // some where nothing is, and some where everything is torn.
     let drop_percent = [0, 30, 60, 100][rng.below(4) as usize];
     let tear_percent = [0, 50, 100][rng.below(3) as usize];
-    let shuffle = rng.percent(50);
     let mut order: Vec<usize> = (0..writes.len()).collect();
-    if shuffle {
+    if rng.percent(75) {
         for last in (1..order.len()).rev() {
             order.swap(last, rng.below(last as u64 + 1) as usize);
         }
     }
     let mut harm = Harm::default();
     let mut first_missing = usize::MAX;
-    let mut last_written = None;
-    let mut kept = Vec::new();
+    let mut whole = Vec::new();
     for index in order {
         let (at, data) = writes[index];
         if rng.percent(drop_percent) {
@@ -64,13 +62,14 @@ pub fn damage(writes: &[(u64, &Bytes)], rng: &mut Rng, mut put: impl FnMut(u64, 
             }
         } else {
             put(at, data);
-            harm.reordered += u64::from(last_written.is_some_and(|last| last > index));
-            kept.push(index);
+            whole.push(index);
         }
-        last_written = last_written.max(Some(index));
     }
-    if !shuffle {
-        harm.reordered = kept.iter().filter(|index| **index > first_missing).count() as u64;
+    // The first of those that are missing or were put later.
+    let mut first_left = first_missing;
+    for index in whole.into_iter().rev() {
+        harm.reordered += u64::from(index > first_left);
+        first_left = first_left.min(index);
     }
     harm
 }
