@@ -8,10 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use weir_bridge::client::{Acks, Client, CommittedOffset, Error};
+use weir_core::error::ErrorCode;
 use weir_tests::loopback::Loop;
 use weir_tests::mqtt::{Mqtt, PUBACK};
-use weir_tests::tools::{Output, command, run};
-use weir_tests::{Gateway, folder, release_binary, wait_for};
+use weir_tests::tools::{Output, command, run, run_with_input};
+use weir_tests::{Gateway, folder, numbered, release_binary, wait_for};
 
 const SLOT_BYTES: u64 = 4 << 20;
 /// What refusals say of the log.
@@ -71,12 +73,20 @@ fn the_card_sets_the_cap_and_its_life_is_counted_over_restarts() {
     assert_eq!(log["cap_per_second"], 5);
     let programmed = log["life"]["programmed_bytes"].as_u64().unwrap();
     assert!(programmed >= 16_384 * log["flushes"].as_u64().unwrap(), "{log}");
+    let [payload, written, flushes] = ["payload_bytes", "written_bytes", "flushes"]
+        .map(|key| log["life"][key].as_u64().unwrap_or_else(|| panic!("{key}: {log}")));
+    assert!(0 < payload && payload < written && written < programmed && flushes > 0, "{log}");
     assert!(log["cap_waits"].as_u64().unwrap() > 0, "the burst is used up: {log}");
     let said = gateway.weir(&["status"]).success();
     assert!(said.contains("flush cap: 5 a second") && said.contains("years"), "{said}");
     let (_, metrics) = gateway.http("/metrics").unwrap();
     for name in ["weir_flash_flush_cap 5", "weir_flash_forecast_years", "cap_wait_seconds_total"] {
         assert!(metrics.contains(name), "{name}");
+    }
+    for name in ["life_programmed_bytes_total", "life_written_bytes_total", "write_amplification"] {
+        let name = format!("weir_flash_{name} ");
+        let found = metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok());
+        assert!(found > Some(0.0), "{name}{found:?}");
     }
     assert!(gateway.stop().success());
     gateway.start();
@@ -107,6 +117,102 @@ fn the_budget_is_never_exceeded_and_running_out_of_it_is_said() {
     let (_, metrics) = gateway.http("/metrics").unwrap();
     assert!(metrics.contains(&format!("weir_flash_pressure{{state=\"{pressure}\"}} 1")));
     assert!(gateway.weir(&["status"]).success().contains("DISK BUDGET"));
+}
+
+/// How short the disk budget is, as its status says.
+fn pressure(gateway: &Gateway) -> String {
+    gateway.status()["log"]["pressure"].as_str().unwrap().to_string()
+}
+
+/// Appends numbers to a topic until not even one more is taken. Gives how many were acknowledged,
+/// why no more were, and each state of the disk budget on the way.
+fn fill(gateway: &Gateway, client: &Client, topic: &str) -> (u32, Error, Vec<String>) {
+    let mut states = vec![pressure(gateway)];
+    let (mut acked, mut count) = (0, 400);
+    loop {
+        assert!(acked < 300_000, "{acked} records are in 16 MiB: {states:?}");
+        let batch = numbered::batch(acked..acked + count, false);
+        let sent = smol::block_on(client.produce_once(None, topic, 0, batch, Acks::All));
+        let state = pressure(gateway);
+        if states.last() != Some(&state) {
+            let (_, metrics) = gateway.http("/metrics").unwrap();
+            assert!(metrics.contains(&format!("weir_flash_pressure{{state=\"{state}\"}} 1")));
+            states.push(state);
+        }
+        match sent {
+            Ok(_) => acked += count,
+            Err(error) if count == 1 => return (acked, error, states),
+            // The slot that is still open may have room for less.
+            Err(_) => count = 1,
+        }
+    }
+}
+
+/// What goes on while a log is full: reading what was acknowledged, and committing offsets.
+fn serves_readers(gateway: &Gateway, client: &Client, acked: u32, committed: i64) {
+    let kept = smol::block_on(numbered::records(client, "kept", 0));
+    assert!(numbered::numbers(&kept).into_iter().eq(0..acked));
+    assert_eq!(stored(gateway), (0..10).collect::<Vec<_>>());
+    let (topic, metadata) = ("kept".to_string(), String::new());
+    let offset =
+        CommittedOffset { topic, partition: 0, offset: committed, leader_epoch: -1, metadata };
+    smol::block_on(client.commit("readers", &[offset])).unwrap();
+    let found = smol::block_on(client.committed("readers", None, false)).unwrap();
+    assert_eq!(found[0].offset, committed);
+}
+
+#[test]
+fn a_log_of_what_nobody_lets_go_refuses_producers_until_there_is_room_and_nothing_else() {
+    let mut gateway = Gateway::new("refusing").set("topic_defaults.retention.ms=-1");
+    gateway = gateway.set("flash.slot_bytes=1MiB").set("flash.bytes=16MiB");
+    gateway = gateway.set("flash.flushes_per_second=0");
+    gateway.start();
+    let client = numbered::client(&gateway.bootstrap());
+    smol::block_on(numbered::create_with(&client, "kept", 1, &[("retention.ms", "-1")]));
+    assert_eq!(publish(&gateway, 0, 10, 10), 10);
+    let (mut device, _) = Mqtt::connect(gateway.mqtt_port, true, "refused", true).unwrap();
+    let (acked, error, states) = fill(&gateway, &client, "kept");
+    assert_eq!(error.code(), Some(ErrorCode::KAFKA_STORAGE_ERROR), "{error}");
+    assert_eq!(states, ["roomy", "low", "expiring", "refusing"]);
+    let said = gateway.log();
+    let lines =
+        ["will be expired before", "are expired before", "produce is refused until some is"];
+    let places = lines.map(|line| said.find(line).unwrap_or_else(|| panic!("{line}: {said}")));
+    assert!(places.is_sorted(), "{said}");
+    assert!(gateway.weir(&["status"]).success().contains("DISK BUDGET USED UP"));
+    serves_readers(&gateway, &client, acked, 7);
+
+    let kcat = format!("kcat -b {} -P -t kept", gateway.bootstrap());
+    let once = format!("{kcat} -X message.send.max.retries=0");
+    let refused = run_with_input(&mut command(&once), b"refused\n");
+    let words = "Disk error when trying to access log file";
+    assert!(refused.code != Some(0) && refused.stderr.contains(words), "{refused:?}");
+    device.publish("ledger", b"refused", 1, 7, false).unwrap();
+    let (kind, answer) = device.receive().unwrap();
+    assert_eq!((kind, &answer[..3]), (PUBACK, &[0, 7, 0x97][..]));
+    let log = gateway.status()["log"].clone();
+    assert!(log["full_refusals"].as_u64() >= Some(3), "{log}");
+    assert_eq!(log["expired_early_records"], 0, "{log}");
+
+    gateway.restart();
+    serves_readers(&gateway, &client, acked, 8);
+    // A client that waits, as its error tells it to, goes on once there is room.
+    let waits = move || run_with_input(&mut command(&kcat), format!("{acked}:late\n").as_bytes());
+    let waiting = std::thread::spawn(waits);
+    wait_for("another batch is refused", Duration::from_secs(20), || {
+        (gateway.status()["log"]["full_refusals"].as_u64() > Some(0)).then_some(())
+    });
+    let room = ["topic", "alter", "kept", "--config", "retention.bytes=1048576"];
+    gateway.weir(&room).success();
+    waiting.join().unwrap().success();
+    wait_for("the budget is at ease", Duration::from_secs(20), || {
+        (pressure(&gateway) == "roomy").then_some(())
+    });
+    assert!(gateway.log().contains("the disk budget is at ease again"), "{}", gateway.log());
+    let kept = numbered::numbers(&smol::block_on(numbered::records(&client, "kept", 0)));
+    assert!((1..acked).contains(&kept[0]), "{kept:?}");
+    assert!(kept.iter().copied().eq(kept[0]..=acked), "the newest are there: {kept:?}");
+    assert_eq!(publish(&gateway, 10, 20, 10), 20);
 }
 
 #[test]
