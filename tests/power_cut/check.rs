@@ -16,7 +16,7 @@ use weir_tests::{Gateway, release_binary, tools};
 type Found = BTreeMap<String, Vec<u64>>;
 
 /// Where the checker itself appends after a start.
-const AFTER: &str = "after";
+pub const AFTER: &str = "after";
 
 /// A gateway on a disk, set so that a small load fills many slots, and that nothing which the
 /// ledgers count is expired before its time.
@@ -156,7 +156,7 @@ impl fmt::Display for Breach {
 }
 
 impl Breach {
-    fn with_log(self, log: &str) -> Breach {
+    pub fn with_log(self, log: &str) -> Breach {
         match self {
             Breach::Failed(what) => Breach::Failed(format!("{what}\n{log}")),
             Breach::Ledger(mut broken) => {

@@ -92,7 +92,10 @@ impl Filesystem for OneFile {
         reply: ReplyData,
     ) {
         let bytes = lock(&self.0).read(at, len as usize);
-        reply.data(&bytes);
+        match bytes {
+            Ok(bytes) => reply.data(&bytes),
+            Err(_) => reply.error(Errno::EIO),
+        }
     }
 
     /// A log that is formatted is cut to nothing first.
@@ -263,6 +266,22 @@ impl Place<'_> {
             Place::Ext4(_) => None,
             Place::File(device) => Some(device.file()),
         }
+    }
+
+    /// Takes what the system remembers of the log out of its memory: whoever reads it next asks
+    /// the disk.
+    pub fn forget(&self) -> Result<(), String> {
+        let (log, file) = match self {
+            Place::Ext4(ext4) => (self.data().join("flash.log"), ext4.0.file()),
+            Place::File(device) => (device.file(), device.file()),
+        };
+        // What is nearest to weir first: what it forgets must not come back from there.
+        for path in [log, file] {
+            let mut path_as_input = std::ffi::OsString::from("if=");
+            path_as_input.push(path);
+            done(command("dd iflag=nocache count=0 status=none").arg(path_as_input))?;
+        }
+        Ok(())
     }
 }
 

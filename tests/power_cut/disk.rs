@@ -2,9 +2,10 @@
 //! demand.
 
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -64,6 +65,10 @@ fn place(at: u64) -> (u64, usize) {
     (at / PAGE as u64, (at % PAGE as u64) as usize)
 }
 
+fn pages_of(at: u64, len: usize) -> Range<u64> {
+    place(at).0..(at + len as u64).div_ceil(PAGE as u64)
+}
+
 #[derive(Clone, Debug)]
 pub enum Event {
     Write { at: u64, data: Bytes },
@@ -90,15 +95,31 @@ pub struct Disk {
     pages: Pages,
     events: Vec<Event>,
     pub faults: Faults,
+    /// Pages that cannot be read until they are written anew.
+    pub unreadable: BTreeSet<u64>,
 }
 
 impl Disk {
     pub fn new(bytes: u64, pages: Pages) -> Disk {
-        Disk { bytes, pages, events: Vec::new(), faults: Faults::default() }
+        let (events, faults, unreadable) = Default::default();
+        Disk { bytes, pages, events, faults, unreadable }
     }
 
-    pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
-        self.pages.read(at, len.min(self.bytes.saturating_sub(at) as usize))
+    pub fn read(&self, at: u64, len: usize) -> Result<Vec<u8>, Failed> {
+        let len = len.min(self.bytes.saturating_sub(at) as usize);
+        match self.unreadable.range(pages_of(at, len)).next() {
+            Some(_) => Err(Failed),
+            None => Ok(self.pages.read(at, len)),
+        }
+    }
+
+    /// The pages that hold this, in their order on the disk.
+    pub fn pages_with(&self, bytes: &[u8]) -> Vec<u64> {
+        let holds = |page: &[u8]| page != ZEROS && page.windows(bytes.len()).any(|at| at == bytes);
+        let pages = self.pages.0.iter().filter(|(_, page)| holds(page));
+        let mut pages: Vec<u64> = pages.map(|(page, _)| *page).collect();
+        pages.sort_unstable();
+        pages
     }
 
     pub fn write(&mut self, at: u64, data: &[u8]) -> Result<(), Failed> {
@@ -114,6 +135,10 @@ impl Disk {
             Bytes::copy_from_slice(data)
         };
         self.pages.write(at, &data);
+        if !self.unreadable.is_empty() {
+            let written = pages_of(at, data.len());
+            self.unreadable.retain(|page| !written.contains(page));
+        }
         self.bytes = self.bytes.max(at + data.len() as u64);
         self.events.push(Event::Write { at, data });
         Ok(())

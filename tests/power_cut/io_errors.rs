@@ -1,5 +1,5 @@
-//! A disk that fails for a while: weir moves on to another slot, or stops writing, and says so;
-//! nothing that was acknowledged is lost.
+//! A disk that takes no writes for a while: weir moves on to another slot, or stops writing, and
+//! says so; nothing that was acknowledged is lost.
 
 use crate::Options;
 use crate::check::{self, Breach, Expected, Verdict, gateway};

@@ -9,7 +9,8 @@
 //! | `cut` | the images that a cut may leave |
 //! | `check` | weir on an image, held against the ledgers |
 //! | `campaign` | many images of one recording, and the certificate |
-//! | `io_errors` | a disk that fails for a while |
+//! | `io_errors` | a disk that takes no writes for a while |
+//! | `read_errors` | a disk that cannot read some blocks |
 //!
 //! It runs itself again in namespaces of its own: with its end, however that comes, its gateways,
 //! mounts and loop devices are gone, and nobody else takes its ports. It needs root, `/dev/fuse`
@@ -24,6 +25,7 @@ mod device;
 mod disk;
 mod io_errors;
 mod load;
+mod read_errors;
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -32,7 +34,8 @@ const USAGE: &str = "\
 weir-power-cut images    [--images 100] [--seed 1] [--records 400] [--minutes 15]
 weir-power-cut every     [--records 40] ...  every flush boundary of a recording
 weir-power-cut lies      [--images 20] ...   the disk ignores flushes: losses must be found
-weir-power-cut io-errors [--seed 1] ...      the disk fails for a while
+weir-power-cut io-errors [--seed 1] ...      the disk takes no writes for a while
+weir-power-cut read-errors                   the disk cannot read some blocks
   --records   of each client, three times: before and after a stop and a kill of the gateway
 WEIR_BIN names the binary; default target/release/weir.";
 
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         "every" => campaign::every(options),
         "lies" => campaign::lies(options),
         "io-errors" => io_errors::run(options),
+        "read-errors" => read_errors::run(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -50,3 +50,8 @@ fn a_disk_that_ignores_flushes_is_found_out() {
 fn a_disk_that_fails_for_a_while_loses_nothing_that_was_acknowledged() {
     power_cut(&["io-errors"], 5);
 }
+
+#[test]
+fn blocks_that_cannot_be_read_cost_what_stands_there_and_nothing_else() {
+    power_cut(&["read-errors"], 5);
+}
