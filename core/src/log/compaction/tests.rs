@@ -86,6 +86,7 @@ impl World {
         self.partition.producers.apply(&header, base);
         self.partition.log_end = header.last_offset().plus(1);
         self.partition.durable_end = self.partition.log_end;
+        self.partition.written_end = self.partition.log_end;
         self.batches.insert(base, Bytes::from(batch));
         if self.partition.runs.back().is_none_or(|run| base.0 - run.base_offset.0 > 40) {
             let slot = self.partition.runs.len() as u32;
@@ -217,7 +218,10 @@ fn read(result: IoResult) -> Option<Bytes> {
 }
 
 fn packed(batch: &[u8], codec: Codec) -> Bytes {
-    read(flip::pack(batch, codec)).unwrap()
+    match codec {
+        Codec::None => Bytes::copy_from_slice(batch),
+        _ => read(flip::pack(batch, codec)).unwrap(),
+    }
 }
 
 /// The newest record of each key, without tombstones.
@@ -367,4 +371,84 @@ fn young_records_and_those_of_transactions_are_left_alone() {
     world.compact();
     assert_eq!(world.partition.cleaned, stop);
     assert!(world.written > 0);
+}
+
+#[test]
+fn what_is_written_anew_has_the_topics_codec_or_its_own() {
+    let codecs = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    for topics in [None].into_iter().chain(codecs.map(Some)) {
+        let mut world = World::new(1);
+        world.settings.codec = topics;
+        let put = |world: &mut World, keys: &[u8], codec| {
+            let mut builder = Builder::new();
+            keys.iter().for_each(|key| builder.push(0, Some(&[*key]), Some(&[7]), &[]));
+            world.put(packed(&builder.build(None), codec));
+        };
+        (1..).zip(codecs).for_each(|(key, own)| put(&mut world, &[0, key], own));
+        put(&mut world, &[0], Codec::Snappy);
+        put(&mut world, &[9], Codec::Snappy);
+        world.compact();
+        let keys: Vec<u8> = world.seen().iter().map(|record| record.1.unwrap()).collect();
+        assert_eq!(keys, [1, 2, 3, 4, 5, 0, 9]);
+        let codec = |batch: &Bytes| Header::parse(batch).unwrap().codec().unwrap();
+        let found: Vec<Codec> = world.batches.values().map(codec).collect();
+        assert_eq!(found[..5], codecs.map(|own| topics.unwrap_or(own)), "topic: {topics:?}");
+        assert_eq!(found[5..], [Codec::Snappy; 2], "topic: {topics:?}: what loses nothing stays");
+    }
+}
+
+/// A batch of a transaction; with a marker's key, the control batch that ends it.
+fn of_transaction(producer_id: i64, key: &[u8], is_marker: bool) -> Bytes {
+    let mut builder = Builder::new();
+    builder.push(0, Some(key), Some(&[0; 6]), &[]);
+    let base_sequence = if is_marker { -1 } else { 0 };
+    let stamp =
+        ProducerStamp { producer_id, base_sequence, transactional: true, ..Default::default() };
+    let mut batch = builder.build(Some(stamp));
+    if is_marker {
+        // Bit 5 of the attributes, within the checksum.
+        batch[22] |= 0x20;
+        let crc = crc(&batch).to_be_bytes();
+        batch[17..21].copy_from_slice(&crc);
+    }
+    Bytes::from(batch)
+}
+
+#[test]
+fn markers_stay_and_so_does_all_from_the_first_record_of_a_transaction_on() {
+    // Version 0, then the type.
+    const ABORT: &[u8] = &[0, 0, 0, 0];
+    const COMMIT: &[u8] = &[0, 0, 0, 1];
+    let mut world = World::new(1);
+    let put = |world: &mut World, key: &[u8]| {
+        let mut builder = Builder::new();
+        builder.push(0, Some(key), Some(&[7]), &[]);
+        world.put(Bytes::from(builder.build(None)));
+    };
+    // A record's key that is also a marker's: neither takes the place of the other.
+    put(&mut world, ABORT);
+    put(&mut world, b"key");
+    // Markers whose records went below the log start.
+    world.put(of_transaction(5, COMMIT, true));
+    world.put(of_transaction(6, ABORT, true));
+    put(&mut world, COMMIT);
+    put(&mut world, b"key");
+    let first = world.partition.log_end;
+    world.put(of_transaction(7, b"key", false));
+    world.put(of_transaction(7, COMMIT, true));
+    for _ in 0..3 {
+        put(&mut world, b"key");
+    }
+    let mut truth = world.batches.clone();
+    assert!(Header::parse(&truth[&Offset(7)]).unwrap().is_control());
+    // Only what was superseded before the transaction goes, also when the time of tombstones is
+    // over; the markers go along with it to another slot.
+    truth.remove(&Offset(1));
+    for _ in 0..2 {
+        world.compact();
+        assert_eq!((world.partition.cleaned, &world.batches), (first, &truth));
+        assert!(world.written > 2);
+        world.clock += 2 * RETENTION_MS;
+        world.partition.cleaned = Offset::ZERO;
+    }
 }
