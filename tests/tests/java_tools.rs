@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use weir_tests::Broker;
+use std::time::Duration;
+use weir_bridge::client::Acks;
+use weir_core::batch::Builder;
 use weir_tests::kafka::{ask, console_producer, tool};
+use weir_tests::tools::{Output, command, run_with_input};
+use weir_tests::{Broker, Gateway, numbered, wait_for};
 
 #[test]
 fn the_console_tools_write_read_and_list() {
@@ -84,6 +88,80 @@ fn configs_partitions_and_records_are_administered() {
     assert!(cluster.contains("Cluster ID"), "{cluster}");
     let versions = ask(&servers, "broker-api-versions", &[]).success();
     assert!(versions.contains("Produce(0)"), "{versions}");
+}
+
+/// Topic `t` of a gateway, as kcat sees it.
+struct Topic {
+    servers: String,
+}
+
+impl Topic {
+    fn kcat(&self, args: &str, input: &str) -> Output {
+        let mut kcat = command(&format!("kcat -b {} {args}", self.servers));
+        run_with_input(&mut kcat, input.as_bytes())
+    }
+
+    fn start(&self) -> i64 {
+        let said = self.kcat("-Q -t t:0:-2", "").success();
+        said.split_whitespace().last().unwrap().parse().unwrap()
+    }
+
+    /// Writes a record and tells what a consumer makes of it.
+    fn record(&self, value: &str) -> serde_json::Value {
+        self.kcat("-P -t t -p 0", value).success();
+        let read = self.kcat("-C -t t -p 0 -o -1 -e -q -J", "").success();
+        let record: serde_json::Value = serde_json::from_str(&read).unwrap();
+        assert_eq!(record["payload"], value);
+        record
+    }
+
+    fn alter(&self, args: &[&str]) {
+        ask(&self.servers, "configs", &[&["--alter", "--topic", "t"], args].concat()).success();
+    }
+}
+
+#[test]
+fn what_kafka_configs_changes_holds_from_then_on() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let gateway = Gateway::started("java-configs");
+    let topic = Topic { servers: gateway.bootstrap() };
+    let client = numbered::client(&topic.servers);
+    let now = numbered::first_timestamp();
+    smol::block_on(async {
+        // Short from the begin: all its records stand in one slot.
+        numbered::create_with(&client, "t", 1, &[("retention.ms", "7200000")]).await;
+        for number in 0..40 {
+            let age = if number < 20 { 3_600_000 } else { 0 };
+            let mut builder = Builder::new();
+            builder.push(now - age, None, Some(&[b'x'; 10_000]), &[]);
+            client.produce("t", 0, builder.build(None).into(), Acks::All).await.unwrap();
+        }
+    });
+    let large = "y".repeat(3_000);
+    assert_eq!(topic.record(&large)["tstype"], "create");
+    assert_eq!(topic.start(), 0);
+
+    topic.alter(&[
+        "--add-config",
+        "retention.ms=600000,message.timestamp.type=LogAppendTime,max.message.bytes=2000",
+    ]);
+    let refused = topic.kcat("-P -t t -p 0", &large);
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.stderr.contains("Broker: Message size too large"), "{refused:?}");
+    assert_eq!(topic.record("small")["tstype"], "logappend");
+    wait_for("what is an hour old to go", LIMIT, || (topic.start() == 20).then_some(()));
+
+    topic.alter(&[
+        "--add-config",
+        "retention.bytes=100000",
+        "--delete-config",
+        "message.timestamp.type,max.message.bytes",
+    ]);
+    assert_eq!(topic.record(&large)["tstype"], "create");
+    // The records are 0 to 39 of 10 kB each, and three small ones.
+    let start =
+        wait_for("what is too much to go", LIMIT, || Some(topic.start()).filter(|s| *s > 20));
+    assert!((27..=30).contains(&start), "{start}: 100 kB stay, and an eighth more");
 }
 
 #[test]
