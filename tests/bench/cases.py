@@ -13,7 +13,6 @@ import three
 from brokers import CACHE, ROOT, TARGET, Kafka, KafkaSync, Mosquitto, Nats, Rumqttd, Weir, available
 
 
-
 def output(command):
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
     if done.returncode:
@@ -56,14 +55,19 @@ def with_broker(kind, delay_ms=0):
     return wrap
 
 
+def spent(broker):
+    return {"CPU s/M": broker.cpu_s(), "flushes/M": device.disk_flushes(broker.folder)}
+
+
 def cost(broker, before, messages):
-    return {"CPU s/M": (broker.cpu_s() - before) * 1e6 / messages}
+    return {what: (after - before[what]) * 1e6 / messages
+            for what, after in spent(broker).items() if after is not None}
 
 
 def produce(broker, size, partitions, records):
     topic(broker, partitions)
     franz("produce", broker, records // 10, size)
-    before = broker.cpu_s()
+    before = spent(broker)
     got = franz("produce", broker, records, size)
     return {"records/s": got["per_s"], "p99 ms": got["p99_ms"], **cost(broker, before, records)}
 
@@ -72,7 +76,7 @@ def java(broker, size, partitions, records):
     topic(broker, partitions)
     args = ["--topic", "bench", "--record-size", size, "--throughput", "-1", "--producer-props",
             f"bootstrap.servers=127.0.0.1:{broker.kafka}", "acks=all"]
-    before = broker.cpu_s()
+    before = spent(broker)
     text = kafka_tool("producer-perf-test", "--num-records", records, *args)
     rate = float(text.strip().splitlines()[-1].split(" records/sec")[0].split(",")[-1])
     return {"records/s": rate, **cost(broker, before, records)}
@@ -81,7 +85,7 @@ def java(broker, size, partitions, records):
 def consume(broker, records=1_000_000):
     topic(broker, 1)
     franz("produce", broker, records, 100)
-    before = broker.cpu_s()
+    before = spent(broker)
     got = franz("consume", broker, records)
     return {"records/s": got["per_s"], **cost(broker, before, records)}
 
@@ -93,7 +97,7 @@ def e2e(broker):
 
 
 def mqtt(broker, *options):
-    before = broker.cpu_s()
+    before = spent(broker)
     got = mqtt_load("publish", broker, *options)
     if got["refused"]:
         raise RuntimeError(f"{got['refused']} packets refused")
@@ -122,16 +126,18 @@ def start(broker):
     return row
 
 
-def compaction(broker):
-    return flashlog.compaction(broker, sys.modules[__name__])
-
-
 def subjects(case, kinds, **arguments):
     rows = {}
     for kind, delay in kinds:
         label = kind.name + (f", +{delay} ms" if delay else "")
         rows[label] = with_broker(kind, delay)(functools.partial(case, **arguments))
     return rows
+
+
+def on_loop(kind, case):
+    """A broker in a file system of its own, whose device counts."""
+    return flashlog.on_loop(5000, lambda loop: with_broker(kind)(
+        lambda broker: case(broker, loop, sys.modules[__name__]))(loop.mount))
 
 
 def matrix(case, kinds, shapes):
@@ -150,28 +156,35 @@ def mqtt_subjects(kinds, *options):
 KAFKAS = [(Weir, 0), (Weir, 10), (Kafka, 0), (KafkaSync, 0)]
 MQTTS = [(Weir, 0), (Weir, 10), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0)]
 SYNCED = [(Weir, 0), (Weir, 10), (KafkaSync, 0), (KafkaSync, 10)]
+# Title, the figures that rows are compared by, and the rows: a figure is given as the first row's by the others'.
 ALL = {
-    "produce": ("Kafka produce, acks=all, franz-go", matrix(produce, KAFKAS, [
+    "produce": ("Kafka produce, acks=all, franz-go", ["records/s", "CPU s/M"], matrix(produce, KAFKAS, [
         (100, 1, 2_000_000), (100, 100, 1_000_000), (1024, 1, 300_000), (1024, 100, 300_000)])),
-    "java": ("Kafka produce, acks=all, Java client, synced", matrix(java, SYNCED, [
+    "java": ("Kafka produce, acks=all, Java client, synced", ["records/s", "CPU s/M"], matrix(java, SYNCED, [
         (100, 1, 200_000), (100, 100, 100_000), (1024, 1, 30_000)])),
-    "consume": ("Kafka consume, 100 B", subjects(consume, [(Weir, 0), (Kafka, 0)])),
-    "e2e": ("End to end, 100 B at 1,000/s", subjects(e2e, [(Weir, 0), (Weir, 10), (Kafka, 0)])),
-    "mqtt1": ("MQTT QoS 1, 50 connections, window 100", mqtt_subjects(MQTTS, "--qos", "1")),
-    "rate": ("MQTT QoS 1, 2,000/s over 50 connections", mqtt_subjects(
+    "consume": ("Kafka consume, 100 B", ["records/s", "CPU s/M"], subjects(consume, [(Weir, 0), (Kafka, 0)])),
+    "e2e": ("End to end, 100 B at 1,000/s", ["p50 ms", "p99 ms"], subjects(e2e, [(Weir, 0), (Weir, 10), (Kafka, 0)])),
+    "mqtt1": ("MQTT QoS 1, 50 connections, window 100", ["messages/s", "CPU s/M"],
+              mqtt_subjects(MQTTS, "--qos", "1")),
+    "rate": ("MQTT QoS 1, 2,000/s over 50 connections", ["p99 ms", "CPU s/M"], mqtt_subjects(
         [(Weir, 0), (Weir, 10), (Mosquitto, 0), (Nats, 0)], "--qos", "1", "--rate", "2000")),
-    "mqtt0": ("MQTT QoS 0, 50 connections", mqtt_subjects(
+    "mqtt0": ("MQTT QoS 0, 50 connections", ["messages/s", "CPU s/M"], mqtt_subjects(
         [(Weir, 0), (Mosquitto, 0), (Nats, 0)], "--qos", "0")),
-    "memory": ("Memory", subjects(memory, [(Weir, 0), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0)])),
-    "start": ("Start", subjects(start, [(Weir, 0), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0), (Kafka, 0)])),
-    "commit": ("One durable commit of 100 partitions x 1 KiB", {
+    "memory": ("Memory", ["idle MiB", "1,000 connections MiB"],
+               subjects(memory, [(Weir, 0), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0)])),
+    "start": ("Start", ["to accepting, ms"],
+              subjects(start, [(Weir, 0), (Mosquitto, 0), (Rumqttd, 0), (Nats, 0), (Kafka, 0)])),
+    "commit": ("One durable commit of 100 partitions x 1 KiB", ["flushes", "amplification"], {
         "Weir": device.weir_commits, "a file a partition, fdatasync each": device.file_commits}),
-    "cleaning": ("Commits of 100 partitions x 1 KiB, 50/s, in a log of 256 MiB", flashlog.CLEANING),
-    "compaction": ("Key compaction, 500,000 x 200 B of 20,000 keys", subjects(
-        compaction, [(Weir, 0), (flashlog.EagerKafka, 0)])),
-    "retention": ("Write amplification of records that are kept 1 h, 1 d and 7 d, as many of each", flashlog.RETENTION),
-    "catch-up": ("Reading one partition of 100, and all, from an empty cache", flashlog.CATCH_UP),
-    "large": ("Memory and start of a log that is 88 % full, 100 partitions", flashlog.LARGE),
+    "cleaning": ("Commits of 100 partitions x 1 KiB, 50/s, in a log of 256 MiB", ["p50 ms", "p99 ms", "max ms"],
+                 flashlog.CLEANING),
+    "compaction": ("Key compaction, 500,000 x 200 B of 20,000 keys", ["MB/s", "CPU s/GB", "device bytes a byte"],
+                   {kind.name: on_loop(kind, flashlog.compaction) for kind in (Weir, flashlog.EagerKafka)}),
+    "retention": ("Write amplification by how long records are kept, as many of each", ["amplification"],
+                  flashlog.RETENTION),
+    "catch-up": ("Reading one partition of 100, and all, from an empty cache", ["MB/s"], flashlog.CATCH_UP),
+    "large": ("Memory and start of a log that is 88 % full, 100 partitions; payloads are zeros, kept as holes of a "
+              "sparse file", ["start ms"], flashlog.LARGE),
 }
 ALL |= three.all_cases(sys.modules[__name__])
 # Of cases that take minutes.

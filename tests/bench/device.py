@@ -8,6 +8,17 @@ import time
 PARTITIONS, RECORD, COMMITS = 100, 1024, 200
 
 
+def disk_flushes(path):
+    """Flushes so far of the whole disk that this is on; `None` where the kernel does not count them."""
+    device = os.stat(path).st_dev
+    folder = pathlib.Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    disk = folder.parent if (folder / "partition").exists() else folder
+    try:
+        return int((disk / "stat").read_text().split()[15]) or None
+    except (OSError, IndexError):
+        return None
+
+
 def sh(*command):
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout.strip()
 

@@ -19,6 +19,10 @@ class Site:
     def kafka(self):
         return ",127.0.0.1:".join(str(node.kafka) for node in self.nodes)
 
+    @property
+    def folder(self):
+        return self.nodes[0].folder
+
     def cpu_s(self):
         return sum(node.cpu_s() for node in self.nodes)
 
@@ -112,7 +116,7 @@ def create(site, cases, partitions):
 def produce(site, cases, records=300_000, size=100, partitions=1):
     create(site, cases, partitions)
     cases.franz("produce", site, records // 10, size)
-    before = site.cpu_s()
+    before = cases.spent(site)
     got = cases.franz("produce", site, records, size)
     return {"records/s": got["per_s"], "p99 ms": got["p99_ms"], **cases.cost(site, before, records)}
 
@@ -209,10 +213,13 @@ def all_cases(cases):
     kinds = [(WeirSite, 0), (WeirSite, 10), (KafkaSite, 0), (KafkaSyncSite, 0), (KafkaSyncSite, 10)]
     plain = [(WeirSite, 0), (KafkaSite, 0)]
     return {
-        "site": ("Three nodes, replication factor 3, min.insync.replicas=2, acks=all, 100 B", rows(produce, kinds, cases)),
-        "site-latency": ("The same, end to end at 500/s", rows(latency, kinds, cases)),
+        "site": ("Three nodes, replication factor 3, min.insync.replicas=2, acks=all, 100 B", ["records/s", "CPU s/M"],
+                 rows(produce, kinds, cases)),
+        "site-latency": ("The same, end to end at 500/s", ["p50 ms", "p99 ms"], rows(latency, kinds, cases)),
         "failover": ("The leader is killed under 200 records/s: longest time without an acknowledgement",
-                     rows(failover, plain, cases)),
-        "site-catch-up": ("A gateway that was away for 1 GiB comes back", rows(catch_up, plain, cases)),
-        "site-idle": ("100 partitions on three nodes, idle", rows(idle, plain, cases)),
+                     ["median ms", "worst ms"], rows(failover, plain, cases)),
+        "site-catch-up": ("A gateway that was away for 1 GiB comes back", ["MB/s", "p99 ms meanwhile"],
+                          rows(catch_up, plain, cases)),
+        "site-idle": ("100 partitions on three nodes, idle", ["CPU % a node", "MiB a node"],
+                      rows(idle, plain, cases)),
     }

@@ -1,14 +1,16 @@
 //! `weir-retention`: how much the flash log writes for a byte that it is given, while records die
-//! after an hour, a day and a week, and so much of the medium counts at any time.
+//! after an hour, a day and a week, or other times, and so much of the medium counts at any time.
 //!
 //! The log is the one of the broker; its disk is memory that counts, and its clock runs through
 //! three weeks in seconds, because nothing but time makes records expire as they do on a gateway.
-//! Weeks one and two fill the log and bring it to rest; the third is what is counted.
+//! Weeks one and two fill the log and bring it to rest; the third is what is counted. With other
+//! times a week is the longest of them.
 
 mod split;
 
 use bytes::Bytes;
 use split::Split;
+use std::str::FromStr;
 use std::time::Instant;
 use weir_core::batch::{Builder, Header};
 
@@ -19,14 +21,15 @@ use weir_core::log::{
 use weir_core::types::{LeaderEpoch, NodeId, Offset, PartitionNumber, Time, WallTime};
 
 const USAGE: &str = "\
-weir-retention [--live 85] [--slots 512] [--slot-bytes 1048576] [--rates 1,1,1]
+weir-retention [--live 85] [--slots 512] [--slot-bytes 1048576] [--hours 1,24,168] [--rates 1,1,1]
   --live    percent of the medium that are records which count at any time; their frames, padding,
             footers and checkpoints come on top: about an eighth more
-  --rates   how much of each commit goes to the partitions that keep an hour, a day, a week
+  --hours   how long records are kept, by partition in turn
+  --rates   how many records of each commit go to a partition that keeps its records so long
 Prints one JSON object; its `split` says what the bytes written for one of payload are for.";
 
+const CLASSES: usize = 3;
 const HOUR_MS: i64 = 3_600_000;
-const RETENTION_MS: [i64; 3] = [HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS];
 const BEGIN_MS: i64 = 1_800_000_000_000;
 const PARTITIONS: u32 = 100;
 const BATCH_BYTES: usize = 1024;
@@ -37,12 +40,14 @@ struct Options {
     live: u64,
     slots: u32,
     slot_bytes: u32,
-    /// By retention.
-    rates: [u32; 3],
+    /// Both by the class of a partition.
+    hours: [i64; CLASSES],
+    rates: [u32; CLASSES],
 }
 
 fn parse() -> Option<Options> {
-    let mut options = Options { live: 85, slots: 512, slot_bytes: 1 << 20, rates: [1; 3] };
+    let (hours, rates) = ([1, 24, 7 * 24], [1; CLASSES]);
+    let mut options = Options { live: 85, slots: 512, slot_bytes: 1 << 20, hours, rates };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next()?;
@@ -50,14 +55,17 @@ fn parse() -> Option<Options> {
             "--live" => options.live = value.parse().ok()?,
             "--slots" => options.slots = value.parse().ok()?,
             "--slot-bytes" => options.slot_bytes = value.parse().ok()?,
-            "--rates" => {
-                let rates: Result<Vec<u32>, _> = value.split(',').map(str::parse).collect();
-                options.rates = rates.ok()?.try_into().ok()?;
-            }
+            "--hours" => options.hours = by_class(&value)?,
+            "--rates" => options.rates = by_class(&value)?,
             _ => return None,
         }
     }
     Some(options)
+}
+
+fn by_class<T: FromStr>(text: &str) -> Option<[T; CLASSES]> {
+    let values: Result<Vec<T>, _> = text.split(',').map(str::parse).collect();
+    values.ok()?.try_into().ok()
 }
 
 /// What reaches the device.
@@ -103,7 +111,7 @@ impl World {
         let mut world = World { log, medium, counts: Counts::default(), ms: 0 };
         world.settle(0);
         for number in 0..PARTITIONS {
-            let ms = RETENTION_MS[number as usize % RETENTION_MS.len()];
+            let ms = options.hours[number as usize % CLASSES] * HOUR_MS;
             let retention = Retention { ms, bytes: -1, yields_to_pressure: true };
             let policy = Policy::new(retention, Cleanup::DELETE);
             world.log.set_partition(PartitionNumber(number), policy);
@@ -165,7 +173,7 @@ impl World {
     }
 
     /// One record batch for each partition, as many times as its rate says.
-    fn commit(&mut self, rates: &[u32; 3]) {
+    fn commit(&mut self, rates: &[u32; CLASSES]) {
         let mut builder = Builder::new();
         // Behind the batch's header and the record's own.
         builder.push(self.wall_ms(), None, Some(&[0; BATCH_BYTES - 72]), &[]);
@@ -173,7 +181,7 @@ impl World {
         let header = Header::parse(&batch).expect("it was built a moment ago");
         for number in 0..PARTITIONS {
             let partition = PartitionNumber(number);
-            for _ in 0..rates[number as usize % rates.len()] {
+            for _ in 0..rates[number as usize % CLASSES] {
                 let view = self.log.partition(partition).expect("it was made known");
                 let base_offset: Offset = view.log_end;
                 let append = Append {
@@ -189,7 +197,7 @@ impl World {
     }
 
     /// Commits in even distances until then.
-    fn run(&mut self, rates: &[u32; 3], distance_ms: i64, until_ms: i64) {
+    fn run(&mut self, rates: &[u32; CLASSES], distance_ms: i64, until_ms: i64) {
         while self.ms < until_ms {
             let next = self.ms + distance_ms;
             self.commit(rates);
@@ -209,13 +217,13 @@ fn main() {
     };
     let begin = Instant::now();
     let mut world = World::new(&options);
-    let week = RETENTION_MS[2];
+    let week = options.hours.into_iter().max().expect("there are classes") * HOUR_MS;
     // Bytes that count at any time, for each commit an hour.
-    let share = |class: usize| (class as u64..u64::from(PARTITIONS)).step_by(3).count() as u64;
+    let share = |class: usize| (class as u64..u64::from(PARTITIONS)).step_by(CLASSES).count() as u64;
     let lasting = |class: usize| {
-        share(class) * u64::from(options.rates[class]) * (RETENTION_MS[class] / HOUR_MS) as u64
+        share(class) * u64::from(options.rates[class]) * options.hours[class] as u64
     };
-    let hourly = (0..3).map(lasting).sum::<u64>() * BATCH_BYTES as u64;
+    let hourly = (0..CLASSES).map(lasting).sum::<u64>() * BATCH_BYTES as u64;
     let medium = u64::from(options.slots) * u64::from(options.slot_bytes);
     let commits_an_hour = (medium * options.live / 100).div_ceil(hourly).max(1);
     let distance_ms = HOUR_MS / commits_an_hour as i64;
@@ -239,7 +247,7 @@ fn main() {
         counts.writes - counted.writes,
         counts.flushes - counted.flushes,
         week / distance_ms,
-        after.expired_early_records,
+        after.expired_early_records - before.expired_early_records,
         after.slots_free,
         begin.elapsed().as_secs_f64(),
         counts.split.since(&counted.split, payload),
