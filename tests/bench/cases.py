@@ -180,8 +180,8 @@ ALL = {
                  flashlog.CLEANING),
     "compaction": ("Key compaction, 500,000 x 200 B of 20,000 keys", ["MB/s", "CPU s/GB", "device bytes a byte"],
                    {kind.name: on_loop(kind, flashlog.compaction) for kind in (Weir, flashlog.EagerKafka)}),
-    "retention": ("Write amplification by how long records are kept, as many of each", ["amplification"],
-                  flashlog.RETENTION),
+    "retention": ("Write amplification of records that are kept for different times, as many of each; 512 slots of "
+                  "1 MiB where nothing is said", ["amplification"], flashlog.RETENTION),
     "catch-up": ("Reading one partition of 100, and all, from an empty cache", ["MB/s"], flashlog.CATCH_UP),
     "large": ("Memory and start of a log that is 88 % full, 100 partitions; payloads are zeros, kept as holes of a "
               "sparse file", ["start ms"], flashlog.LARGE),

@@ -61,6 +61,14 @@ class Client:
         size = struct.unpack(">i", self.exactly(4))[0]
         return self.exactly(size)
 
+    def set_config(self, key, value):
+        """One config of the topic, with IncrementalAlterConfigs."""
+        body = struct.pack(">ib", 1, 2) + self.topic + struct.pack(">i", 1)
+        body += string(key) + b"\0" + string(value) + b"\0"
+        error = struct.unpack_from(">h", self.call(44, 0, body), 4 + 4 + 4)[0]
+        if error:
+            raise RuntimeError(f"setting {key}: error {error}")
+
     def exactly(self, n):
         out = b""
         while len(out) < n:
