@@ -219,10 +219,10 @@ fn main() {
     let mut world = World::new(&options);
     let week = options.hours.into_iter().max().expect("there are classes") * HOUR_MS;
     // Bytes that count at any time, for each commit an hour.
-    let share = |class: usize| (class as u64..u64::from(PARTITIONS)).step_by(CLASSES).count() as u64;
-    let lasting = |class: usize| {
-        share(class) * u64::from(options.rates[class]) * options.hours[class] as u64
-    };
+    let share =
+        |class: usize| (class as u64..u64::from(PARTITIONS)).step_by(CLASSES).count() as u64;
+    let lasting =
+        |class: usize| share(class) * u64::from(options.rates[class]) * options.hours[class] as u64;
     let hourly = (0..CLASSES).map(lasting).sum::<u64>() * BATCH_BYTES as u64;
     let medium = u64::from(options.slots) * u64::from(options.slot_bytes);
     let commits_an_hour = (medium * options.live / 100).div_ceil(hourly).max(1);
