@@ -61,7 +61,11 @@ class Broker:
         start = time.perf_counter()
         self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder)
         self.pid = self.process.pid
-        wait_port(port, lambda: self.process.poll() is None)
+        try:
+            wait_port(port, lambda: self.process.poll() is None)
+        except RuntimeError as error:
+            said = (self.folder / "log").read_text().strip().splitlines()
+            raise RuntimeError(": ".join([str(error), *said[-1:]])) from None
         self.ready_s = time.perf_counter() - start
 
     def cpu_s(self):
