@@ -62,6 +62,8 @@ class Loop:
         self.unmount()
         sh("losetup", "-d", self.device)
         self.image.unlink()
+        self.mount.rmdir()
+        self.image.parent.rmdir()
 
 
 def row(before, after, commits, payload):
