@@ -341,6 +341,8 @@ pub struct Unguarded {
     pub no_lost_begins: bool,
     /// A group counts wherever in its slot it stands.
     pub no_places: bool,
+    /// Whatever waits to be moved goes into the next commit.
+    pub unbounded_moves: bool,
 }
 
 /// Counters and levels for status, console and metrics.

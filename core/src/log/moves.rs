@@ -174,7 +174,8 @@ impl Log {
         let mut bytes = 0;
         while let Some((_, frame)) = self.moves.queue.front() {
             bytes += frame.header.frame_bytes();
-            if bytes > bytes_max && bytes > frame.header.frame_bytes() {
+            let full = bytes > bytes_max && !self.unguarded.unbounded_moves;
+            if full && bytes > frame.header.frame_bytes() {
                 break;
             }
             let Some((lane, frame)) = self.moves.queue.pop_front() else { break };

@@ -15,6 +15,7 @@ use crate::history::{BatchId, History, Producer};
 use crate::plan::Plan;
 use crate::replacing::Replacing;
 use crate::runner::Tally;
+use crate::thrift::KindToFlash;
 use crate::truncating::Undone;
 use crate::world::World;
 use std::collections::{BTreeMap, VecDeque};
@@ -85,6 +86,7 @@ pub struct LogRun {
     pub damages: Vec<Damage>,
     pub slots_cleaned: u64,
     pub runs_gathered: u64,
+    pub thrift: KindToFlash,
     /// What each moment at which the disk had done something would leave behind, where it is
     /// wanted.
     pub snapshots: Option<Vec<Snapshot>>,
@@ -130,6 +132,7 @@ impl LogRun {
             damages: Vec::new(),
             slots_cleaned: 0,
             runs_gathered: 0,
+            thrift: KindToFlash::default(),
             snapshots: None,
         }
     }
@@ -331,6 +334,7 @@ impl LogRun {
             let now = self.world.now;
             let log = self.log.as_mut().expect("it is open");
             if let Some(io) = log.poll_io(now) {
+                self.weigh(&io)?;
                 let started = self.disk.submit(io, &mut self.world.rng);
                 self.schedule(started);
             } else if let Some(event) = log.poll_event() {

@@ -44,6 +44,7 @@ mod replacing;
 mod replica;
 mod runner;
 mod scrub;
+mod thrift;
 mod trace;
 mod truncating;
 mod vandal;

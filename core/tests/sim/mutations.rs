@@ -1,13 +1,14 @@
 //! Checks that cannot fail are worth nothing: each bug here must be found, and by the right
 //! checker.
 //!
-//! The bugs are played by the simulator, at the borders of the core: an answer that leaves before
-//! the flush is a disk that says `Done` too early. So the core carries no switches for them.
+//! Most bugs are played by the simulator, at the borders of the core: an answer that leaves before
+//! the flush is a disk that says `Done` too early. Guards inside the core that no border shows are
+//! taken away by [`Unguarded`](weir_core::log::Unguarded).
 
 use crate::faults::Faults;
 use crate::plan::{Bug, Plan};
 use crate::runner::must_find;
-use crate::{damage, log_tests, node_tests};
+use crate::{cleaning, damage, log_tests, node_tests};
 
 fn log_must_find(bug: Bug, checkers: &[&str], change: impl Fn(&mut Plan)) {
     must_find(&format!("{bug:?}"), checkers, |seed| {
@@ -42,6 +43,16 @@ fn retrying_a_failed_sync_is_found() {
     let checkers = &["AckedIsDurable", "CommittedStays", "OrderKept"];
     log_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
     node_must_find(Bug::RetryFailedSync, checkers, |plan| plan.faults.flush_error = 20);
+}
+
+#[test]
+fn waste_of_flash_is_found() {
+    for bug in [Bug::FlushEachWrite, Bug::WriteInPieces] {
+        log_must_find(bug, &["KindToFlash"], |_| {});
+    }
+    must_find("MoveAllAtOnce", &["KindToFlash"], |seed| {
+        cleaning::random(seed, |plan| plan.bug = Bug::MoveAllAtOnce)
+    });
 }
 
 #[test]

@@ -107,6 +107,12 @@ pub enum Bug {
     TrimWhatIsLost,
     /// Groups that a write has put elsewhere in their slot count there.
     CountStrays,
+    /// Each write has a flush of its own.
+    FlushEachWrite,
+    /// A commit is written block by block.
+    WriteInPieces,
+    /// Everything that waits to be moved goes into one commit.
+    MoveAllAtOnce,
 }
 
 impl Plan {
@@ -186,6 +192,7 @@ impl Plan {
             truncate_from_reserve: self.bug == Bug::TruncateFromReserve,
             no_lost_begins: self.bug == Bug::TrimWhatIsLost,
             no_places: self.bug == Bug::CountStrays,
+            unbounded_moves: self.bug == Bug::MoveAllAtOnce,
         }
     }
 
