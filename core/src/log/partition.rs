@@ -115,6 +115,22 @@ impl Partition {
         self.damaged.push((from, until));
     }
 
+    /// A batch is there behind the last one, where a damaged header or a log start that is newer
+    /// said that the partition goes on: that holds as far as the batch.
+    pub(crate) fn doubt_end(&mut self, base: Offset, end: Offset) {
+        let lost = self.damaged.last().filter(|&&(_, until)| until == self.log_end).copied();
+        let last = self.runs.len().checked_sub(1);
+        let there = last.map_or(Offset(i64::MIN), |last| self.run_data_end(last));
+        let within = lost.map_or(end > self.log_end, |(from, _)| from <= base);
+        if within && there <= base && base < self.log_end {
+            self.log_end = base;
+            if let Some((from, _)) = lost {
+                self.damaged.pop();
+                self.damaged.extend((from < base).then_some((from, base)));
+            }
+        }
+    }
+
     /// A batch at the end of the partition stands in `slot` now. Whether that makes a new run.
     pub(crate) fn add_to_run(&mut self, slot: u32, spot: &Spot) -> bool {
         self.bytes += u64::from(spot.batch_bytes);

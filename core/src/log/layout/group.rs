@@ -27,7 +27,7 @@
 //! A `boot_epoch` begins at each start and after each failed write or flush: whatever was written
 //! before and is above `epoch_base` was given up then and must not come back.
 
-use super::{Fields, head, pad};
+use super::{BLOCK, Fields, head};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -92,8 +92,9 @@ impl GroupHeader {
         checksum(group, seed) == self.crc
     }
 
+    /// A header that is not verified may say anything.
     pub(crate) fn padded_bytes(&self) -> usize {
-        pad(self.bytes as usize)
+        self.bytes.checked_next_multiple_of(BLOCK).unwrap_or(u32::MAX) as usize
     }
 
     /// Writes the header over the first bytes of `group`, whose frames are there, and pads it.

@@ -1,13 +1,14 @@
 //! What stands on flash: the byte layouts, each with its table in the module that owns it.
 //!
 //! ```text
-//! medium:  unit 0: superblock | unit 1: its copy | slot 0 | slot 1 | …      a unit is slot_bytes
-//! long slot:    header, 4 KiB | group | group | … | free | footer, ending with the slot group:
-//! header, 96 bytes | frame | frame | … | padding to 4 KiB frame:   header, 32 bytes | body
+//! medium:  unit 0: superblock | unit 1: its copy | slot 0 | slot 1 | …     each of slot_bytes
+//! slot:    header, 4 KiB | group | group | … | free | footer, which ends where the slot does
+//! group:   header, 96 bytes | frame | frame | … | padding to 4 KiB
+//! frame:   header, 32 bytes | body
 //! ```
 //!
 //! Integers are big-endian. Every checksum is CRC-32C and begins with the store's UUID, so that
-//! nothing of another store, and no payload that looks like a group, is taken for ours.
+//! nothing of another store, and no payload that looks like a group, verifies as ours.
 
 pub(crate) mod checkpoint;
 pub(crate) mod extent;

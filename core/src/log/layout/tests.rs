@@ -188,6 +188,9 @@ fn a_group_is_whole_and_of_its_slot_or_nothing() {
     assert_eq!(find(&bytes, 4095, 9, None), "nothing", "it runs out of its slot");
     assert_eq!(find(&bytes, 4096, 8, None), "nothing", "of another slot");
     assert_eq!(find(&bytes, 4096, 9, Some(SEG_SEQ + 1)), "nothing", "of an earlier use");
+    let mut endless = bytes.to_vec();
+    endless[8..12].copy_from_slice(&[0xff; 4]);
+    assert_eq!(find(&endless.into(), 4096, 9, None), "nothing", "its length is no length");
     let len = header.bytes as usize;
     assert!(!header.holds(&bytes[..len - 1], seed), "not there in whole");
     for cut in 0..len {

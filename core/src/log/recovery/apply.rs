@@ -189,7 +189,14 @@ impl Recovery {
             let earlier = behind.is_some_and(|group| seq(group) <= covered);
             let later = is_new || before.is_some_and(|group| seq(group) >= covered);
             let later = (later || earlier).then_some(later);
-            let group_seq = behind.or(before).map_or(next, seq);
+            let after = |group: &&Candidate| {
+                let counts = self.verdict.was_acknowledged(&group.header);
+                let inside = from <= group.at && group.at < until;
+                inside && counts && before.is_none_or(|before| seq(before) < seq(group))
+            };
+            // Behind the last group others may have been written before what stood there.
+            let harmed = visited.harmed.iter().filter(after).map(seq).min();
+            let group_seq = behind.map(seq).or(harmed).or(before.map(seq)).unwrap_or(next);
             for (from, until, later) in salvage::ages(visited, (from, until), later, covered) {
                 let what = What::Gap { later };
                 stretches.push(Stretch { group_seq, slot, from, until, what });

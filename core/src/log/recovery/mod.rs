@@ -469,12 +469,12 @@ impl Recovery {
                 continue;
             }
             let footer = index.encode(&self.geometry.store, *slot);
-            let at = self.geometry.slot_bytes - footer.len() as u32;
+            let at = self.geometry.slot_bytes.checked_sub(footer.len() as u32);
             // Where groups are damaged, what is left may be said in more bytes than were kept.
-            if at < index.used() {
+            let Some(at) = at.filter(|at| index.used() <= *at) else {
                 log::warn!("slot {slot}: there is no room for its footer");
                 continue;
-            }
+            };
             disk.write(Purpose::Start(0), self.geometry.place(*slot, at), footer);
             operations += 1;
         }

@@ -195,6 +195,14 @@ impl Replay {
         }
         let by_pieces = self.pieces.is_some();
         let partition = self.partition(lane, number);
+        match outline.header.kind {
+            _ if by_pieces => {}
+            // It also stands for what it took the place of and is not there any more.
+            Kind::Replace if spot.base_offset < partition.log_end => {
+                skip_to(number, partition, spot.end_offset, true);
+            }
+            _ => partition.doubt_end(spot.base_offset, spot.end_offset),
+        }
         skip_to(number, partition, spot.base_offset, !by_pieces);
         let new = spot.base_offset >= partition.log_end;
         if let Some(epoch) = spot.epoch().filter(|_| new) {

@@ -42,11 +42,12 @@ pub(crate) fn places(
     };
     let harmed = visited.harmed.iter().filter(counts);
     let harmed = harmed.map(|group| group.at.saturating_add(group.header.padded_bytes() as u32));
-    // What a damaged header says of its length may be anything.
-    let tail = visited.data_end.or(harmed.max()).unwrap_or(end).min(slot_bytes);
     // What stands behind a group that was given up is of the same life of the log.
     let given_up = |group: &&Candidate| group.at >= end && verdict.was_given_up(&group.header);
-    let tail = visited.harmed.iter().find(given_up).map_or(tail, |group| group.at.min(tail));
+    let given_up = visited.harmed.iter().find(given_up).map_or(slot_bytes, |group| group.at);
+    // What a damaged header says, of its length or of its life, may be anything.
+    let said = harmed.max().unwrap_or(end).min(given_up);
+    let tail = visited.data_end.unwrap_or(said).min(slot_bytes);
     if tail > end {
         places.push((end, tail));
     }

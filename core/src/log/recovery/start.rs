@@ -189,11 +189,13 @@ fn writer_of(recovery: &Recovery) -> Writer {
         true => last_seq,
         false => groups().map(|group| group.header.group_seq).fold(last_seq, u64::max),
     };
+    // What was acknowledged and is gone keeps its number.
+    let next_group_seq = seen.max(recovery.verdict.durable_seq) + 1;
     let mut writer = Writer {
         boot_epoch: boot_epoch.map_or(1, |epoch| epoch + 1),
         epoch_base: last_seq,
-        epoch_first: seen + 1,
-        next_group_seq: seen + 1,
+        epoch_first: next_group_seq,
+        next_group_seq,
         durable_seq: last_seq,
         ..Writer::default()
     };

@@ -9,6 +9,7 @@ mod damage;
 mod durable;
 mod footers;
 mod gathering;
+mod harmed;
 mod hostile;
 mod keeping;
 mod recovery;
