@@ -6,7 +6,9 @@ use crate::plan::{Bug, Plan};
 use weir_core::log::{Io, MOVE_BYTES_MAX, Stats};
 
 /// Of a commit, however many partitions are in it, each lane has one group; one with a checkpoint
-/// leaves nothing over, and has more if they are of this size on average.
+/// leaves nothing over, and may end a slot in each lane and have more if they are of this size on
+/// average.
+const GROUPS_MAX: u64 = 8;
 const GROUP_BYTES: u64 = 16 << 10;
 const BLOCK: usize = 4096;
 
@@ -59,7 +61,7 @@ impl KindToFlash {
         if writes == 0 {
             return Self::fails("a flush of what was flushed before".into());
         }
-        if groups > 4 + group_bytes / GROUP_BYTES {
+        if groups > GROUPS_MAX + group_bytes / GROUP_BYTES {
             return Self::fails(format!("a commit of {groups} groups with {group_bytes} bytes"));
         }
         if seen.commits == last.commits {
