@@ -3,7 +3,8 @@
 //! Granularity. In sealed slots a partition's data goes a slot at a time, by its largest timestamp,
 //! which stands in memory. In the slot that is still open it goes by extents, but only when a
 //! record is older than `retention.ms` by an eighth, so that a quiet topic does not cost a frame
-//! for each record. A record thus outlives its time by an eighth of it while its slot is open; in a
+//! for each record. Where a partition has gone on in another lane since, its old slot counts as
+//! sealed. A record thus outlives its time by an eighth of it while its slot is open; in a
 //! slot that was sealed since, until the newest record of its partition there expires, at most
 //! `retention.ms` more.
 //!
