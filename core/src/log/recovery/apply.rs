@@ -233,8 +233,8 @@ impl Recovery {
         self.indexes.extend(applying.by_footers.apply_before(u64::MAX, &mut self.replay));
         // What was taken out of groups behind the last whole one counts from now on, and the next
         // life of the log does not give it up.
-        for (slot, group_seq) in applying.harmed {
-            if let Some(index) = applying.indexes.get_mut(&slot)
+        for (slot, index) in &mut applying.indexes {
+            if let Some(&group_seq) = applying.harmed.get(slot)
                 && index.used() > index.data_end
             {
                 index.last_seq = index.last_seq.max(group_seq);
