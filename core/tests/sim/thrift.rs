@@ -43,8 +43,8 @@ impl Seen {
 impl KindToFlash {
     fn write(&mut self, plan: &Plan, at: u64, bytes: usize) {
         let slot_bytes = u64::from(plan.slot_bytes);
-        let is_header = at % slot_bytes == 0 && bytes == BLOCK;
-        let is_footer = (at + bytes as u64) % slot_bytes == 0;
+        let is_header = at.is_multiple_of(slot_bytes) && bytes == BLOCK;
+        let is_footer = (at + bytes as u64).is_multiple_of(slot_bytes);
         self.writes += 1;
         if !is_header && !is_footer {
             let in_pieces = plan.bug == Bug::WriteInPieces;
