@@ -51,6 +51,11 @@ impl Hub {
             None if expiry > 0 && self.stored_count >= self.settings.sessions_max => {
                 return Err(Refusal::new(reason::QUOTA_EXCEEDED, "there are too many sessions"));
             }
+            // Its record would wait for room, and the device for an answer.
+            None if expiry > 0 && self.ingest.is_full(now) => {
+                let why = "there is no room on the disk for a session that is kept";
+                return Err(Refusal::new(reason::QUOTA_EXCEEDED, why));
+            }
             None => self.new_session(&client_id),
         };
         let answer = Connack {

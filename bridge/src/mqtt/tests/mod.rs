@@ -159,6 +159,15 @@ fn a_full_storage_is_told_to_those_who_can_hear_it() {
     let out = world.send(&mut five, &publish(true, 4, "a", 2, "refused"));
     assert_eq!(packets(&out), [(PUBREC, vec![0, 2, 0x97])]);
     assert_eq!(world.send(&mut three, &publish(false, 2, "a", 1, "kept")), []);
+    // A session that is kept needs room, one that ends with its connection does not.
+    for (v5, clean, answer) in
+        [(false, false, vec![0, 3]), (true, false, vec![0, 0x97, 0]), (false, true, vec![0, 0])]
+    {
+        let mut device = world.connection();
+        let out = world.send(&mut device, &connect(v5, "new", clean));
+        assert_eq!(packets(&out), [(CONNACK, answer)], "clean {clean}");
+        world.hub.closed(device.key, world.now);
+    }
     world.full = false;
     world.now += std::time::Duration::from_secs(3);
     assert_eq!(answers(&world.run(&mut three)), [(PUBACK, 1)]);
