@@ -118,16 +118,13 @@ impl Partition {
     /// A batch is there behind the last one, where a damaged header or a log start that is newer
     /// said that the partition goes on: that holds as far as the batch.
     pub(crate) fn doubt_end(&mut self, base: Offset, end: Offset) {
-        let lost = self.damaged.last().filter(|&&(_, until)| until == self.log_end).copied();
+        let lost = self.damaged.last().filter(|&&(_, until)| until == self.log_end);
         let last = self.runs.len().checked_sub(1);
         let there = last.map_or(Offset(i64::MIN), |last| self.run_data_end(last));
-        let within = lost.map_or(end > self.log_end, |(from, _)| from <= base);
+        let within = lost.map_or(end > self.log_end, |&(from, _)| from <= base);
         if within && there <= base && base < self.log_end {
+            self.mend(base, self.log_end);
             self.log_end = base;
-            if let Some((from, _)) = lost {
-                self.damaged.pop();
-                self.damaged.extend((from < base).then_some((from, base)));
-            }
         }
     }
 

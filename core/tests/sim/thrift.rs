@@ -1,6 +1,7 @@
 //! KindToFlash: what the log asks of its flash, commit by commit.
 
 use crate::checks::{Verdict, Violation};
+use crate::flash::BLOCK;
 use crate::log_run::LogRun;
 use crate::plan::{Bug, Plan};
 use weir_core::log::{Io, MOVE_BYTES_MAX, Stats};
@@ -10,7 +11,6 @@ use weir_core::log::{Io, MOVE_BYTES_MAX, Stats};
 /// average.
 const GROUPS_MAX: u64 = 8;
 const GROUP_BYTES: u64 = 16 << 10;
-const BLOCK: usize = 4096;
 
 /// A commit is one flush for all partitions, with a write for each lane beside the headers and
 /// footers of slots; nothing is flushed that was not written; what is moved delays a commit by a
@@ -41,15 +41,15 @@ impl Seen {
 }
 
 impl KindToFlash {
-    fn write(&mut self, plan: &Plan, at: u64, bytes: usize) {
+    fn write(&mut self, plan: &Plan, at: u64, bytes: u64) {
         let slot_bytes = u64::from(plan.slot_bytes);
         let is_header = at.is_multiple_of(slot_bytes) && bytes == BLOCK;
-        let is_footer = (at + bytes as u64).is_multiple_of(slot_bytes);
+        let is_footer = (at + bytes).is_multiple_of(slot_bytes);
         self.writes += 1;
         if !is_header && !is_footer {
             let in_pieces = plan.bug == Bug::WriteInPieces;
-            self.groups += if in_pieces { bytes.div_ceil(BLOCK) as u64 } else { 1 };
-            self.group_bytes += bytes as u64;
+            self.groups += if in_pieces { bytes.div_ceil(BLOCK) } else { 1 };
+            self.group_bytes += bytes;
         }
     }
 
@@ -97,7 +97,9 @@ impl LogRun {
         };
         let each = self.plan.bug == Bug::FlushEachWrite;
         match io {
-            Io::Write { at, bytes, .. } => self.thrift.write(&self.plan, *at, bytes.len()),
+            Io::Write { at, bytes, .. } => {
+                self.thrift.write(&self.plan, *at, bytes.len() as u64);
+            }
             Io::Flush { .. } => {}
             _ => return Ok(()),
         }

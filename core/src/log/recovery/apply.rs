@@ -55,8 +55,6 @@ pub(in crate::log) struct Applying {
     /// Where the items of a slot end that have to be read.
     ends: BTreeMap<u32, u32>,
     indexes: BTreeMap<u32, SlotIndex>,
-    /// The highest damaged group of a slot that was acknowledged.
-    harmed: BTreeMap<u32, u64>,
     chunks: [Chunk; 4],
 }
 
@@ -98,7 +96,6 @@ impl Recovery {
             by_footers: ByFooters::default(),
             ends: BTreeMap::new(),
             indexes: BTreeMap::new(),
-            harmed: BTreeMap::new(),
             chunks: Default::default(),
         };
         let firsts = self.first_groups();
@@ -125,10 +122,6 @@ impl Recovery {
             if groups.is_empty() {
                 index.last_seq = next - 1;
             }
-            let harmed = visited.harmed.iter().map(|group| &group.header);
-            let harmed = harmed.filter(|header| self.verdict.was_acknowledged(header));
-            let highest = harmed.map(|header| header.group_seq).max();
-            applying.harmed.extend(highest.map(|group_seq| (slot, group_seq)));
             for stretch in stretches {
                 if !visited.outlines.contains_key(&stretch.from) {
                     let end = applying.ends.entry(slot).or_default();
@@ -234,10 +227,11 @@ impl Recovery {
         // What was taken out of groups behind the last whole one counts from now on, and the next
         // life of the log does not give it up.
         for (slot, index) in &mut applying.indexes {
-            if let Some(&group_seq) = applying.harmed.get(slot)
-                && index.used() > index.data_end
-            {
-                index.last_seq = index.last_seq.max(group_seq);
+            if index.used() > index.data_end {
+                let harmed = self.visited[slot].harmed.iter().map(|group| &group.header);
+                let harmed = harmed.filter(|header| self.verdict.was_acknowledged(header));
+                let seqs = harmed.map(|header| header.group_seq);
+                index.last_seq = seqs.fold(index.last_seq, u64::max);
             }
         }
         // Where no group counts and no frame is whole, there is nothing.

@@ -16,6 +16,11 @@ impl World {
         self.log.geometry.place(slot, at) as usize
     }
 
+    /// Where the header of a group's first frame stands.
+    pub fn first_frame(&self, group: &Candidate) -> usize {
+        self.place(group.header.slot, group.at) + GROUP_HEADER_BYTES
+    }
+
     fn slot_headers(&self) -> Vec<SlotHeader> {
         let slots = self.log.geometry.slots_on(self.flash.len() as u64);
         let header =

@@ -4,7 +4,6 @@
 use super::*;
 use crate::log::inspect::{self, Item};
 use crate::log::layout::frame::Kind;
-use crate::log::layout::group::GROUP_HEADER_BYTES;
 use crate::log::recovery::accept::Candidate;
 
 /// A log with 120 batches of 700 bytes in one partition, one group each, cleanly flushed.
@@ -362,7 +361,7 @@ fn a_hole_stays_one_though_what_was_there_and_what_followed_is_damaged() {
     world.run();
     for group in &world.groups_with(Kind::Batch)[1..] {
         // Nothing of it can be believed, its offsets neither.
-        let frame = world.place(group.header.slot, group.at) + GROUP_HEADER_BYTES;
+        let frame = world.first_frame(group);
         world.flash[frame + 8] ^= 1;
     }
     world.restart();

@@ -1,24 +1,14 @@
 //! What a damaged header says is not believed further than it has to be.
 #![allow(clippy::unwrap_used)]
 
-use super::damage::{filled, find, read_all};
+use super::damage::{filled, read_all};
 use super::*;
-use crate::log::layout::frame::{FRAME_HEADER_BYTES, Kind};
-use crate::log::layout::group::GROUP_HEADER_BYTES;
-use crate::log::recovery::accept::Candidate;
-
-/// Where the header of the frame stands that begins with this group.
-fn first_frame(world: &World, group: &Candidate) -> usize {
-    world.place(group.header.slot, group.at) + GROUP_HEADER_BYTES
-}
+use crate::log::layout::frame::Kind;
 
 #[test]
 fn a_batch_whose_header_claims_more_offsets_than_it_had_hides_none_that_follow() {
     let (mut world, a) = filled(u64::MAX);
-    let body = find(&world, 40) - 61;
-    let frame = (0..64).map(|back| body - back - FRAME_HEADER_BYTES);
-    let is_frame = |&at: &usize| world.flash[at] == 1 && world.flash[at + 8..at + 16][7] == 40;
-    let frame = frame.into_iter().find(is_frame).unwrap();
+    let frame = world.first_frame(&world.groups_with(Kind::Batch)[40]);
     world.flash[frame + 18] ^= 1;
     for _ in 0..2 {
         world.restart();
@@ -106,7 +96,7 @@ fn a_hole_reaches_beyond_what_is_left_of_what_it_took_the_place_of() {
     world.run();
     for group in &world.groups_with(Kind::Batch)[1..] {
         // Nothing of them can be believed, their offsets neither.
-        let frame = first_frame(&world, group);
+        let frame = world.first_frame(group);
         world.flash[frame + 8] ^= 1;
     }
     world.append(a, &["y"]).unwrap();

@@ -408,7 +408,7 @@ fn what_was_truncated_stays_away_though_the_frame_that_says_so_is_damaged() {
     world.append_in(a, 4, &["x"]);
     world.run();
     let [truncation] = world.groups_with(Kind::Truncate)[..] else { panic!("there is one") };
-    let at = world.place(truncation.header.slot, truncation.at) + GROUP_HEADER_BYTES;
+    let at = world.first_frame(&truncation);
     world.flash[at + 9] ^= 1;
     world.restart();
     assert_eq!(world.log.stats().damaged_groups, 1);
